@@ -1,0 +1,18 @@
+"""Builds the native range coder; everything else stands in pyproject.toml."""
+
+from pybind11.setup_helpers import Pybind11Extension, build_ext
+from setuptools import setup
+
+setup(
+    ext_modules=[
+        Pybind11Extension(
+            "neurocodec._native",
+            ["csrc/bindings.cpp"],
+            include_dirs=["csrc"],
+            depends=["csrc/range_coder.hpp"],
+            cxx_std=17,
+            extra_compile_args=["-O3"],
+        )
+    ],
+    cmdclass={"build_ext": build_ext},
+)
