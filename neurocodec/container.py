@@ -1,0 +1,355 @@
+"""The .nic container: file bytes <-> header, chunks and coded tiles.
+
+docs/format.md is the normative text; this module is its reader and writer. It knows no pixels, no models and no
+arithmetic coder: a tile is an opaque stream of bytes plus a checksum that the caller computes over the decoded symbols.
+It imports nothing heavy, so that `neurocodec info` answers at once.
+
+    bytes -> read_header -> Header                      26 bytes, nothing else looked at
+    bytes -> read        -> NicFile -> write -> bytes   everything verified; the same bytes again
+    bytes -> describe    -> NicInfo                     what `neurocodec info` prints
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass, field
+
+from neurocodec.errors import ChecksumError, NicFormatError, TruncatedError, UnsupportedVersionError
+
+SIGNATURE = b"\x8fNIC"
+VERSION = 1
+HEADER_BYTES = 26
+RECORD_BYTES = 12  # of a tile, and of a chunk: the fields around the stream or payload
+
+MAX_SIDE = 2**24 - 1  # pixels
+MAX_PIXELS = 2**30  # default limit on width * height; `read` takes another
+MAX_CHUNK_BYTES = 2**28
+QUALITY_INDEX_MAX = 15 * 64  # quality index is in 1/64 of a row of the model's gain table
+TILE_EDGES = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tile codes 1 to 7
+
+ICC = "iccp"
+EXIF = "exif"
+XMP = "xmpd"
+ALPHA = "Alph"
+DEPTH = "dept"
+_END = "Tile"  # closes the chunk list
+
+_FLAG_CHUNKS = 0b00000001
+_FLAG_GRAY = 0b00000010
+_FLAG_TILE = 0b00011100
+_FLAG_RESERVED = 0b11100000
+
+_HEADER = struct.Struct("<4sBBH3s3s8sI")
+_U32 = struct.Struct("<I")
+_TILE = struct.Struct("<III")
+_CHUNK_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9]{3}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Header:
+    """The fixed part of a .nic file.
+
+    width, height: pixels, 1 to 2**24 - 1. quality_index: 0 to QUALITY_INDEX_MAX. model_id: 8 bytes.
+    gray: the decoder returns mode L or LA. tile_edge: pixels, one of TILE_EDGES, or None for a single tile; an edge
+    that reaches both sides of the picture is written as None.
+    """
+
+    width: int
+    height: int
+    quality_index: int
+    model_id: bytes
+    gray: bool = False
+    tile_edge: int | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One coded tile: its entropy-coded stream, and the CRC-32 of the symbols that it must decode to."""
+
+    stream: bytes
+    symbols_crc: int
+
+
+@dataclass(frozen=True)
+class NicFile:
+    """A whole .nic file. chunks: type -> payload, in file order. tiles: row by row, as many as `tile_grid` says."""
+
+    header: Header
+    chunks: dict[str, bytes] = field(default_factory=dict)
+    tiles: tuple[Tile, ...] = ()
+
+
+@dataclass(frozen=True)
+class NicInfo:
+    """What a .nic file says about itself, without running a network.
+
+    mode: L, LA, RGB or RGBA, as decoded. quality: the user's number, 1 to 100. model_id: 16 hex digits. tiles: their
+    number. bytes: file length. bpp: file bits per pixel. icc_bytes, exif_bytes, xmp_bytes: 0 if absent. source_depth:
+    bits per sample of the encoded picture. note: a sentence for the user, or empty.
+    """
+
+    width: int
+    height: int
+    mode: str
+    quality: float
+    quality_index: int
+    model_id: str
+    tiles: int
+    bytes: int
+    bpp: float
+    has_alpha: bool
+    icc_bytes: int
+    exif_bytes: int
+    xmp_bytes: int
+    source_depth: int
+    version: int
+    note: str
+
+
+def tile_grid(header: Header) -> tuple[int, int]:
+    """Rows and columns of tiles; (1, 1) if the picture is one tile."""
+    edge = header.tile_edge
+    return (1, 1) if edge is None else (-(-header.height // edge), -(-header.width // edge))
+
+
+def write(nic: NicFile) -> bytes:
+    """The bytes of a .nic file. Raises NicFormatError if a field is out of range or the tiles do not fill the grid."""
+    header = nic.header
+    _check_header(header, max_pixels=MAX_PIXELS)
+    rows, cols = tile_grid(header)
+    if len(nic.tiles) != rows * cols:
+        raise NicFormatError(
+            f"{len(nic.tiles)} tiles were given for a grid of {rows} x {cols}: give one for each place"
+        )
+
+    flags = (_FLAG_CHUNKS if nic.chunks else 0) | (_FLAG_GRAY if header.gray else 0)
+    if header.tile_edge is not None:
+        flags |= (TILE_EDGES.index(header.tile_edge) + 1) << 2
+    fields = _HEADER.pack(
+        SIGNATURE,
+        VERSION,
+        flags,
+        header.quality_index,
+        header.width.to_bytes(3, "little"),
+        header.height.to_bytes(3, "little"),
+        header.model_id,
+        0,
+    )[:-4]
+    parts = [fields, _U32.pack(zlib.crc32(fields))]
+
+    for name, payload in nic.chunks.items():
+        if not _CHUNK_TYPE.fullmatch(name) or name == _END:
+            raise NicFormatError(f"{name!r} cannot name a chunk: use a letter and three letters or digits, not {_END}")
+        _check_chunk(name, len(payload), payload)
+        parts += _chunk(name, payload)
+    if nic.chunks:
+        parts += _chunk(_END, b"")
+
+    for ordinal, tile in enumerate(nic.tiles):
+        if not 0 <= tile.symbols_crc < 2**32 or len(tile.stream) >= 2**32:
+            raise NicFormatError(f"tile {ordinal} has a stream length or a symbol checksum that does not fit 32 bits")
+        parts += [
+            _TILE.pack(len(tile.stream), tile.symbols_crc, _tile_crc(tile.stream, tile.symbols_crc, ordinal)),
+            tile.stream,
+        ]
+    return b"".join(parts)
+
+
+def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """The header of a .nic file; what follows the first 26 bytes is not looked at.
+
+    Raises TruncatedError, ChecksumError, UnsupportedVersionError, or NicFormatError for data of another kind and for
+    fields out of range.
+    """
+    return _read_header(data, max_pixels)[0]
+
+
+def read(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NicFile:
+    """Parse a .nic file and verify every byte of it, before anything is decoded.
+
+    Nothing is allocated on the word of a length field: the result is never larger than `data`. Raises the errors of
+    `read_header`, the same classes for chunks and tiles, and UnsupportedVersionError for an unknown required chunk.
+    """
+    header, has_chunks = _read_header(data, max_pixels)
+    view = memoryview(data)
+    chunks, at = _read_chunks(view, HEADER_BYTES) if has_chunks else ({}, HEADER_BYTES)
+    return NicFile(header, chunks, _read_tiles(view, at, header))
+
+
+def describe(data: bytes) -> NicInfo:
+    """What `neurocodec info` prints. Verifies the whole file, as `read` does and with its errors; runs no network."""
+    nic = read(data)
+    header, chunks = nic.header, nic.chunks
+    depth = chunks[DEPTH][0] if DEPTH in chunks else 8
+    has_alpha = ALPHA in chunks
+    return NicInfo(
+        width=header.width,
+        height=header.height,
+        mode=("L" if header.gray else "RGB") + ("A" if has_alpha else ""),
+        quality=1 + 99 * header.quality_index / QUALITY_INDEX_MAX,
+        quality_index=header.quality_index,
+        model_id=header.model_id.hex(),
+        tiles=len(nic.tiles),
+        bytes=len(data),
+        bpp=8 * len(data) / (header.width * header.height),
+        has_alpha=has_alpha,
+        icc_bytes=len(chunks.get(ICC, b"")),
+        exif_bytes=len(chunks.get(EXIF, b"")),
+        xmp_bytes=len(chunks.get(XMP, b"")),
+        source_depth=depth,
+        version=VERSION,
+        note=f"The source had {depth} bits per sample; they were reduced to 8." if depth > 8 else "",
+    )
+
+
+def _read_header(data: bytes, max_pixels: int) -> tuple[Header, bool]:
+    """The header, and whether chunks follow it."""
+    if not data:
+        raise TruncatedError("the data are empty, expected a .nic file: check that it was written or copied completely")
+    if not SIGNATURE.startswith(bytes(data[:4])):
+        raise NicFormatError(_not_a_nic(bytes(data[:16])))
+    if len(data) > 4 and data[4] != VERSION:
+        raise UnsupportedVersionError(
+            f"this .nic file has format version {data[4]}, this release reads version {VERSION}: "
+            "upgrade neurocodec, or fetch the file again if it may be damaged"
+        )
+    if len(data) < HEADER_BYTES:
+        raise TruncatedError(f"the data end after {len(data)} bytes, inside the header of {HEADER_BYTES}: {_FETCH}")
+    _, _, flags, quality_index, width, height, model_id, crc = _HEADER.unpack_from(data)
+    if crc != zlib.crc32(data[: HEADER_BYTES - 4]):
+        raise ChecksumError(f"the header's checksum does not match: {_FETCH}")
+    if flags & _FLAG_RESERVED:
+        raise NicFormatError(
+            f"the header has reserved flag bits set (0x{flags:02x}), expected zeros: upgrade neurocodec"
+        )
+    code = (flags & _FLAG_TILE) >> 2
+    header = Header(
+        width=int.from_bytes(width, "little"),
+        height=int.from_bytes(height, "little"),
+        quality_index=quality_index,
+        model_id=model_id,
+        gray=bool(flags & _FLAG_GRAY),
+        tile_edge=TILE_EDGES[code - 1] if code else None,
+    )
+    _check_header(header, max_pixels)
+    return header, bool(flags & _FLAG_CHUNKS)
+
+
+def _read_chunks(view: memoryview, at: int) -> tuple[dict[str, bytes], int]:
+    """The chunks that start at offset `at`, and the offset after their end marker."""
+    chunks: dict[str, bytes] = {}
+    while True:
+        if len(view) - at < RECORD_BYTES:
+            raise TruncatedError(f"the data end at byte {len(view)}, inside the chunk list: {_FETCH}")
+        name = bytes(view[at : at + 4]).decode("latin-1")
+        (length,) = _U32.unpack_from(view, at + 4)
+        if not _CHUNK_TYPE.fullmatch(name):
+            raise NicFormatError(f"byte {at} holds {name!r}, expected a chunk type of a letter and 3 letters or digits")
+        if length > MAX_CHUNK_BYTES:
+            raise NicFormatError(f"chunk {name} claims {length} bytes, the limit is {MAX_CHUNK_BYTES}: {_FETCH}")
+        end = at + 8 + length
+        if len(view) - end < 4:
+            raise TruncatedError(f"chunk {name} claims {length} bytes, the data end before: {_FETCH}")
+        if _U32.unpack_from(view, end)[0] != zlib.crc32(view[at:end]):
+            raise ChecksumError(f"the checksum of chunk {name} does not match: {_FETCH}")
+        payload = view[at + 8 : end]
+        at = end + 4
+        if name == _END:
+            if length:
+                raise NicFormatError(f"the end marker {_END} holds {length} bytes, expected none")
+            if not chunks:
+                raise NicFormatError("the header announces chunks and none follow, expected at least one")
+            return chunks, at
+        if name in chunks:
+            raise NicFormatError(f"chunk {name} appears twice, expected at most one of a type")
+        _check_chunk(name, length, payload)
+        chunks[name] = bytes(payload)
+
+
+def _read_tiles(view: memoryview, at: int, header: Header) -> tuple[Tile, ...]:
+    """The tile records that start at offset `at` and must end with the data."""
+    rows, cols = tile_grid(header)
+    if rows * cols * RECORD_BYTES > len(view) - at:  # before a list of that length is built
+        raise TruncatedError(f"the data end at byte {len(view)}, too early for {rows} x {cols} tiles: {_FETCH}")
+    tiles = []
+    for ordinal in range(rows * cols):
+        if len(view) - at < RECORD_BYTES:
+            raise TruncatedError(f"the data end at byte {len(view)}, before tile {ordinal}: {_FETCH}")
+        length, symbols_crc, crc = _TILE.unpack_from(view, at)
+        at += RECORD_BYTES
+        if length > len(view) - at:
+            raise TruncatedError(f"tile {ordinal} claims {length} bytes, {len(view) - at} are left: {_FETCH}")
+        stream = bytes(view[at : at + length])
+        if crc != _tile_crc(stream, symbols_crc, ordinal):
+            raise ChecksumError(f"the checksum of tile {ordinal} does not match: {_FETCH}")
+        tiles.append(Tile(stream, symbols_crc))
+        at += length
+    if at != len(view):
+        raise NicFormatError(f"{len(view) - at} bytes follow the last tile, expected none: {_FETCH}")
+    return tuple(tiles)
+
+
+def _check_header(header: Header, max_pixels: int) -> None:
+    """The limits that a writer keeps and a reader enforces."""
+    width, height, edge = header.width, header.height, header.tile_edge
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise NicFormatError(f"the picture is {width} x {height} pixels, expected 1 to {MAX_SIDE} on each side")
+    if width * height > max_pixels:
+        raise NicFormatError(f"the picture is {width} x {height} pixels, more than the limit of {max_pixels} in all")
+    if not 0 <= header.quality_index <= QUALITY_INDEX_MAX:
+        raise NicFormatError(f"the quality index is {header.quality_index}, expected 0 to {QUALITY_INDEX_MAX}")
+    if len(header.model_id) != 8:
+        raise NicFormatError(f"the model id has {len(header.model_id)} bytes, expected 8")
+    if edge is not None and edge not in TILE_EDGES:
+        raise NicFormatError(f"the tile edge is {edge}, expected None or one of {TILE_EDGES}")
+    if edge is not None and edge >= width and edge >= height:
+        raise NicFormatError(f"the tile edge {edge} covers all of {width} x {height}, expected tile code 0 (no tiles)")
+
+
+def _check_chunk(name: str, length: int, payload: bytes | memoryview) -> None:
+    if length > MAX_CHUNK_BYTES:
+        raise NicFormatError(
+            f"chunk {name} has {length} bytes, the limit is {MAX_CHUNK_BYTES}: leave it out or shrink it"
+        )
+    if name == DEPTH and (length != 1 or not 9 <= payload[0] <= 32):
+        raise NicFormatError(f"chunk {name} holds {bytes(payload[:8]).hex()!r}, expected one byte from 9 to 32")
+    if name[0].isupper() and name != ALPHA:
+        raise UnsupportedVersionError(f"the file needs feature {name!r}, unknown to this release: upgrade neurocodec")
+
+
+def _chunk(name: str, payload: bytes) -> list[bytes]:
+    head = name.encode("ascii") + _U32.pack(len(payload))
+    return [head, payload, _U32.pack(zlib.crc32(payload, zlib.crc32(head)))]
+
+
+def _tile_crc(stream: bytes, symbols_crc: int, ordinal: int) -> int:
+    """CRC-32 over length, symbol checksum, stream, and the ordinal, which the file does not store."""
+    head = struct.pack("<II", len(stream), symbols_crc)
+    return zlib.crc32(_U32.pack(ordinal), zlib.crc32(stream, zlib.crc32(head)))
+
+
+_FETCH = "the file is damaged or incomplete, fetch or encode it again"
+
+_KINDS = (
+    (rb"\xff\xd8\xff", "a JPEG"),
+    (rb"\x89PNG", "a PNG"),
+    (rb"GIF8", "a GIF"),
+    (rb"RIFF....WEBP", "a WebP"),
+    (rb"BM", "a BMP"),
+    (rb"II\*\0|MM\0\*", "a TIFF"),
+    (rb"....ftypavi[fs]", "an AVIF"),
+    (rb"....ftyp(hei|mif1)", "a HEIC"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL"),
+    (rb"BPG\xfb", "a BPG"),
+)
+
+
+def _not_a_nic(start: bytes) -> str:
+    for pattern, kind in _KINDS:
+        if re.match(pattern, start, re.DOTALL):
+            return f"this is {kind} file, not a .nic file: encode it first, with `neurocodec encode`"
+    if start[1:4] == SIGNATURE[1:]:
+        return f"the signature is damaged: found {start[:4].hex(' ')}, expected {SIGNATURE.hex(' ')}: {_FETCH}"
+    return f"this is not a .nic file: it starts with {start[:4].hex(' ')}, expected {SIGNATURE.hex(' ')}"
