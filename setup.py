@@ -11,7 +11,8 @@ setup(
             include_dirs=["csrc"],
             depends=["csrc/range_coder.hpp"],
             cxx_std=17,
-            extra_compile_args=["-O3"],
+            extra_compile_args=["-O3", "-Wall", "-Wextra", "-pthread"],
+            extra_link_args=["-pthread"],
         )
     ],
     cmdclass={"build_ext": build_ext},

@@ -1,0 +1,145 @@
+"""Symbols and table rows to bytes, and back: the entropy coder that the codec uses.
+
+The work is done by the C++ extension, or by its twin in `reference.py` where there is none: same bytes, slowly.
+The environment variable NEUROCODEC_NATIVE chooses: auto (the default; one warning if the twin has to do), require
+(NativeUnavailableError instead), or off (the twin).
+"""
+
+import functools
+import importlib
+import os
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurocodec.entropy import reference
+from neurocodec.entropy.tables import Tables
+from neurocodec.errors import NativeUnavailableError
+
+
+def encode(
+    symbols: NDArray[np.int32],
+    indexes: NDArray[np.uint8],
+    tables: Tables,
+    *,
+    calls: Sequence[int] | None = None,
+    threads: int = 1,
+) -> bytes:
+    """Codes `symbols` with the table rows `indexes`, in the order in which they will be decoded.
+
+    symbols: any shape, any 32-bit value; those outside their row cost 16 bits or so, and one to five bytes.
+    indexes: as many, each below `tables.rows`.
+    calls: the lengths of the decode calls to come; one call if not given. Only streams of two million symbols or more
+        depend on it: their groups take a share of each call.
+    threads: at most so many. The bytes are the same for any number.
+
+    Raises TypeError for arrays of other types (integers that fit are converted), ValueError for a bad index or length.
+    """
+    native = _native()
+    symbols, indexes = _array("symbols", symbols, np.int32), _array("indexes", indexes, np.uint8)
+    if symbols.shape != indexes.shape:
+        raise ValueError(f"symbols have the shape {symbols.shape}, but indexes {indexes.shape}.")
+    lengths = [symbols.size] if calls is None else [int(n) for n in calls]
+    if min(lengths, default=0) < 0 or sum(lengths) != symbols.size:
+        raise ValueError(f"calls must not be negative and must add up to the {symbols.size} symbols.")
+    if native is None:
+        return reference.encode(symbols, indexes, tables, calls=lengths)
+    layout = reference.choose_layout(symbols.size)
+    result: bytes = native.encode(
+        _native_tables(native, tables), symbols, indexes, lengths, *layout, _check_threads(threads)
+    )
+    return result
+
+
+class Decoder:
+    """Decodes what `encode` gave, in one call or in several (one a context pass).
+
+    data: the bytes of one stream, exactly. They come from a file: TruncatedError, ChecksumError or NicFormatError is
+    raised by the constructor, `decode` or `finish` for those that no encoder writes. Damage that decodes to other
+    symbols without an error is possible, and for the container's checksums to find.
+    """
+
+    def __init__(self, data: bytes, tables: Tables, *, threads: int = 1) -> None:
+        native = _native()
+        threads = _check_threads(threads)
+        self._impl: _DecoderImpl
+        if native is None:
+            self._impl = reference.Decoder(bytes(data), tables)
+        else:
+            self._impl = native.Decoder(bytes(data), _native_tables(native, tables), threads)
+
+    def decode(self, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """The next symbols, in the shape of `indexes`. Memory: four bytes a symbol, whatever the data say."""
+        indexes = _array("indexes", indexes, np.uint8)
+        return self._impl.decode(indexes).reshape(indexes.shape)
+
+    def finish(self) -> None:
+        """Checks, after the last call, that the stream ends here: all bytes used, all states back at their start."""
+        self._impl.finish()
+
+
+class _DecoderImpl(Protocol):
+    def decode(self, indexes: NDArray[np.uint8]) -> NDArray[np.int32]: ...
+
+    def finish(self) -> None: ...
+
+
+_Scalar = TypeVar("_Scalar", np.int32, np.uint8)
+
+
+def _array(name: str, values: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
+    array = np.asarray(values)
+    if not np.can_cast(array.dtype, dtype, "safe") or array.dtype == np.bool_:
+        raise TypeError(f"{name} must be an array of {np.dtype(dtype)}, not {array.dtype}.")
+    # Not ascontiguousarray: it makes scalars one-dimensional.
+    return np.asarray(array, dtype=dtype, order="C")
+
+
+def _check_threads(threads: int) -> int:
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}.")
+    return threads
+
+
+def _native() -> ModuleType | None:
+    """The extension, or None for the twin."""
+    mode = os.environ.get("NEUROCODEC_NATIVE", "auto")
+    if mode not in ("auto", "require", "off"):
+        raise ValueError(f"NEUROCODEC_NATIVE is {mode!r}; it must be auto, require or off.")
+    if mode == "off":
+        return None
+    try:
+        return importlib.import_module("neurocodec._native")
+    except ImportError as error:
+        if mode == "require":
+            raise NativeUnavailableError(
+                f"NEUROCODEC_NATIVE=require, but the compiled range coder cannot be loaded ({error}); "
+                "install neurocodec again where there is a C++ compiler."
+            ) from error
+        _warn_once(str(error))
+        return None
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"The compiled range coder cannot be loaded ({reason}); using the slow one in Python.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+_compiled: WeakKeyDictionary[Tables, Any] = WeakKeyDictionary()
+"""The extension's form of each table, as long as the table lives."""
+
+
+def _native_tables(native: ModuleType, tables: Tables) -> Any:
+    compiled = _compiled.get(tables)
+    if compiled is None:
+        compiled = _compiled[tables] = native.Tables(tables.frequencies, tables.offsets, tables.lengths)
+    return compiled
