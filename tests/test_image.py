@@ -1,0 +1,524 @@
+"""Pictures: every kind of input, orientation, metadata, alpha, tensors, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageCms, ImageOps
+
+from neurocodec import errors, image
+from neurocodec.image import Picture, load, save_pil, to_pil, write_bytes_atomic
+
+RNG = np.random.default_rng(7)
+RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+RGBA = RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GRAY_ICC = SRGB[:16] + b"GRAY" + SRGB[20:]
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="t"/></x:xmpmeta>'
+
+
+def as_gray(plane: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.repeat(plane[:, :, None], 3, axis=2)
+
+
+def png(samples: np.ndarray[Any, Any], depth: int, colour: int, *extra: tuple[bytes, bytes]) -> bytes:
+    """A PNG of any bit depth, which Pillow does not write. samples: (H, W) or (H, W, C)."""
+    height, width = samples.shape[:2]
+    rows = samples.reshape(height, -1)
+    if depth == 16:
+        lines = [row.astype(">u2").tobytes() for row in rows]
+    else:
+        bits = (rows[:, :, None] >> np.arange(depth - 1, -1, -1)) & 1
+        lines = [np.packbits(row.reshape(-1).astype(np.uint8)).tobytes() for row in bits]
+    body = zlib.compress(b"".join(b"\0" + line for line in lines))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), *extra]
+    out = b"\x89PNG\r\n\x1a\n"
+    for name, data in [*chunks, (b"IDAT", body), (b"IEND", b"")]:
+        out += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return out
+
+
+def exif(orientation: int, order: str = "<") -> bytes:
+    """A TIFF structure with Make, Orientation and a trailing block that no tag names."""
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    make = struct.pack(order + "HHI", 0x010F, 2, 4) + b"abc\0"
+    turn = struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
+    return head + struct.pack(order + "IH", 8, 2) + make + turn + struct.pack(order + "I", 0) + b"maker note"
+
+
+def written(tmp_path: Path, name: str, data: bytes) -> Path:
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("channels", [None, 1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">u2"])
+def test_arrays(channels: int | None, dtype: Any) -> None:
+    top = 255 if dtype is np.uint8 else 65535
+    values = RNG.integers(0, top + 1, (5, 7) if channels is None else (5, 7, channels)).astype(dtype)
+    picture = load(values)
+    reduced = np.floor(values / (top // 255) + 0.5).astype(np.uint8).reshape(5, 7, -1)
+    gray = channels in (None, 1, 2)
+    assert picture.gray == gray
+    assert picture.depth == (8 if top == 255 else 16)
+    np.testing.assert_array_equal(picture.rgb, as_gray(reduced[:, :, 0]) if gray else reduced[:, :, :3])
+    assert (picture.alpha is not None) == (channels in (2, 4))
+    if picture.alpha is not None:
+        np.testing.assert_array_equal(picture.alpha, reduced[:, :, -1])
+
+
+def test_sixteen_bits_are_rounded_to_nearest_at_every_value() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    expected = ((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
+    np.testing.assert_array_equal(load(values).rgb[:, :, 0], expected)
+
+
+def test_a_picture_does_not_alias_the_callers_array() -> None:
+    values = RGBA.copy()
+    picture = load(values)
+    values[:] = 0
+    np.testing.assert_array_equal(picture.rgb, RGBA[:, :, :3])
+    np.testing.assert_array_equal(picture.alpha, RGBA[:, :, 3])
+    assert picture.rgb.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (RGB / 255, "float64"),
+        (np.full((2, 2), np.nan, np.float32), "float32"),
+        (RGB.astype(np.int32), "int32"),
+        (RGB > 9, "bool"),
+        (RGB[0, 0], r"shape \(3, 1, 1\)|shape \(3,\)"),
+        (RGB[None], r"shape \(1, 5, 7, 3\)"),
+        (RGB[:, :, [0, 1, 2, 0, 1]], "1 to 4 channels"),
+        (RGB[:, :, :0], "1 to 4 channels"),
+        (RGB[:0], "at least one pixel"),
+        (RGB[:, :0], "at least one pixel"),
+    ],
+)
+def test_arrays_that_are_no_picture(values: Any, words: str) -> None:
+    with pytest.raises(errors.ImageError, match=words):
+        load(values)
+
+
+@pytest.mark.parametrize("source", [None, 3, [[1, 2]], io.BytesIO(), b"bytes"])
+def test_other_types_are_refused(source: Any) -> None:
+    with pytest.raises(errors.ImageError, match="expected a path, a PIL image or a NumPy array"):
+        load(source)
+
+
+# Modes of Pillow
+
+
+@pytest.mark.parametrize("mode", Image.MODES)
+@pytest.mark.parametrize("size", [(7, 5), (1, 1)])
+def test_every_mode_loads(mode: str, size: tuple[int, int]) -> None:
+    picture = load(Image.new(mode, size))
+    assert picture.rgb.shape == (size[1], size[0], 3)
+    assert picture.rgb.dtype == np.uint8
+    assert picture.gray == (mode in ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+    assert (picture.alpha is not None) == (mode in ("LA", "La", "PA", "RGBA", "RGBa"))
+    assert to_pil(picture).mode == ("L" if picture.gray else "RGB") + ("A" if picture.alpha is not None else "")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_plain_modes_come_back_exactly(mode: str) -> None:
+    im = Image.fromarray(RGBA).convert(mode)
+    again = to_pil(load(im))
+    assert again.mode == mode
+    np.testing.assert_array_equal(np.asarray(again), np.asarray(im))
+
+
+def test_an_opaque_alpha_channel_is_kept() -> None:
+    picture = load(Image.new("RGBA", (2, 2), (1, 2, 3, 255)))
+    assert picture.alpha is not None
+    assert (picture.alpha == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "RGBX"])
+def test_colour_modes_become_rgb_as_pillow_converts(mode: str) -> None:
+    im = Image.fromarray(RGB).convert(mode)
+    np.testing.assert_array_equal(load(im).rgb, np.asarray(im.convert("RGB")))
+
+
+def test_premultiplied_alpha_is_undone() -> None:
+    im = Image.fromarray(RGBA).convert("RGBa")
+    picture = load(im)
+    np.testing.assert_array_equal(picture.rgb, np.asarray(im.convert("RGBA"))[:, :, :3])
+    np.testing.assert_array_equal(picture.alpha, RGBA[:, :, 3])
+
+
+def test_bilevel() -> None:
+    im = Image.fromarray(GRAY).convert("1")
+    np.testing.assert_array_equal(load(im).rgb[:, :, 0], np.asarray(im) * 255)
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "I;16L"])
+def test_wide_gray_modes(mode: str) -> None:
+    values = RNG.integers(0, 65536, (5, 7))
+    im = Image.new(mode, (7, 5))
+    for y, x in np.ndindex(5, 7):
+        im.putpixel((x, y), int(values[y, x]))
+    picture = load(im)
+    np.testing.assert_array_equal(picture.rgb[:, :, 0], (values * 255 + 32767) // 65535)
+    assert (picture.depth, picture.gray) == (16, True)
+
+
+def test_float_mode() -> None:
+    picture = load(Image.fromarray(GRAY).convert("F"))
+    np.testing.assert_array_equal(picture.rgb[:, :, 0], GRAY)
+    assert picture.depth == 32
+    assert load(Image.new("F", (2, 2), 1.0)).rgb.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("im", "words"),
+    [
+        (Image.new("F", (2, 2), float("nan")), "nan"),
+        (Image.new("F", (2, 2), 255.5), "0 to 255"),
+        (Image.new("F", (2, 2), 0.5), "multiply it by 255"),
+        (Image.new("I", (2, 2), -1), "0 to 65535"),
+        (Image.new("I", (2, 2), 65536), "0 to 65535"),
+        (Image.new("RGB", (0, 2)), "at least one pixel"),
+        (Image.new("F", (2, 0)), "at least one pixel"),
+    ],
+)
+def test_pil_images_that_do_not_fit(im: Image.Image, words: str) -> None:
+    with pytest.raises(errors.ImageError, match=words):
+        load(im)
+
+
+@pytest.mark.parametrize("transparency", [None, 2, b"\xff\x80\x00"])
+def test_palettes(tmp_path: Path, transparency: int | bytes | None) -> None:
+    im = Image.new("P", (4, 1))
+    im.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 1, 2, 3])
+    im.putdata([0, 1, 2, 3])
+    path = tmp_path / "p.png"
+    im.save(path, **({} if transparency is None else {"transparency": transparency}))
+    picture = load(path)
+    assert picture.rgb[0].tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90], [1, 2, 3]]
+    expected = {None: None, 2: [255, 255, 0, 255], b"\xff\x80\x00": [255, 128, 0, 255]}[transparency]
+    assert (None if picture.alpha is None else picture.alpha[0].tolist()) == expected
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_gray_png_with_a_transparent_level(tmp_path: Path, depth: int) -> None:
+    top = 2**depth - 1
+    samples = np.array([[0, 1, top, top - 1]])
+    picture = load(written(tmp_path, "a.png", png(samples, depth, 0, (b"tRNS", struct.pack(">H", top)))))
+    np.testing.assert_array_equal(picture.rgb[:, :, 0], (samples * 255 + top // 2) // top)
+    np.testing.assert_array_equal(picture.alpha, np.where(samples == top, 0, 255))
+    assert picture.depth == max(depth, 8)
+    assert picture.gray
+
+
+def test_rgb_png_with_a_transparent_colour(tmp_path: Path) -> None:
+    key = struct.pack(">HHH", *RGB[2, 3].tolist())
+    picture = load(written(tmp_path, "a.png", png(RGB, 8, 2, (b"tRNS", key))))
+    np.testing.assert_array_equal(picture.rgb, RGB)
+    np.testing.assert_array_equal(picture.alpha, np.where((RGB == RGB[2, 3]).all(axis=-1), 0, 255))
+
+
+@pytest.mark.parametrize(("channels", "colour"), [(2, 4), (3, 2), (4, 6)])
+def test_sixteen_bit_colour_png(tmp_path: Path, channels: int, colour: int) -> None:
+    samples = RNG.integers(0, 65536, (5, 7, channels))
+    picture = load(written(tmp_path, "a.png", png(samples, 16, colour)))
+    assert picture.depth == 16
+    assert picture.gray == (channels == 2)
+    # Pillow itself reduces these by dropping the lower byte: at most one level from the nearest
+    expected = samples / 257
+    first = picture.rgb[:, :, :1] if channels == 2 else picture.rgb
+    assert np.abs(first - expected[:, :, : first.shape[2]]).max() <= 1
+    if channels != 3:
+        assert picture.alpha is not None
+        assert np.abs(picture.alpha - expected[:, :, -1]).max() <= 1
+
+
+# Orientation and metadata
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_to_all_planes_and_reset(tmp_path: Path, orientation: int, order: str) -> None:
+    path = tmp_path / "turned.png"
+    Image.fromarray(RGBA).save(path, exif=exif(orientation, order))
+    with Image.open(path) as im:
+        upright = np.asarray(ImageOps.exif_transpose(im))
+    picture = load(path)
+    np.testing.assert_array_equal(picture.rgb, upright[:, :, :3])
+    np.testing.assert_array_equal(picture.alpha, upright[:, :, 3])
+    assert picture.rgb.flags.c_contiguous
+    assert picture.exif == exif(1, order)  # and every other byte as it was
+
+
+def test_orientation_in_jpeg_and_in_xmp_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(RGB).save(path, exif=b"Exif\0\0" + exif(6))
+    assert load(path).rgb.shape == (7, 5, 3)
+    im = Image.fromarray(RGB)
+    im.info["xmp"] = XMP
+    picture = load(im)
+    np.testing.assert_array_equal(picture.rgb, np.rot90(RGB, -1))
+    assert picture.xmp == XMP.replace(b'"6"', b'"1"')
+
+
+def test_tiff_is_turned_once_and_keeps_its_description(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    Image.fromarray(RGB).save(path, tiffinfo={0x0112: 6, 0x010F: "maker"})
+    picture = load(path)
+    np.testing.assert_array_equal(picture.rgb, np.rot90(RGB, -1))
+    assert picture.exif is not None
+    kept = Image.Exif()
+    kept.load(picture.exif)
+    assert dict(kept) == {0x010F: "maker"}
+
+
+@pytest.mark.parametrize("broken", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff", b"nonsense" * 4])
+def test_broken_exif_does_not_stop_a_picture(broken: bytes) -> None:
+    im = Image.fromarray(RGB)
+    im.info["exif"] = b"Exif\0\0" + broken
+    picture = load(im)
+    np.testing.assert_array_equal(picture.rgb, RGB)
+    assert picture.exif == (broken or None)
+
+
+@pytest.mark.parametrize(
+    ("mode", "icc", "kept"),
+    [
+        ("RGB", SRGB, True),
+        ("RGBA", SRGB, True),
+        ("P", SRGB, True),
+        ("L", SRGB, False),
+        ("L", GRAY_ICC, True),
+        ("LA", GRAY_ICC, True),
+        ("RGB", GRAY_ICC, False),
+        ("CMYK", SRGB, False),
+        ("RGB", b"short", False),
+    ],
+)
+def test_icc_profile_is_kept_only_where_it_fits(mode: str, icc: bytes, kept: bool) -> None:
+    im = Image.fromarray(RGBA).convert(mode)
+    im.info["icc_profile"] = icc
+    assert load(im).icc == (icc if kept else None)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff"])
+def test_metadata_goes_through_files(tmp_path: Path, suffix: str) -> None:
+    picture = Picture(RGB, icc=SRGB, exif=exif(1), xmp=XMP.replace(b'"6"', b'"1"'))
+    path = tmp_path / f"a{suffix}"
+    save_pil(to_pil(picture), path)
+    again = load(path)
+    assert again.icc == SRGB
+    assert again.xmp == picture.xmp
+    if suffix == ".tiff":  # TIFF holds the tags in its own folder
+        assert again.exif is not None
+        assert b"abc\0" in again.exif
+    else:
+        assert again.exif == picture.exif
+    if suffix != ".jpg":
+        np.testing.assert_array_equal(again.rgb, RGB)
+
+
+# Files that are no picture
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    Image.new("RGB", (4, 4), "red").save(path, save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
+    assert (load(path).rgb == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "tiff", "bmp"])
+def test_truncated_files_are_an_image_error(tmp_path: Path, suffix: str) -> None:
+    out = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+        out, Image.registered_extensions()[f".{suffix}"]
+    )
+    data = out.getvalue()
+    for end in (0, 1, 7, 20, 40, len(data) // 2):
+        with pytest.raises(errors.ImageError, match=r"^\S*cut\.") as caught:
+            load(written(tmp_path, f"cut.{suffix}", data[:end]))
+        assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for path, words in [
+        (tmp_path / "none.png", "No such file"),
+        (tmp_path, "directory"),
+        (written(tmp_path, "a.txt", b"hello"), "no picture that Pillow can read"),
+        (written(tmp_path, "a.nic", b"\x8fNIC\x01"), "neurocodec decode"),
+        (
+            written(tmp_path, "bomb.png", png(np.zeros((1, 1), int), 8, 0)[:16] + b"\0\0\xff\xff" * 2 + bytes(17)),
+            "bomb",
+        ),
+    ]:
+        with pytest.raises(errors.ImageError, match=words):
+            load(path)
+
+
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "big.png"
+    Image.fromarray(RGB).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(errors.ImageError, match="MAX_IMAGE_PIXELS"):
+        load(str(path))
+
+
+# Alpha
+
+
+@settings(max_examples=50, deadline=None)
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
+def test_alpha_is_lossless(alpha: Any) -> None:
+    data = image.encode_alpha(alpha)
+    assert data == image.encode_alpha(alpha.copy())
+    np.testing.assert_array_equal(image.decode_alpha(data, alpha.shape[1], alpha.shape[0]), alpha)
+
+
+def test_hostile_alpha_is_a_typed_error() -> None:
+    data = image.encode_alpha(GRAY)
+    shallow = png(np.zeros((5, 7), int), 4, 0)
+    colour = png(RGB, 8, 2)
+    short = png(GRAY[:3], 8, 0)
+    short = short[:16] + data[16:33] + short[33:]  # claims 5 rows, holds 3
+    for wrong in (b"", data[:20], data[:-30], b"\xff\xd8" + data, shallow, colour, short):
+        with pytest.raises(errors.NicFormatError):
+            image.decode_alpha(wrong, 7, 5)
+    with pytest.raises(errors.NicFormatError, match="7 x 5"):
+        image.decode_alpha(data, 8, 5)
+    for at in range(len(data)):
+        wrong = data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :]
+        try:
+            assert image.decode_alpha(wrong, 7, 5).shape == (5, 7)
+        except errors.NicFormatError as error:
+            assert "\n" not in str(error)
+
+
+# Tensors
+
+
+def test_tensor_round_trip_is_exact() -> None:
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    x = image.to_tensor(levels)
+    assert (x.shape, x.dtype, float(x.min()), float(x.max())) == ((1, 3, 16, 16), torch.float32, 0.0, 1.0)
+    np.testing.assert_array_equal(image.from_tensor(x), levels)
+    np.testing.assert_array_equal(image.from_tensor(image.to_tensor(RGB[:, ::-1])), RGB[:, ::-1])
+
+
+def test_from_tensor_clamps_and_rounds_halves_up() -> None:
+    x = torch.tensor([-9.0, 0.5 / 255, 2.5 / 255, 0.49 / 255, 9.0, float("inf")]).reshape(1, 3, 1, 2)
+    assert image.from_tensor(x).transpose(2, 0, 1).reshape(-1).tolist() == [0, 1, 3, 0, 255, 255]
+    with pytest.raises(errors.ImageError, match="NaN"):
+        image.from_tensor(torch.full((1, 3, 1, 1), float("nan")))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 1), (3, 33), (64, 63)])
+@pytest.mark.parametrize("multiple", [1, 16, 64])
+def test_padding_repeats_the_edge(size: tuple[int, int], multiple: int) -> None:
+    x = torch.rand(2, 3, *size)
+    padded = image.pad_to_multiple(x, multiple)
+    assert padded.shape[2] % multiple == padded.shape[3] % multiple == 0
+    assert padded.shape[2] < size[0] + multiple
+    assert padded.shape[3] < size[1] + multiple
+    below, right = padded.shape[2] - size[0], padded.shape[3] - size[1]
+    np.testing.assert_array_equal(padded, np.pad(x, ((0, 0), (0, 0), (0, below), (0, right)), mode="edge"))
+
+
+# Writing
+
+
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.png", b"precious")
+    for write in (
+        lambda **k: save_pil(Image.fromarray(RGB), path, **k),
+        lambda **k: write_bytes_atomic(path, b"new", **k),
+    ):
+        path.write_bytes(b"precious")
+        with pytest.raises(errors.ImageError, match="exists; use --force"):
+            write()
+        assert path.read_bytes() == b"precious"
+        write(force=True)
+        assert path.read_bytes() != b"precious"
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with pytest.raises(errors.ImageError, match="exists"), image._atomic(str(path), False) as file:
+        file.write(b"mine")
+        path.write_bytes(b"theirs")
+    assert path.read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: Any) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    write_bytes_atomic(tmp_path / "a.bin", b"data")
+    assert (tmp_path / "a.bin").read_bytes() == b"data"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_failure_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
+    path = written(tmp_path, "a.bin", b"old")
+    with pytest.raises(error), image._atomic(str(path), True) as file:
+        file.write(b"half")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "words"),
+    [
+        ("a.jpg", "RGBA", "JPEG cannot hold the alpha channel"),
+        ("a.jpg", "LA", "JPEG cannot hold the alpha channel"),
+        ("a.ppm", "LA", "cannot hold the alpha channel"),
+        ("a.xyz", "RGB", "expected a format that Pillow writes"),
+        ("a", "RGB", "expected a format that Pillow writes"),
+        ("none/a.png", "RGB", "cannot be written: No such file"),
+    ],
+)
+def test_pictures_that_cannot_be_written(tmp_path: Path, name: str, mode: str, words: str) -> None:
+    with pytest.raises(errors.ImageError, match=words):
+        save_pil(Image.fromarray(RGBA).convert(mode), tmp_path / name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_metadata_too_long_for_the_format_is_an_error(tmp_path: Path) -> None:
+    im = to_pil(Picture(RGB, exif=exif(1) + bytes(70000)))
+    with pytest.raises(errors.ImageError, match=r"JPEG cannot hold this picture .*use \.png"):
+        save_pil(im, tmp_path / "a.jpg")
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    with pytest.raises(errors.ImageError, match="not a regular file"):
+        write_bytes_atomic(tmp_path, b"x", force=True)
+    with pytest.raises(errors.ImageError, match="not a regular file"):
+        write_bytes_atomic(os.devnull, b"x", force=True)
+    real = written(tmp_path, "real", b"old")
+    (tmp_path / "link").symlink_to(real)
+    write_bytes_atomic(tmp_path / "link", b"new", force=True)
+    assert (tmp_path / "link").is_symlink()
+    assert real.read_bytes() == b"new"
