@@ -91,7 +91,7 @@ class Tables:
         above, below = position - escape, -1 - position
         escaped = (above >= 0) | (below >= 0)
         zigzag = np.where(above >= 0, 2 * above, 2 * below + 1)[escaped]
-        escape_bytes = sum(int((zigzag >> shift > 0).sum()) for shift in (7, 14, 21, 28)) + zigzag.size
+        escape_bytes: int = zigzag.size + sum(int((zigzag >> shift > 0).sum()) for shift in (7, 14, 21, 28))
         starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
         used = self.frequencies[starts[rows] + np.where(escaped, escape, position)]
         total: float = PRECISION * used.size - float(np.log2(used.astype(np.float64)).sum())
