@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -33,6 +34,7 @@ _EXIF_PREFIX = b"Exif\0\0"
 _CHANNELS = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 _TIFF_DESCRIPTION = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # about the picture, not about the file
 _TIFF_SUBFOLDERS = (0x8769, 0x8825)  # EXIF, GPS
+_XMP_TAG = 700
 
 
 @dataclass
@@ -112,7 +114,7 @@ def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = Fal
     with _atomic(name, force) as file:
         try:
             im.save(file, format=kind, **_save_options(im, kind))
-        except (OSError, ValueError, KeyError, struct.error) as error:
+        except (OSError, ValueError, KeyError, SyntaxError, struct.error) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             if im.mode in ("LA", "RGBA") and "cannot write mode" in str(error):
@@ -140,12 +142,14 @@ def decode_alpha(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     """
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[8:16] != b"\0\0\0\x0dIHDR" or len(data) < 29:
         raise NicFormatError("the alpha plane is no PNG: the file is damaged, encode the picture again")
-    found = struct.unpack(">IIBB", data[16:26])  # width, height, bit depth, colour type
-    if found != (width, height, 8, 0):
+    *size, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
+    if (*size, depth, colour, interlace) != (width, height, 8, 0, 0):
         raise NicFormatError(
-            f"the alpha plane is {found[0]} x {found[1]}, depth {found[2]}, colour type {found[3]}, "
-            f"expected {width} x {height}, depth 8, colour type 0: encode the picture again"
+            f"the alpha plane is {size[0]} x {size[1]}, depth {depth}, colour type {colour}, interlace {interlace}, "
+            f"expected {width} x {height}, depth 8, colour type 0, interlace 0: encode the picture again"
         )
+    if _inflated_bytes(data) != (width + 1) * height:  # Pillow would fill in what is missing
+        raise NicFormatError(f"the alpha plane does not hold {width} x {height} samples: encode the picture again")
     try:
         with PngImagePlugin.PngImageFile(io.BytesIO(data)) as im:
             im.load()
@@ -155,6 +159,24 @@ def decode_alpha(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     if alpha.shape != (height, width):
         raise NicFormatError(f"the alpha plane decoded to {alpha.shape}, expected {(height, width)}: encode it again")
     return alpha
+
+
+def _inflated_bytes(png: bytes) -> int | None:
+    """Bytes of scan lines in a PNG, counted without keeping them; None if they are damaged."""
+    at, stream, count = 8, [], 0
+    while at + 12 <= len(png):
+        (length,) = struct.unpack_from(">I", png, at)
+        if png[at + 4 : at + 8] == b"IDAT":
+            stream.append(png[at + 8 : at + 8 + length])
+        at += 12 + length
+    engine, rest = zlib.decompressobj(), b"".join(stream)
+    try:
+        while rest and not engine.eof:
+            count += len(engine.decompress(rest, 2**20))
+            rest = engine.unconsumed_tail
+    except zlib.error:
+        return None
+    return count if engine.eof and not engine.unused_data else None
 
 
 def to_tensor(rgb: NDArray[np.uint8]) -> torch.Tensor:
@@ -342,14 +364,20 @@ def _tiff_exif(im: Image.Image) -> bytes | None:
     """What the tags of a TIFF file tell about the picture; those about strips and sizes stay behind."""
     if not hasattr(im, "tag_v2") or "exif" in im.info:
         return None
-    found, kept = im.getexif(), Image.Exif()
+    kept = _description(im.getexif())
+    return kept.tobytes().removeprefix(_EXIF_PREFIX) if len(kept) else None
+
+
+def _description(found: Image.Exif) -> Image.Exif:
+    """Those tags that tell about the picture, in a block of their own."""
+    kept = Image.Exif()
     for tag in _TIFF_DESCRIPTION:
         if tag in found:
             kept[tag] = found[tag]
     for tag in _TIFF_SUBFOLDERS:
         if folder := dict(found.get_ifd(tag)):
             kept[tag] = folder
-    return kept.tobytes().removeprefix(_EXIF_PREFIX) if len(kept) else None
+    return kept
 
 
 def _upright_exif(exif: bytes | None) -> tuple[bytes | None, int | None]:
@@ -399,17 +427,23 @@ def _save_options(im: Image.Image, kind: str) -> dict[str, Any]:
         return options
     if icc := im.info.get("icc_profile"):
         options["icc_profile"] = icc
-    if exif := im.info.get("exif"):
+    exif, xmp = im.info.get("exif"), _xmp_bytes(im)
+    if kind == "TIFF":  # both are tags of the file's own folder, where tags about strips and sizes would do harm
+        found = Image.Exif()
+        if exif:
+            found.load(exif)
+        tags = _description(found)
+        if xmp:
+            tags[_XMP_TAG] = xmp
+        return options | {"exif": tags}
+    if exif:
         options["exif"] = exif
-    if xmp := _xmp_bytes(im):
-        if kind == "PNG":
-            text = PngImagePlugin.PngInfo()
-            text.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
-            options["pnginfo"] = text
-        elif kind == "TIFF":
-            options["tiffinfo"] = {700: xmp}
-        else:
-            options["xmp"] = xmp
+    if xmp and kind == "PNG":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+        options["pnginfo"] = text
+    elif xmp:
+        options["xmp"] = xmp
     return options
 
 
