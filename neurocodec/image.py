@@ -435,7 +435,7 @@ def _save_options(im: Image.Image, kind: str) -> dict[str, Any]:
         tags = _description(found)
         if xmp:
             tags[_XMP_TAG] = xmp
-        return options | {"exif": tags}
+        return options | ({"exif": tags.tobytes()} if len(tags) else {})
     if exif:
         options["exif"] = exif
     if xmp and kind == "PNG":
