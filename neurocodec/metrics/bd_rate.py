@@ -1,0 +1,153 @@
+"""Bjøntegaard deltas: the mean difference in rate at equal PSNR, or in PSNR at equal rate, between two curves.
+
+G. Bjøntegaard, "Calculation of average PSNR differences between RD-curves", VCEG-M33, 2001, which fits cubics; Akima
+interpolation as in C. Herglotz et al., "The Bjøntegaard bible", 2022. Curves are compared where both were measured
+and nowhere else: nothing is extrapolated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurocodec.metrics.packages import require
+
+Method = Literal["akima", "pchip", "cubic"]
+Point = tuple[float, float]
+"""bpp, PSNR in dB."""
+Curve = Sequence[Point] | NDArray[np.float64]
+"""Points in any order, as an array of shape (n, 2)."""
+
+
+@dataclass(frozen=True)
+class BdResult:
+    """A Bjøntegaard delta and where it holds.
+
+    value: percent of rate (negative: the test curve is smaller) or dB (positive: the test curve is better).
+    psnr_range: dB, bpp_range: of the reference; the interval that was averaged over. method: the interpolation.
+    """
+
+    value: float
+    psnr_range: tuple[float, float]
+    bpp_range: tuple[float, float]
+    method: Method
+
+
+def bd_rate(
+    reference: Curve, test: Curve, *, bpp_range: tuple[float, float] | None = None, method: Method = "akima"
+) -> BdResult:
+    """Mean difference in bits at equal PSNR, in percent of the reference: 100 (exp(mean of ln test/reference) - 1).
+
+    ln(bpp) is interpolated as a function of PSNR: "akima" and "pchip" pass through the points, "cubic" is the
+    least-squares polynomial of VCEG-M33. The mean runs over the PSNR interval that both curves cover.
+
+    With `bpp_range`, only that part of it counts where the *reference* spends so many bits: the interval from the
+    PSNR of the interpolated reference at bpp_range[0] to that at bpp_range[1] (or to the end of the reference, if it
+    ends earlier) is intersected with the interval above. The test curve may well lie outside of these bpp.
+
+    Raises ValueError if a curve is not strictly increasing in both bpp and PSNR, has fewer than two points (four for
+    "cubic"), or if the curves share no interval; MissingPackageError without SciPy.
+    """
+    a, b = _fit(reference, "reference", method, 1), _fit(test, "test", method, 1)
+    low, high = a.low, a.high
+    if bpp_range is not None:
+        low, high = (_where(a, math.log(bpp)) for bpp in _checked(bpp_range))
+    low, high = max(low, b.low), min(high, b.high)
+    if not low < high:
+        raise ValueError(
+            f"the curves share no PSNR interval: reference {a.low:.2f} to {a.high:.2f} dB"
+            f"{'' if bpp_range is None else f' cut to {bpp_range[0]:g} to {bpp_range[1]:g} bpp'}, "
+            f"test {b.low:.2f} to {b.high:.2f} dB"
+        )
+    value = 100.0 * math.expm1((b.integral(low, high) - a.integral(low, high)) / (high - low))
+    return BdResult(value, (low, high), (math.exp(a.at(low)), math.exp(a.at(high))), method)
+
+
+def bd_psnr(
+    reference: Curve, test: Curve, *, bpp_range: tuple[float, float] | None = None, method: Method = "akima"
+) -> BdResult:
+    """Mean difference of PSNR in dB at equal bits, test minus reference, over the ln(bpp) interval that both cover.
+
+    PSNR is interpolated as a function of ln(bpp); `bpp_range` narrows the interval; the rest is as in `bd_rate`.
+    """
+    a, b = _fit(reference, "reference", method, 0), _fit(test, "test", method, 0)
+    low, high = max(a.low, b.low), min(a.high, b.high)
+    if bpp_range is not None:
+        start, end = _checked(bpp_range)
+        low, high = max(low, math.log(start)), min(high, math.log(end))
+    if not low < high:
+        raise ValueError(
+            f"the curves share no interval of bpp: reference {math.exp(a.low):.3f} to {math.exp(a.high):.3f}, "
+            f"test {math.exp(b.low):.3f} to {math.exp(b.high):.3f}"
+            f"{'' if bpp_range is None else f', asked for {bpp_range[0]:g} to {bpp_range[1]:g}'}"
+        )
+    value = (b.integral(low, high) - a.integral(low, high)) / (high - low)
+    return BdResult(value, (a.at(low), a.at(high)), (math.exp(low), math.exp(high)), method)
+
+
+class _Fit(NamedTuple):
+    """An interpolated curve on [low, high], its value at a point and its integral over an interval."""
+
+    low: float
+    high: float
+    at: Callable[[float], float]
+    integral: Callable[[float, float], float]
+
+
+def _fit(curve: Curve, name: str, method: Method, axis: int) -> _Fit:
+    """axis 1: ln(bpp) as a function of PSNR; axis 0: PSNR as a function of ln(bpp)."""
+    points = np.array(curve, dtype=np.float64)
+    least = 4 if method == "cubic" else 2
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < least:
+        raise ValueError(f"the {name} curve has shape {points.shape}, expected (n, 2) with n of at least {least}")
+    if not np.isfinite(points).all() or points[:, 0].min() <= 0:
+        raise ValueError(f"the {name} curve holds bpp or PSNR that is infinite, not a number, or no positive bpp")
+    points = points[np.lexsort((points[:, 1], points[:, 0]))]
+    for (bpp, psnr), (next_bpp, next_psnr) in itertools.pairwise(points):
+        if not (next_bpp > bpp and next_psnr > psnr):
+            raise ValueError(
+                f"the {name} curve is not increasing: {bpp:.4f} bpp gives {psnr:.3f} dB and {next_bpp:.4f} bpp gives "
+                f"{next_psnr:.3f} dB: leave out the worse point"
+            )
+    points[:, 0] = np.log(points[:, 0])
+    x, y = points[:, axis], points[:, 1 - axis]
+
+    value: Any
+    if method == "cubic":
+        value = np.polynomial.Polynomial.fit(x, y, 3)  # type: ignore[no-untyped-call]
+        primitive = value.integ()
+    elif method in ("akima", "pchip"):
+        package = require("scipy.interpolate", "SciPy", "a Bjøntegaard delta")
+        value = package.Akima1DInterpolator(x, y) if method == "akima" else package.PchipInterpolator(x, y)
+        primitive = value.antiderivative()
+    else:
+        raise ValueError(f"found the method {method!r}, expected akima, pchip or cubic")
+    return _Fit(
+        float(x[0]),
+        float(x[-1]),
+        lambda at: float(value(at)),
+        lambda low, high: float(primitive(high) - primitive(low)),
+    )
+
+
+def _where(fit: _Fit, target: float) -> float:
+    """Where an increasing fit reaches `target`, by bisection; the nearer end if it never does."""
+    low, high = fit.low, fit.high
+    if target <= fit.at(low) or target >= fit.at(high):
+        return low if target <= fit.at(low) else high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fit.at(middle) < target else (low, middle)
+    return (low + high) / 2
+
+
+def _checked(bpp_range: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < bpp_range[0] < bpp_range[1]:
+        raise ValueError(f"found the bpp range {bpp_range}, expected two positive numbers, the smaller first")
+    return bpp_range
