@@ -1,1 +1,76 @@
-"""neurocodec: a neural image codec."""
+"""neurocodec: a neural image codec.
+
+    data = neurocodec.encode("photo.png", quality=50)
+    im = neurocodec.decode(data)
+    neurocodec.info(data)
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from neurocodec.container import NicInfo
+from neurocodec.errors import (
+    ChecksumError,
+    ConfigError,
+    ImageError,
+    ModelMismatchError,
+    ModelNotFoundError,
+    NativeUnavailableError,
+    NeurocodecError,
+    NicFormatError,
+    TruncatedError,
+    UnsupportedVersionError,
+)
+
+if TYPE_CHECKING:
+    from neurocodec.codec import decode, encode
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChecksumError",
+    "ConfigError",
+    "ImageError",
+    "ModelMismatchError",
+    "ModelNotFoundError",
+    "NativeUnavailableError",
+    "NeurocodecError",
+    "NicFormatError",
+    "NicInfo",
+    "TruncatedError",
+    "UnsupportedVersionError",
+    "decode",
+    "encode",
+    "info",
+]
+
+
+def info(data: bytes | str | os.PathLike[str]) -> NicInfo:
+    """What a .nic file says about itself, without running a network. data: the bytes of the file, or its path.
+
+    Raises NicFormatError or a subclass for data that are not a sound .nic file, or a path that cannot be read.
+    """
+    from neurocodec.container import describe
+
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        try:
+            with open(data, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise NicFormatError(f"cannot read {os.fspath(data)}: {error.strerror}.") from error
+    return describe(bytes(data))
+
+
+def __getattr__(name: str) -> Any:
+    """`encode` and `decode` import torch when they are first used."""
+    if name in ("encode", "decode"):
+        from neurocodec import codec
+
+        return getattr(codec, name)
+    raise AttributeError(f"module 'neurocodec' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "decode", "encode"])

@@ -1,0 +1,186 @@
+"""Model files: float transforms, the frozen integer entropy path, probability tables, configuration and model id."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from neurocodec.entropy.integer import EntropyNetwork, TorchArithmetic, freeze_entropy
+from neurocodec.entropy.likelihood import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
+from neurocodec.entropy.tables import Tables, gaussian_tables
+from neurocodec.errors import ModelMismatchError, ModelNotFoundError
+from neurocodec.models.hyperprior import Analysis, HyperAnalysis, Hyperprior, HyperpriorConfig, Synthesis
+
+FILE_FORMAT = "neurocodec-model-1"
+_TABLES = ("frequencies", "offsets", "lengths")
+
+
+@dataclass(eq=False)
+class Model:
+    """A frozen model, ready to code. All networks are in evaluation mode and on one device.
+
+    arrays: everything the file stores, by name. model_id: 8 bytes, a hash over all that matters to decoding.
+    """
+
+    config: HyperpriorConfig
+    arrays: Mapping[str, NDArray[Any]]
+    model_id: bytes
+    g_a: Analysis
+    h_a: HyperAnalysis
+    g_s: Synthesis
+    tables: Tables
+    entropy: EntropyNetwork
+    device: str
+    dead_zone: float
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model file, atomically."""
+        path = Path(path)
+        metadata = {
+            "format": FILE_FORMAT,
+            "config": json.dumps(dataclasses.asdict(self.config)),
+            "model_id": self.model_id.hex(),
+            "dead_zone": repr(self.dead_zone),
+        }
+        temporary = path.with_name(path.name + ".part")
+        save_file(dict(self.arrays), temporary, metadata=metadata)
+        temporary.replace(path)
+
+
+def freeze(
+    model: Hyperprior, *, tables: Tables | None = None, dead_zone: float = 0.0, device: str = "cpu"
+) -> Model:
+    """Makes a frozen model of a trained one. This is the only place where floats become tables and integer weights.
+
+    tables: one row for each scale of `entropy.likelihood`; Gaussian ones by default.
+    dead_zone: how much the encoder widens the zero bin, in quantisation steps; decoders need not know it.
+    """
+    weights = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
+    arrays: dict[str, NDArray[Any]] = {n: v for n, v in weights.items() if n.startswith(("g_a.", "h_a.", "g_s."))}
+    arrays |= {"entropy." + name: value for name, value in freeze_entropy(weights).items()}
+    if tables is None:
+        scales = np.exp(np.linspace(np.log(SCALE_MIN), np.log(SCALE_MAX), SCALE_LEVELS))
+        tables = gaussian_tables(scales.tolist())
+    arrays |= {"tables." + name: getattr(tables, name) for name in _TABLES}
+    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    return _assemble(model.config, arrays, dead_zone, device)
+
+
+def load(name: str | Path, *, device: str = "auto") -> Model:
+    """The model of that name among those installed, or of that path (ending in .safetensors).
+
+    Raises ModelNotFoundError, or ModelMismatchError for a damaged file. Models are loaded once per device.
+    """
+    path = Path(name)
+    if path.suffix != ".safetensors":
+        candidates = [folder / f"{name}.safetensors" for folder in _folders()]
+        path = next((c for c in candidates if c.is_file()), candidates[0])
+    if not path.is_file():
+        raise ModelNotFoundError(f"no model {str(name)!r} is installed; put its file into a folder that NEUROCODEC_WEIGHTS names.")
+    return _load(str(path.resolve()), path.stat().st_mtime_ns, resolve_device(device))
+
+
+def find(model_id: bytes, *, device: str = "auto") -> Model:
+    """The installed model with this id. Raises ModelNotFoundError if there is none."""
+    for folder in _folders():
+        for path in sorted(folder.glob("*.safetensors")):
+            if _declared_id(str(path), path.stat().st_mtime_ns) == model_id.hex():
+                return load(path, device=device)
+    raise ModelNotFoundError(
+        f"the file needs model {model_id.hex()}, which is not installed; put its file into a folder that NEUROCODEC_WEIGHTS names."
+    )
+
+
+def resolve_device(device: str) -> str:
+    """'auto' -> 'cuda' where there is one, else 'cpu'."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def _folders() -> list[Path]:
+    extra = os.environ.get("NEUROCODEC_WEIGHTS")
+    return [Path(__file__).parent / "weights", *([Path(extra)] if extra else [])]
+
+
+@functools.lru_cache(maxsize=64)
+def _declared_id(path: str, mtime: int) -> str:
+    try:
+        with safe_open(path, framework="np") as file:
+            return str((file.metadata() or {}).get("model_id", ""))
+    except (SafetensorError, OSError):
+        return ""
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: str, mtime: int, device: str) -> Model:
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        if metadata.get("format") != FILE_FORMAT:
+            raise ModelMismatchError(f"{path} is not a neurocodec model file of a kind this release reads.")
+        config = HyperpriorConfig(**json.loads(metadata["config"]))
+        dead_zone = float(metadata["dead_zone"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ModelMismatchError):
+            raise
+        raise ModelMismatchError(f"{path} is not a readable model file ({error}).") from error
+    model = _assemble(config, arrays, dead_zone, device)
+    if model.model_id.hex() != metadata.get("model_id"):
+        raise ModelMismatchError(f"{path} is damaged: its contents do not match its model id; install it again.")
+    return model
+
+
+def _assemble(config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], dead_zone: float, device: str) -> Model:
+    def network(module: Any, prefix: str) -> Any:
+        state = {n[len(prefix) :]: torch.from_numpy(v) for n, v in arrays.items() if n.startswith(prefix)}
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:
+            raise ModelMismatchError(f"the model file does not fit its configuration at {prefix[:-1]}.") from error
+        return module.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+
+    missing = [name for name in _TABLES if "tables." + name not in arrays]
+    if missing:
+        raise ModelMismatchError(f"the model file lacks tables.{missing[0]}.")
+    tables = Tables(*(arrays["tables." + name] for name in _TABLES))
+    if tables.rows != SCALE_LEVELS:
+        raise ModelMismatchError(f"the model file has {tables.rows} table rows instead of {SCALE_LEVELS}.")
+    prefix = "entropy."
+    integers = {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
+    return Model(
+        config=config,
+        arrays=arrays,
+        model_id=_model_id(config, arrays),
+        g_a=network(Analysis(config), "g_a."),
+        h_a=network(HyperAnalysis(config), "h_a."),
+        g_s=network(Synthesis(config), "g_s."),
+        tables=tables,
+        entropy=EntropyNetwork(config, integers, TorchArithmetic(device)),
+        device=device,
+        dead_zone=dead_zone,
+    )
+
+
+def _model_id(config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """First 8 bytes of SHA-256 over the configuration and every array that decoding reads (not g_a, not h_a)."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    for name in sorted(arrays):
+        if not name.startswith(("g_a.", "h_a.")):
+            value = np.ascontiguousarray(arrays[name])
+            little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+            digest.update(f"{name} {value.dtype.name} {value.shape}".encode())
+            digest.update(little.tobytes())
+    return digest.digest()[:8]

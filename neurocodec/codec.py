@@ -1,0 +1,348 @@
+"""Encode and decode: composes the stages.
+
+    picture ─g_a→ y ─h_a→ z ─round→ z_hat ─┬ coded with the factorised prior
+                                           └ h_s → four passes: means, rows → symbols, coded → container
+    container ─decode→ z_hat, symbols → y_hat ─g_s→ picture
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neurocodec import checkpoint, container, image, tiling
+from neurocodec.entropy import coder
+from neurocodec.entropy.integer import MAX_LATENT, MEAN_BITS, PASSES, pass_mask
+from neurocodec.errors import ChecksumError, ImageError, NicFormatError
+from neurocodec.tiling import LATENT, Window
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+UNIT = 1 << MEAN_BITS
+
+
+def encode(
+    source: str | os.PathLike[str] | Image | NDArray[Any],
+    *,
+    quality: float = 50,
+    target_bpp: float | None = None,
+    target_bytes: int | None = None,
+    target_psnr: float | None = None,
+    model: str | Path | checkpoint.Model = "base",
+    device: str = "auto",
+) -> bytes:
+    """Encodes a picture and returns the bytes of a .nic file.
+
+    source: a path, a PIL image, or an array (H, W[, C]) of uint8 or uint16.
+    quality: 1 to 100; more is larger and better. Instead of it at most one target: target_bpp (file bits per pixel)
+    or target_bytes take the best quality that fits, target_psnr (dB, 8-bit RGB) the smallest file that reaches it.
+    model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda.
+
+    Raises ImageError for input that is no picture and for targets out of reach, ModelNotFoundError, ValueError for a
+    quality out of range.
+    """
+    targets = [target for target in (target_bpp, target_bytes, target_psnr) if target is not None]
+    if len(targets) > 1:
+        raise ValueError("give only one of target_bpp, target_bytes and target_psnr.")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is {quality}; it must be a number from 1 to 100.")
+    if targets and not (math.isfinite(targets[0]) and targets[0] > 0):
+        raise ValueError(f"a target must be a positive number, not {targets[0]}.")
+    picture = image.load(source)
+    if not isinstance(model, checkpoint.Model):
+        model = checkpoint.load(model, device=device)
+    if target_psnr is not None:
+        return _encode_to_psnr(picture, model, target_psnr)
+    if targets:
+        pixels = picture.rgb.shape[0] * picture.rgb.shape[1]
+        limit = target_bytes if target_bytes is not None else int(targets[0] * pixels / 8)
+        return _encode_to_bytes(picture, model, limit)
+    return encode_picture(picture, model, quality_index(quality))
+
+
+def decode(
+    data: bytes | str | os.PathLike[str],
+    *,
+    realism: float = 0.0,
+    region: tuple[int, int, int, int] | None = None,
+    model: checkpoint.Model | None = None,
+    device: str = "auto",
+) -> Image:
+    """Decodes a .nic file to a PIL image of mode L, LA, RGB or RGBA; ICC profile, EXIF and XMP are in its info.
+
+    data: the bytes of the file, or its path. region: (x, y, width, height) in pixels, to decode only that part.
+    realism: 0, the reconstruction of least distortion; other values need a generative decoder, which this release has not.
+    model: the loaded model to use instead of the installed one with the file's id.
+
+    Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model,
+    ValueError for a region outside the picture.
+    """
+    if not 0 <= realism <= 1:
+        raise ValueError(f"realism is {realism}; it must be a number from 0 to 1.")
+    if realism > 0:
+        raise ValueError("this model has no generative decoder: only realism 0 is possible.")
+    nic = container.read(read_bytes(data))
+    if model is None:
+        model = checkpoint.find(nic.header.model_id, device=device)
+    return image.to_pil(decode_picture(nic, model, region=region))
+
+
+def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
+    """Bytes as they are, or those of the file at a path. Raises NicFormatError if it cannot be read."""
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    try:
+        return Path(data).read_bytes()
+    except OSError as error:
+        raise NicFormatError(f"cannot read {os.fspath(data)}: {error.strerror}.") from error
+
+
+def quality_index(quality: float) -> int:
+    """The user's quality, 1 to 100, as the file's quality index, 0 to 960."""
+    return round((quality - 1) / 99 * container.QUALITY_INDEX_MAX)
+
+
+@torch.inference_mode()
+def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) -> bytes:
+    """Encodes at a quality index, 0 to 960, in 1/64 of a row of the model's gains."""
+    height, width = picture.rgb.shape[:2]
+    if height * width > container.MAX_PIXELS:
+        raise ImageError(f"the picture has {height * width} pixels; at most {container.MAX_PIXELS} can be encoded.")
+    edge = tiling.tile_edge(height, width)
+    padded = np.pad(picture.rgb, ((0, -height % LATENT), (0, -width % LATENT), (0, 0)), mode="edge")
+    rows, columns = padded.shape[0] // LATENT, padded.shape[1] // LATENT
+
+    tiles = []
+    for window in tiling.windows(rows, columns, edge):
+        y = _analyse(padded, window, model, index)
+        tiles.append(_encode_latents(y, model, index))
+
+    chunks: dict[str, bytes] = {}
+    if picture.icc:
+        chunks[container.ICC] = picture.icc
+    if picture.exif:
+        chunks[container.EXIF] = picture.exif
+    if picture.xmp:
+        chunks[container.XMP] = picture.xmp
+    if picture.alpha is not None:
+        chunks[container.ALPHA] = image.encode_alpha(picture.alpha)
+    if picture.depth > 8:
+        chunks[container.DEPTH] = bytes([picture.depth])
+    header = container.Header(width, height, index, model.model_id, picture.gray, edge)
+    return container.write(container.NicFile(header, chunks, tuple(tiles)))
+
+
+@torch.inference_mode()
+def decode_picture(
+    nic: container.NicFile, model: checkpoint.Model, *, region: tuple[int, int, int, int] | None = None
+) -> image.Picture:
+    """Decodes a parsed file, or a region (x, y, width, height) of it."""
+    header = nic.header
+    x, y, width, height = region = region or (0, 0, header.width, header.height)
+    if not (0 <= x and 0 <= y and 0 < width <= header.width - x and 0 < height <= header.height - y):
+        raise ValueError(f"the region {region} is not inside the picture of {header.width}×{header.height} pixels.")
+    rows, columns = -(-header.height // LATENT), -(-header.width // LATENT)
+    wanted = tiling.region_window(region)
+    needed = wanted.grow(synthesis_halo(model), rows, columns)
+
+    windows = list(tiling.windows(rows, columns, header.tile_edge))
+    y_hat = np.zeros((needed.bottom - needed.top, needed.right - needed.left, model.config.latent_channels), np.int32)
+    for window, tile in zip(windows, nic.tiles, strict=True):
+        part = window.meet(needed)
+        if part:
+            latents = _decode_latents(tile, window, model, header.quality_index)
+            y_hat[_slices(part, needed)] = latents[_slices(part, window)]
+
+    rgb = np.empty(((wanted.bottom - wanted.top) * LATENT, (wanted.right - wanted.left) * LATENT, 3), np.uint8)
+    for window in windows:
+        part = window.meet(wanted)
+        if part:
+            rgb[_slices(part, wanted, LATENT)] = _synthesise(y_hat, part, needed, model, header.quality_index)
+    top, left = y - wanted.top * LATENT, x - wanted.left * LATENT
+    rgb = rgb[top : top + height, left : left + width]
+
+    alpha = None
+    if container.ALPHA in nic.chunks:
+        alpha = image.decode_alpha(nic.chunks[container.ALPHA], header.width, header.height)
+        alpha = alpha[y : y + height, x : x + width]
+    if header.gray:
+        luma = (rgb.astype(np.uint16).sum(axis=2) + 1) // 3
+        rgb = np.repeat(luma.astype(np.uint8)[:, :, None], 3, axis=2)
+    return image.Picture(
+        rgb=np.ascontiguousarray(rgb),
+        gray=header.gray,
+        alpha=alpha,
+        icc=nic.chunks.get(container.ICC),
+        exif=nic.chunks.get(container.EXIF),
+        xmp=nic.chunks.get(container.XMP),
+    )
+
+
+def analysis_halo(model: checkpoint.Model) -> int:
+    """Latents beyond a tile that its analysis sees."""
+    config = model.config
+    return config.latent_blocks + -(-config.encoder_blocks // 2)
+
+
+def synthesis_halo(model: checkpoint.Model) -> int:
+    """Latents beyond a tile that its synthesis sees."""
+    config = model.config
+    return config.latent_blocks + -(-config.decoder_blocks // 2)
+
+
+def _analyse(padded: NDArray[np.uint8], window: Window, model: checkpoint.Model, index: int) -> torch.Tensor:
+    """Latents of one window, (1, M, h, w), from pixels with a halo around them."""
+    rows, columns = padded.shape[0] // LATENT, padded.shape[1] // LATENT
+    seen = window.grow(analysis_halo(model), rows, columns)
+    pixels = padded[_slices(seen, Window(0, 0, rows, columns), LATENT)]
+    x = image.to_tensor(pixels).to(device=model.device, memory_format=torch.channels_last)
+    y = model.g_a(x, _row(index, model))
+    inside = _slices(window, seen)
+    return y[:, :, inside[0], inside[1]]
+
+
+def _synthesise(
+    y_hat: NDArray[np.int32], window: Window, held: Window, model: checkpoint.Model, index: int
+) -> NDArray[np.uint8]:
+    """Pixels of one window, from latents (those of the window `held`) with a halo around them."""
+    seen = window.grow(synthesis_halo(model), held.bottom, held.right)
+    seen = seen.meet(held) or seen
+    latents = torch.from_numpy(y_hat[_slices(seen, held)]).to(model.device).permute(2, 0, 1)[None]
+    x_hat = model.g_s(latents.float() / UNIT, _row(index, model))
+    return image.from_tensor(x_hat)[_slices(window, seen, LATENT)]
+
+
+def _encode_latents(y: torch.Tensor, model: checkpoint.Model, index: int) -> container.Tile:
+    """Quantises and codes the latents of one tile: z, then y in four passes."""
+    z = model.h_a(y, _row(index, model))
+    values = y[0].permute(1, 2, 0).cpu().numpy()  # (h, w, M)
+    height, width, channels = values.shape
+    network = model.entropy
+
+    z_rows = network.z_rows(index, height, width)
+    z_hat = z[0].permute(1, 2, 0).round().clamp(-127, 127).cpu().numpy().astype(np.int32)
+    z_hat[z_rows == 0] = 0
+    coded, rows = [z_hat[z_rows > 0]], [z_rows[z_rows > 0]]
+
+    network.start(z_hat, index, height, width)
+    y_hat = np.zeros((height, width, channels), np.int32)
+    for step in range(PASSES):
+        means, table_rows = network.predict(step, y_hat)
+        mask = pass_mask(step, height, width, channels)
+        symbols = _quantise(values[mask] - means[mask] / np.float32(UNIT), model.dead_zone)
+        symbols[table_rows[mask] == 0] = 0
+        y_hat[mask] = _latents(symbols, means[mask])
+        coded.append(symbols[table_rows[mask] > 0])
+        rows.append(table_rows[mask][table_rows[mask] > 0])
+    calls = [part.size for part in coded]
+    stream = coder.encode(np.concatenate(coded), np.concatenate(rows), model.tables, calls=calls, threads=_threads())
+    return container.Tile(stream, _checksum(z_hat, y_hat))
+
+
+def _decode_latents(tile: container.Tile, window: Window, model: checkpoint.Model, index: int) -> NDArray[np.int32]:
+    """The latents of one tile in sixteenths, int32 (h, w, M). Raises ChecksumError if they are not the encoder's."""
+    height, width = window.bottom - window.top, window.right - window.left
+    channels = model.config.latent_channels
+    network = model.entropy
+    decoder = coder.Decoder(tile.stream, model.tables, threads=_threads())
+
+    z_rows = network.z_rows(index, height, width)
+    z_hat = np.zeros(z_rows.shape, np.int32)
+    z_hat[z_rows > 0] = decoder.decode(z_rows[z_rows > 0])
+    network.start(z_hat, index, height, width)
+    y_hat = np.zeros((height, width, channels), np.int32)
+    for step in range(PASSES):
+        means, table_rows = network.predict(step, y_hat)
+        mask = pass_mask(step, height, width, channels)
+        rows = table_rows[mask]
+        symbols = np.zeros(rows.shape, np.int32)
+        symbols[rows > 0] = decoder.decode(rows[rows > 0])
+        y_hat[mask] = _latents(symbols, means[mask])
+    decoder.finish()
+    if _checksum(z_hat, y_hat) != tile.symbols_crc:
+        raise ChecksumError("the file decoded to other symbols than were encoded; decoding is not exact here, or the file was forged.")
+    return y_hat
+
+
+def _quantise(residual: NDArray[np.float32], dead_zone: float) -> NDArray[np.int32]:
+    """Nearest integers, the zero bin wider by `dead_zone` on each side. Clamped, so that any float gives a symbol."""
+    rounded = np.rint(np.nan_to_num(residual, nan=0.0))
+    if dead_zone:
+        rounded[np.abs(residual) < 0.5 + dead_zone] = 0
+    limit = MAX_LATENT // UNIT
+    return np.clip(rounded, -limit, limit).astype(np.int32)
+
+
+def _latents(symbols: NDArray[np.int32], means: NDArray[np.int32]) -> NDArray[np.int32]:
+    """y_hat in sixteenths: symbol · 16 + mean, clamped. Symbols are clamped first: a forged stream may hold any."""
+    limit = 1 << 20
+    return np.clip(np.clip(symbols, -limit, limit) * UNIT + means, -MAX_LATENT, MAX_LATENT)
+
+
+def _checksum(z_hat: NDArray[np.int32], y_hat: NDArray[np.int32]) -> int:
+    """CRC-32 over z_hat, then y_hat in sixteenths, as little-endian int32 in (row, column, channel) order."""
+    crc = zlib.crc32(np.ascontiguousarray(z_hat, "<i4").tobytes())
+    return zlib.crc32(np.ascontiguousarray(y_hat, "<i4").tobytes(), crc)
+
+
+def _slices(inner: Window, outer: Window, scale: int = 1) -> tuple[slice, slice]:
+    """Where `inner` lies in an array that holds `outer`, with `scale` elements a latent."""
+    return (
+        slice((inner.top - outer.top) * scale, (inner.bottom - outer.top) * scale),
+        slice((inner.left - outer.left) * scale, (inner.right - outer.left) * scale),
+    )
+
+
+def _row(index: int, model: checkpoint.Model) -> torch.Tensor:
+    return torch.tensor([index / 64], device=model.device)
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+def _encode_to_bytes(picture: image.Picture, model: checkpoint.Model, limit: int) -> bytes:
+    """The file of the highest quality index that has at most `limit` bytes."""
+    smallest = encode_picture(picture, model, 0)
+    if len(smallest) > limit:
+        raise ImageError(f"{limit} bytes cannot be reached: at the lowest quality the file has {len(smallest)} bytes.")
+    return _search(lambda index: encode_picture(picture, model, index), lambda data: len(data) <= limit, smallest)
+
+
+def _encode_to_psnr(picture: image.Picture, model: checkpoint.Model, target: float) -> bytes:
+    """The file of the lowest quality index whose picture has at least `target` dB."""
+
+    def psnr(data: bytes) -> float:
+        decoded = decode_picture(container.read(data), model)
+        error = np.square(decoded.rgb.astype(np.float64) - picture.rgb).mean()
+        return 10 * math.log10(255**2 / error) if error else math.inf
+
+    best = encode_picture(picture, model, container.QUALITY_INDEX_MAX)
+    if psnr(best) < target:
+        raise ImageError(f"{target} dB cannot be reached: the highest quality gives {psnr(best):.2f} dB.")
+    index = container.QUALITY_INDEX_MAX
+    return _search(
+        lambda step: encode_picture(picture, model, index - step), lambda data: psnr(data) >= target, best
+    )
+
+
+def _search(encode_at: Callable[[int], bytes], good: Callable[[bytes], bool], first: bytes) -> bytes:
+    """The result at the largest argument in 0..960 that is good, by bisection; `first`, that at 0, is good."""
+    low, high, best = 0, container.QUALITY_INDEX_MAX + 1, first
+    while high - low > 1:
+        middle = (low + high) // 2
+        data = encode_at(middle)
+        if good(data):
+            low, best = middle, data
+        else:
+            high = middle
+    return best

@@ -1,0 +1,112 @@
+"""Training configuration: TOML sections [model], [data] and [training] into dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neurocodec.errors import ConfigError
+from neurocodec.models.hyperprior import HyperpriorConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures are. `folder` is read recursively; every `validation_every`-th picture is kept for validation."""
+
+    folder: str = ""
+    cache: str = ""  # decoded pictures; default: inside the run folder
+    validation_every: int = 40
+    validation_images: int = 12
+    crop: int = 256
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One run. It ends after `steps` steps or, if `minutes` is above zero, after that much wall clock, whichever is first."""
+
+    steps: int = 10_000
+    minutes: float = 0.0
+    batch: int = 8  # over all processes
+    seed: int = 0
+    device: str = "auto"  # auto, cpu, cuda
+    precision: str = "auto"  # auto (bfloat16 on CUDA), float32, bfloat16
+    threads: int = 0  # CPU threads a process; 0 leaves torch's choice
+    optimizer: str = "adam"  # adam, muon (torch >= 2.9: Muon on the 1×1 matrices, Adam on the rest)
+    learning_rate: float = 1e-3
+    rows_learning_rate: float = 3e-3  # per-quality gains and biases
+    warmup: float = 0.01  # share of the run
+    final_learning_rate: float = 0.01  # of the peak, at the end of the cosine
+    clip: float = 1.0
+    ema: float = 0.999
+    init_from: str = ""  # a model file to start from; default: transform initialisation
+    init_images: int = 40
+    log_every: int = 20
+    checkpoint_every: int = 500
+    validate_every: int = 2000
+    validate_actual: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole training configuration."""
+
+    model: HyperpriorConfig = field(default_factory=HyperpriorConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a TOML file and applies `section.key=value` overrides (values in TOML syntax; bare words are strings).
+
+    Raises ConfigError for a missing file, unknown sections or keys, and values of the wrong type.
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot):
+            raise ConfigError(f"override {override!r} is not of the form section.key=value.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        tables.setdefault(section, {})[key] = value
+    return config_from_dict(tables)
+
+
+def config_from_dict(tables: dict[str, Any]) -> Config:
+    """Builds a Config from nested dictionaries; the inverse of `dataclasses.asdict`."""
+    sections = {"model": HyperpriorConfig, "data": DataConfig, "training": TrainingConfig}
+    unknown = set(tables) - set(sections)
+    if unknown:
+        raise ConfigError(f"unknown section [{sorted(unknown)[0]}]; the sections are [model], [data] and [training].")
+    return Config(**{name: _section(name, kind, tables.get(name, {})) for name, kind in sections.items()})
+
+
+def _section(name: str, kind: Any, table: dict[str, Any]) -> Any:
+    defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+    values = {}
+    for key, value in table.items():
+        if key not in defaults:
+            raise ConfigError(f"unknown key {key!r} in [{name}]; known are {', '.join(defaults)}.")
+        expected = type(defaults[key])
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not expected:
+            raise ConfigError(f"{name}.{key} is {value!r}, and a value of type {expected.__name__} is needed.")
+        values[key] = value
+    return kind(**values)
