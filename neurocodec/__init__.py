@@ -1,8 +1,8 @@
 """neurocodec: a neural image codec.
 
-    data = neurocodec.encode("photo.png", quality=50)
-    im = neurocodec.decode(data)
-    neurocodec.info(data)
+data = neurocodec.encode("photo.png", quality=50)
+im = neurocodec.decode(data)
+neurocodec.info(data)
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def info(data: bytes | str | os.PathLike[str]) -> NicInfo:
             with open(data, "rb") as file:
                 data = file.read()
         except OSError as error:
-            raise NicFormatError(f"cannot read {os.fspath(data)}: {error.strerror}.") from error
+            raise NicFormatError(f"cannot read {os.fsdecode(data)}: {error.strerror}.") from error
     return describe(bytes(data))
 
 

@@ -25,6 +25,7 @@ from neurocodec.errors import ModelMismatchError, ModelNotFoundError
 from neurocodec.models.hyperprior import Analysis, HyperAnalysis, Hyperprior, HyperpriorConfig, Synthesis
 
 FILE_FORMAT = "neurocodec-model-1"
+_HINT = "put its file into a folder that NEUROCODEC_WEIGHTS names"
 _TABLES = ("frequencies", "offsets", "lengths")
 
 
@@ -60,9 +61,7 @@ class Model:
         temporary.replace(path)
 
 
-def freeze(
-    model: Hyperprior, *, tables: Tables | None = None, dead_zone: float = 0.0, device: str = "cpu"
-) -> Model:
+def freeze(model: Hyperprior, *, tables: Tables | None = None, dead_zone: float = 0.0, device: str = "cpu") -> Model:
     """Makes a frozen model of a trained one. This is the only place where floats become tables and integer weights.
 
     tables: one row for each scale of `entropy.likelihood`; Gaussian ones by default.
@@ -89,7 +88,7 @@ def load(name: str | Path, *, device: str = "auto") -> Model:
         candidates = [folder / f"{name}.safetensors" for folder in _folders()]
         path = next((c for c in candidates if c.is_file()), candidates[0])
     if not path.is_file():
-        raise ModelNotFoundError(f"no model {str(name)!r} is installed; put its file into a folder that NEUROCODEC_WEIGHTS names.")
+        raise ModelNotFoundError(f"no model {str(name)!r} is installed; {_HINT}.")
     return _load(str(path.resolve()), path.stat().st_mtime_ns, resolve_device(device))
 
 
@@ -99,9 +98,7 @@ def find(model_id: bytes, *, device: str = "auto") -> Model:
         for path in sorted(folder.glob("*.safetensors")):
             if _declared_id(str(path), path.stat().st_mtime_ns) == model_id.hex():
                 return load(path, device=device)
-    raise ModelNotFoundError(
-        f"the file needs model {model_id.hex()}, which is not installed; put its file into a folder that NEUROCODEC_WEIGHTS names."
-    )
+    raise ModelNotFoundError(f"the file needs model {model_id.hex()}, which is not installed; {_HINT}.")
 
 
 def resolve_device(device: str) -> str:

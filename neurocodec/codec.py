@@ -1,8 +1,8 @@
 """Encode and decode: composes the stages.
 
-    picture ─g_a→ y ─h_a→ z ─round→ z_hat ─┬ coded with the factorised prior
-                                           └ h_s → four passes: means, rows → symbols, coded → container
-    container ─decode→ z_hat, symbols → y_hat ─g_s→ picture
+picture ─g_a→ y ─h_a→ z ─round→ z_hat ─┬ coded with the factorised prior
+                                       └ h_s → four passes: means, rows → symbols, coded → container
+container ─decode→ z_hat, symbols → y_hat ─g_s→ picture
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def decode(
     """Decodes a .nic file to a PIL image of mode L, LA, RGB or RGBA; ICC profile, EXIF and XMP are in its info.
 
     data: the bytes of the file, or its path. region: (x, y, width, height) in pixels, to decode only that part.
-    realism: 0, the reconstruction of least distortion; other values need a generative decoder, which this release has not.
+    realism: 0, the reconstruction of least distortion; more needs a generative decoder, which this release has not.
     model: the loaded model to use instead of the installed one with the file's id.
 
     Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model,
@@ -103,7 +103,7 @@ def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
     try:
         return Path(data).read_bytes()
     except OSError as error:
-        raise NicFormatError(f"cannot read {os.fspath(data)}: {error.strerror}.") from error
+        raise NicFormatError(f"cannot read {os.fsdecode(data)}: {error.strerror}.") from error
 
 
 def quality_index(quality: float) -> int:
@@ -112,6 +112,8 @@ def quality_index(quality: float) -> int:
 
 
 @torch.inference_mode()
+@torch.autocast("cpu", enabled=False)  # the caller's precision is not ours
+@torch.autocast("cuda", enabled=False)
 def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) -> bytes:
     """Encodes at a quality index, 0 to 960, in 1/64 of a row of the model's gains."""
     height, width = picture.rgb.shape[:2]
@@ -142,13 +144,15 @@ def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) 
 
 
 @torch.inference_mode()
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
 def decode_picture(
     nic: container.NicFile, model: checkpoint.Model, *, region: tuple[int, int, int, int] | None = None
 ) -> image.Picture:
     """Decodes a parsed file, or a region (x, y, width, height) of it."""
     header = nic.header
     x, y, width, height = region = region or (0, 0, header.width, header.height)
-    if not (0 <= x and 0 <= y and 0 < width <= header.width - x and 0 < height <= header.height - y):
+    if not (x >= 0 and y >= 0 and 0 < width <= header.width - x and 0 < height <= header.height - y):
         raise ValueError(f"the region {region} is not inside the picture of {header.width}×{header.height} pixels.")
     rows, columns = -(-header.height // LATENT), -(-header.width // LATENT)
     wanted = tiling.region_window(region)
@@ -205,7 +209,7 @@ def _analyse(padded: NDArray[np.uint8], window: Window, model: checkpoint.Model,
     seen = window.grow(analysis_halo(model), rows, columns)
     pixels = padded[_slices(seen, Window(0, 0, rows, columns), LATENT)]
     x = image.to_tensor(pixels).to(device=model.device, memory_format=torch.channels_last)
-    y = model.g_a(x, _row(index, model))
+    y: torch.Tensor = model.g_a(x, _row(index, model))
     inside = _slices(window, seen)
     return y[:, :, inside[0], inside[1]]
 
@@ -269,7 +273,9 @@ def _decode_latents(tile: container.Tile, window: Window, model: checkpoint.Mode
         y_hat[mask] = _latents(symbols, means[mask])
     decoder.finish()
     if _checksum(z_hat, y_hat) != tile.symbols_crc:
-        raise ChecksumError("the file decoded to other symbols than were encoded; decoding is not exact here, or the file was forged.")
+        raise ChecksumError(
+            "the file decoded to other symbols than were encoded: it is damaged, or decoding is not exact."
+        )
     return y_hat
 
 
@@ -330,9 +336,7 @@ def _encode_to_psnr(picture: image.Picture, model: checkpoint.Model, target: flo
     if psnr(best) < target:
         raise ImageError(f"{target} dB cannot be reached: the highest quality gives {psnr(best):.2f} dB.")
     index = container.QUALITY_INDEX_MAX
-    return _search(
-        lambda step: encode_picture(picture, model, index - step), lambda data: psnr(data) >= target, best
-    )
+    return _search(lambda step: encode_picture(picture, model, index - step), lambda data: psnr(data) >= target, best)
 
 
 def _search(encode_at: Callable[[int], bytes], good: Callable[[bytes], bool], first: bytes) -> bytes:

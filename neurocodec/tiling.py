@@ -25,7 +25,10 @@ class Window:
     def grow(self, halo: int, height: int, width: int) -> Window:
         """This window with `halo` more latents on each side, as far as the picture of (height, width) latents goes."""
         return Window(
-            max(0, self.top - halo), max(0, self.left - halo), min(height, self.bottom + halo), min(width, self.right + halo)
+            max(0, self.top - halo),
+            max(0, self.left - halo),
+            min(height, self.bottom + halo),
+            min(width, self.right + halo),
         )
 
     def meet(self, other: Window) -> Window | None:

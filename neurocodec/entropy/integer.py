@@ -38,7 +38,8 @@ INDEX_SHIFT = 5
 """Networks predict scale indexes in units of 8 rows: with 8 fractional bits, 32 a row."""
 QUALITY_STEPS = 64
 """Quality indexes count 1/64 of a row."""
-LOG_TABLE_SIZE = 1 << 15
+LOG_TABLE_SIZE = 1 << 12
+"""Entries of the table of log2(1 + |y|), one a sixteenth; larger latents take the last."""
 EXACT = 1 << 52
 """Largest partial sum admitted; float64 holds integers exactly to twice that."""
 MAX_LATENT = (1 << 20) - 1
@@ -213,9 +214,7 @@ class EntropyNetwork:
             self._array(f"contexts.{i}.phase_bias", np.int64, (2, 2, hidden))
         self._rows = {name: self._array(name, np.int64, (config.quality_rows, size)) for name, size in rows.items()}
         self._layers = {name: self._layer(name, shape) for name, shape in shapes.items()}
-        self._log_table = self._array("log_table", np.int64, (LOG_TABLE_SIZE,))
-        if self._log_table.min() < 0 or self._log_table.max() >= LIMIT:
-            raise ModelMismatchError("the model file's log_table leaves the range of activations.")
+        self._log_table = self._array("log_table", np.int16, (LOG_TABLE_SIZE,)).astype(np.int32)
         for name in ("h_s.conv_in", "prediction.head", *(f"contexts.{i}.conv_in" for i in range(PASSES - 1))):
             bias = self._rows[name.replace("conv_in", "bias").replace("head", "bias")]
             phase = self._arrays.get(name.replace("conv_in", "phase_bias"), np.zeros(1, np.int64))
@@ -296,7 +295,7 @@ class EntropyNetwork:
         """y / 8 and log2(1 + |y|), the latter from the model's table, with 8 fractional bits."""
         linear = np.clip(known * 2, -LIMIT, LIMIT - 1)
         logarithm = self._log_table[np.minimum(np.abs(known), LOG_TABLE_SIZE - 1)]
-        return np.concatenate([linear, logarithm.astype(np.int32)], axis=2)
+        return np.concatenate([linear, logarithm], axis=2)
 
     def _row(self, name: str) -> Any:
         return self._do.load(interpolate_rows(self._rows[name], self._quality_index))
@@ -316,7 +315,7 @@ def freeze_entropy(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDAr
         if name.endswith(".bias"):  # quality rows: frozen below, at the scale of their layer
             continue
         largest = max(float(np.abs(weight).max()), 2.0**-8)
-        shift = min(15, int(math.floor(math.log2((LIMIT - 1) / largest))))
+        shift = min(15, math.floor(math.log2((LIMIT - 1) / largest)))
         scale = 2.0 ** (shift + ACTIVATION_BITS)
         frozen[name + ".weight"] = np.rint(weight * 2.0**shift).astype(np.int16)
         frozen[name + ".bias"] = np.rint(weights[name + ".bias"].astype(np.float64) * scale).astype(np.int64)
@@ -332,5 +331,5 @@ def freeze_entropy(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDAr
                 frozen[phase] = np.rint(weights[phase].astype(np.float64) * scale).astype(np.int64)
     frozen["z_index"] = np.rint(weights["z_index.weight"].astype(np.float64) * 2**ACTIVATION_BITS).astype(np.int64)
     magnitudes = np.arange(LOG_TABLE_SIZE) / 2.0**MEAN_BITS
-    frozen["log_table"] = np.rint(np.log2(1.0 + magnitudes) * 2**ACTIVATION_BITS).astype(np.int64)
+    frozen["log_table"] = np.rint(np.log2(1.0 + magnitudes) * 2**ACTIVATION_BITS).astype(np.int16)
     return frozen

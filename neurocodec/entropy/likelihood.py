@@ -44,9 +44,9 @@ def gaussian_bits(residual: Tensor, index: Tensor) -> Tensor:
 def training_bits(residual: Tensor, index: Tensor) -> Tensor:
     """Bits of the rounded residual, with gradients that can be trained on, elementwise.
 
-    The value, and the gradient for the scale index, come from the rounded residual, which is what will be coded. Rounding
-    has no useful gradient for the residual: it gets that of additive uniform noise (Ballé et al. 2017). Learning scales
-    from noise instead overstates the rate of small latents by a tenth of a bit each.
+    The value, and the gradient for the scale index, come from the rounded residual, which is what will be coded.
+    Rounding has no useful gradient for the residual: it gets that of additive uniform noise (Ballé et al. 2017).
+    Learning scales from noise instead overstates the rate of small latents by a tenth of a bit each.
     """
     rounded = gaussian_bits(residual.detach().round(), index)
     noisy = gaussian_bits(residual + torch.empty_like(residual).uniform_(-0.5, 0.5), index.detach())

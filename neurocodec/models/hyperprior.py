@@ -1,9 +1,9 @@
 """The base model: a variable-rate mean-scale hyperprior with four context passes, all at low resolution.
 
-    x ─PixelUnshuffle(8)→ g_a → y (M, 1/16) ─ h_a → z (N, 1/64)
-    z_hat ─ h_s → features ─┬ context pass 0 → means, scale indexes of a quarter of y
-                            └ context passes 1..3, each seeing the quarters decoded before it
-    y_hat ─ g_s → PixelShuffle(8) → x_hat
+x ─PixelUnshuffle(8)→ g_a → y (M, 1/16) ─ h_a → z (N, 1/64)
+z_hat ─ h_s → features ─┬ context pass 0 → means, scale indexes of a quarter of y
+                        └ context passes 1..3, each seeing the quarters decoded before it
+y_hat ─ g_s → PixelShuffle(8) → x_hat
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MEAN_INPUT = 1.0 / 8.0
 
 @dataclass(frozen=True)
 class HyperpriorConfig:
-    """Shape of a `Hyperprior`. Channel counts are multiples of 8; `channels` ≥ 192 starts as a complete 8×8 colour DCT."""
+    """Shape of a `Hyperprior`. `latent_channels` is a multiple of 4; the DCT start needs `channels` ≥ 192."""
 
     channels: int = 192  # C, transforms at 1/8
     latent_channels: int = 256  # M, y at 1/16
@@ -54,7 +54,8 @@ class HyperpriorConfig:
     def lmbda(self, quality_index: Tensor) -> Tensor:
         """λ of a (fractional) quality index: log-spaced from lambda_min to lambda_max."""
         fraction = quality_index / (self.quality_rows - 1)
-        return self.lambda_min * (self.lambda_max / self.lambda_min) ** fraction
+        lmbda: Tensor = self.lambda_min * (self.lambda_max / self.lambda_min) ** fraction
+        return lmbda
 
     def step_size(self, quality_index: float) -> float:
         """Quantisation step in units of [0, 1] pixels that high-rate theory gives: Δ² = 18 / (λ · 255² · ln 2)."""
@@ -79,7 +80,8 @@ class Analysis(nn.Module):
         u = self.stem(F.pixel_unshuffle(x - 0.5, 8))  # (B, C, H/8, W/8)
         u = self.blocks(u) * self.log_gain(quality_index).exp()
         u = self.down(F.pixel_unshuffle(u, 2))  # (B, M, H/16, W/16)
-        return self.latent_blocks(u).float() * self.log_y_gain(quality_index).exp()
+        y: Tensor = self.latent_blocks(u).float() * self.log_y_gain(quality_index).exp()
+        return y
 
 
 class Synthesis(nn.Module):
@@ -120,7 +122,8 @@ class HyperAnalysis(nn.Module):
         u = self.conv_in(context_input(y)) + self.bias(quality_index)
         u = self.dw1(F.leaky_relu(u, 0.01))
         u = F.leaky_relu(self.down1(F.pixel_unshuffle(u, 2)), 0.01)  # 1/32
-        return self.down2(F.pixel_unshuffle(self.dw2(u), 2)).float()  # 1/64
+        z: Tensor = self.down2(F.pixel_unshuffle(self.dw2(u), 2)).float()  # 1/64
+        return z
 
 
 class HyperSynthesis(nn.Module):
@@ -143,7 +146,7 @@ class HyperSynthesis(nn.Module):
 
 
 class Prediction(nn.Module):
-    """First context pass: features -> the base prediction (B, 2 M, h, w), means and scale indexes in units of INDEX_UNIT."""
+    """First context pass: features -> the base prediction (B, 2 M, h, w): means, and indexes in units of INDEX_UNIT."""
 
     def __init__(self, config: HyperpriorConfig) -> None:
         super().__init__()
@@ -153,11 +156,12 @@ class Prediction(nn.Module):
         self.bias = QualityRows(config.quality_rows, 2 * config.latent_channels)
 
     def forward(self, features: Tensor, quality_index: Tensor) -> Tensor:
-        return self.head(activation(self.conv(features))).float() + self.bias(quality_index)
+        base: Tensor = self.head(activation(self.conv(features))).float() + self.bias(quality_index)
+        return base
 
 
 class Context(nn.Module):
-    """A later context pass: features and the latents known so far -> a correction to the base prediction, (B, 2 M, h, w).
+    """A later context pass: features and the latents known so far -> a correction to the base, (B, 2 M, h, w).
 
     Unknown latents are zero; a bias for each phase of the 2×2 lattice tells the network which ones those are.
     """
@@ -178,7 +182,8 @@ class Context(nn.Module):
         u = self.conv_in(torch.cat([self.dw_in(context_input(known)), features.to(known.dtype)], dim=1))
         u = activation(u + self.bias(quality_index) + phase)
         u = activation(self.conv(self.dw(u)))
-        return self.head(u).float()
+        correction: Tensor = self.head(u).float()
+        return correction
 
 
 def activation(x: Tensor) -> Tensor:
@@ -192,7 +197,7 @@ def context_input(y: Tensor) -> Tensor:
 
 
 def pass_masks(channels: int, height: int, width: int, device: torch.device) -> list[Tensor]:
-    """For each pass the 0/1 mask, (1, channels, height, width), of the latents it codes. Together they cover each once."""
+    """For each pass the 0/1 mask, (1, channels, height, width), of the latents it codes."""
     masks = []
     for step in range(PASSES):
         lattice = torch.zeros(PASSES, 2, 2, device=device)
@@ -205,7 +210,7 @@ def pass_masks(channels: int, height: int, width: int, device: torch.device) -> 
 
 
 class Hyperprior(nn.Module):
-    """Variable-rate mean-scale hyperprior (Ballé et al. 2018; Minnen et al. 2018) with four spatial-channel context passes.
+    """Variable-rate mean-scale hyperprior (Ballé et al. 2018; Minnen et al. 2018) with four context passes.
 
     The order of the passes follows the quadtree partition of DCVC-DC (Li et al., CVPR 2023); gains for a
     continuous rate follow Cui et al. (CVPR 2021); networks at 1/8 and 1/16 follow DCVC-RT (Jia et al., CVPR 2025).
@@ -220,7 +225,8 @@ class Hyperprior(nn.Module):
         self.h_s = HyperSynthesis(self.config)
         self.prediction = Prediction(self.config)
         self.contexts = nn.ModuleList(Context(self.config) for _ in range(PASSES - 1))
-        self.z_index = QualityRows(self.config.quality_rows, self.config.hyper_channels, fill=index_of_scale(1.5) / INDEX_UNIT)
+        rows, fill = self.config.quality_rows, index_of_scale(1.5) / INDEX_UNIT
+        self.z_index = QualityRows(rows, self.config.hyper_channels, fill=fill)
 
     def forward(self, x: Tensor, quality_index: Tensor) -> dict[str, Tensor]:
         """Training pass.
@@ -254,7 +260,7 @@ class Hyperprior(nn.Module):
 
     @torch.no_grad()
     def start_as_transform_codec(self, images: Sequence[Tensor]) -> None:
-        """Initialises the transforms as an 8×8 colour DCT and a Haar step, with step sizes and scales measured on images.
+        """Initialises the transforms as a colour DCT and a Haar step, with step sizes and scales measured on images.
 
         images: (1, 3, H, W) tensors in [0, 1], H and W multiples of 16. Features inside the networks are
         normalised by the spread of each coefficient; the gains hold the scale. Worth thousands of steps of training.
@@ -283,19 +289,15 @@ class Hyperprior(nn.Module):
                 self.g_s.up.weight[4 * frequency : 4 * frequency + 4, latent] += haar[band]
                 frequency_of[latent] = frequency
 
-        device = spread.device
-        unit = torch.cat(
-            [
-                self.g_a.latent_blocks(self.g_a.down(F.pixel_unshuffle(self.g_a.blocks(self.g_a.stem(F.pixel_unshuffle(x - 0.5, 8))), 2)))
-                .flatten(2)
-                for x in images
-            ],
-            dim=2,
-        ).std((0, 2))
+        units = []  # of the latents before their gain
+        for x in images:
+            u = self.g_a.blocks(self.g_a.stem(F.pixel_unshuffle(x - 0.5, 8)))
+            units.append(self.g_a.latent_blocks(self.g_a.down(F.pixel_unshuffle(u, 2))).flatten(2))
+        unit = torch.cat(units, dim=2).std((0, 2))
         for row in range(config.quality_rows):
-            gain = (spread[frequency_of.to(device)] / config.step_size(row)).log()
+            gain = (spread[frequency_of] / config.step_size(row)).log()
             self.g_a.log_y_gain.weight[row] = gain
             self.g_s.log_y_gain.weight[row] = -gain
             scale = unit * gain.exp() * 0.6  # local spread is below the global one
-            index = torch.tensor([index_of_scale(max(s, 0.11)) for s in scale.tolist()], device=device)
+            index = torch.tensor([index_of_scale(max(s, 0.11)) for s in scale.tolist()])
             self.prediction.bias.weight[row, config.latent_channels :] = index / INDEX_UNIT

@@ -1,4 +1,4 @@
-"""The few layers all networks are made of: 1×1 and depthwise 3×3 convolutions, a gate, and rows of per-quality parameters.
+"""The few layers all networks are made of: 1×1 and depthwise 3×3 convolutions, a gate, and per-quality parameters.
 
 1×1 weights are stored as matrices and depthwise weights as (C, 3, 3), because the exact entropy path
 (`neurocodec.entropy.integer`) runs the same layers as matrix products and shifted multiply-adds.
@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,8 @@ class Pointwise(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W) -> (B, out, H, W)
-        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)  # a copy-free view if channels-last
+        # As a matrix product: permuting channels-last tensors copies nothing.
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 class Depthwise(nn.Module):
@@ -56,7 +58,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
         x = x + self.conv_out(self.conv_dw(F.leaky_relu(self.conv_in(x), 0.01)))
         value, gate = self.gate_in(x).chunk(2, dim=1)
-        return x + self.gate_out(value * F.hardsigmoid(gate))
+        gated: Tensor = self.gate_out(value * F.hardsigmoid(gate))
+        return x + gated
 
 
 class QualityRows(nn.Module):
@@ -74,23 +77,23 @@ class QualityRows(nn.Module):
 
 
 class _LowerBound(torch.autograd.Function):
-    """max(x, bound) whose gradient still lets x rise from below the bound (Ballé et al. 2018, as in TFC's lower_bound)."""
+    """max(x, bound) whose gradient still lets x rise from below the bound (as tensorflow/compression's lower_bound)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.bound = bound
         return x.clamp_min(bound)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return torch.where((x >= ctx.bound) | (grad < 0), grad, torch.zeros_like(grad)), None
 
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:
     """max(x, bound), elementwise; the gradient passes where x ≥ bound or where it would raise x."""
-    bounded: Tensor = _LowerBound.apply(x, bound)
+    bounded: Tensor = _LowerBound.apply(x, bound)  # type: ignore[no-untyped-call]
     return bounded
 
 
@@ -110,11 +113,11 @@ def dct_matrix(size: int = 8) -> Tensor:
 def opponent_matrix() -> Tensor:
     """Orthonormal opponent-colour transform of RGB, (3, 3): luma, red-blue, green-magenta."""
     rows = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]], dtype=torch.float64)
-    return rows / rows.norm(dim=1, keepdim=True)
+    return F.normalize(rows, dim=1)
 
 
 def colour_dct_matrix() -> Tensor:
-    """Orthonormal 8×8 DCT of opponent colours, (192, 192), acting on the channels of PixelUnshuffle(8) of an RGB picture."""
+    """Orthonormal 8×8 DCT of opponent colours, (192, 192), for the channels of PixelUnshuffle(8) of an RGB picture."""
     dct = dct_matrix(8)
     two_dimensional = torch.einsum("ui,vj->uvij", dct, dct).reshape(64, 64)
     return torch.einsum("kc,fp->kfcp", opponent_matrix(), two_dimensional).reshape(192, 192)

@@ -20,7 +20,7 @@ else:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pictures are. `folder` is read recursively; every `validation_every`-th picture is kept for validation."""
+    """Where the pictures are. `folder` is read recursively; every `validation_every`-th picture is held out."""
 
     folder: str = ""
     cache: str = ""  # decoded pictures; default: inside the run folder
@@ -31,7 +31,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One run. It ends after `steps` steps or, if `minutes` is above zero, after that much wall clock, whichever is first."""
+    """One run. It ends after `steps` steps or, if `minutes` is above zero, after that much wall clock."""
 
     steps: int = 10_000
     minutes: float = 0.0

@@ -56,7 +56,7 @@ class Photographs:
         return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
 
     def tensor(self, i: int, *, multiple: int = 64, largest: int = 1 << 30) -> Tensor:
-        """The i-th picture cut to a multiple of `multiple` and to `largest` in both directions, (1, 3, H, W) in [0, 1]."""
+        """The i-th picture, sides cut to multiples of `multiple` and to `largest`: (1, 3, H, W) in [0, 1]."""
         height, width = (min(side, largest) // multiple * multiple for side in self[i].shape[:2])
         return torch.from_numpy(self[i][:height, :width].copy()).permute(2, 0, 1)[None].float() / 255.0
 

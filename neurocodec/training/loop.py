@@ -37,7 +37,7 @@ VALIDATION_ROWS = (2.0, 5.0, 8.0, 11.0)
 def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
     """Trains a model and writes run/log.jsonl, run/checkpoint.pt (to resume) and run/model.pt (EMA weights).
 
-    Returns the path of run/model.pt. Raises ConfigError if `run` holds a run and `resume` is false, or holds none and it is true.
+    Returns the path of run/model.pt. Raises ConfigError if `run` already holds a run, or, with `resume`, holds none.
     """
     run = Path(run)
     rank, world = _join_processes()
@@ -50,7 +50,9 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = _device(settings.device)
-    precision = settings.precision if settings.precision != "auto" else ("bfloat16" if device.type == "cuda" else "float32")
+    precision = (
+        settings.precision if settings.precision != "auto" else ("bfloat16" if device.type == "cuda" else "float32")
+    )
 
     paths = find_images(config.data.folder)
     cache = config.data.cache or run / "cache"
@@ -86,9 +88,13 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
     stop = _stop_on_signal()
     log = open(run / "log.jsonl", "a", buffering=1) if rank == 0 else None  # noqa: SIM115 (open for the whole run)
     if log and not resume:
-        log.write(json.dumps({"config": dataclasses.asdict(config), "pictures": len(photographs), "processes": world}) + "\n")
+        log.write(
+            json.dumps({"config": dataclasses.asdict(config), "pictures": len(photographs), "processes": world}) + "\n"
+        )
     share = settings.batch // world
-    batches = _batches(photographs, settings.seed, state["step"], rank, share, config.data.crop, config.model.quality_rows)
+    batches = _batches(
+        photographs, settings.seed, state["step"], rank, share, config.data.crop, config.model.quality_rows
+    )
     progress = tqdm(total=settings.steps, initial=state["step"], disable=rank > 0, smoothing=0.02, mininterval=5.0)
     started, logged, waited = time.monotonic() - state["seconds"], time.monotonic(), 0.0
     window: list[Tensor] = []
@@ -123,7 +129,9 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
         torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
 
         window.append(
-            torch.stack([losses["loss"], losses["bpp"].mean(), losses["z_bpp"].mean(), losses["mse"].log10().mean(), norm]).detach()
+            torch.stack(
+                [losses["loss"], losses["bpp"].mean(), losses["z_bpp"].mean(), losses["mse"].log10().mean(), norm]
+            ).detach()
         )
         progress.update()
         state["seconds"] = time.monotonic() - started
@@ -131,11 +139,18 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
             loss, bpp, z_bpp, log_mse, gradient = torch.stack(window).mean(0).tolist()
             now = time.monotonic()
             row = {
-                "step": state["step"], "seconds": round(state["seconds"], 1), "loss": round(loss, 5), "bpp": round(bpp, 5),
-                "z_bpp": round(z_bpp, 5), "psnr": round(-10 * log_mse, 3), "gradient": round(gradient, 4), "rate": round(rate, 5),
+                "step": state["step"],
+                "seconds": round(state["seconds"], 1),
+                "loss": round(loss, 5),
+                "bpp": round(bpp, 5),
+                "z_bpp": round(z_bpp, 5),
+                "psnr": round(-10 * log_mse, 3),
+                "gradient": round(gradient, 4),
+                "rate": round(rate, 5),
                 "images_per_second": round(len(window) * settings.batch / (now - logged), 2),
-                "waiting": round(waited / (now - logged), 4), "skipped": state["skipped"],
-            }  # fmt: skip
+                "waiting": round(waited / (now - logged), 4),
+                "skipped": state["skipped"],
+            }
             log.write(json.dumps(row) + "\n")
             progress.set_postfix(loss=f"{loss:.4f}", bpp=f"{bpp:.3f}", psnr=f"{-10 * log_mse:.2f}")
             window, logged, waited = [], now, 0.0
@@ -143,14 +158,18 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
             _save(run, config, model, ema, optimizers, state)
         if log and state["step"] % settings.validate_every == 0:
             for row in validate(ema, held_out, actual=settings.validate_actual):
-                log.write(json.dumps({"step": state["step"], "seconds": round(state["seconds"], 1), "validation": row}) + "\n")
+                log.write(
+                    json.dumps({"step": state["step"], "seconds": round(state["seconds"], 1), "validation": row}) + "\n"
+                )
 
     progress.close()
     if rank == 0:
         _save(run, config, model, ema, optimizers, state)
         if log:
             for row in validate(ema, held_out, actual=settings.validate_actual):
-                log.write(json.dumps({"step": state["step"], "seconds": round(state["seconds"], 1), "validation": row}) + "\n")
+                log.write(
+                    json.dumps({"step": state["step"], "seconds": round(state["seconds"], 1), "validation": row}) + "\n"
+                )
             log.close()
     if world > 1:
         dist.barrier()
@@ -160,7 +179,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
 
 @torch.no_grad()
 def validate(model: Hyperprior, held_out: Photographs, *, actual: bool) -> list[dict[str, float]]:
-    """Mean bpp and PSNR of whole held-out pictures at four quality indexes: estimated bits and, if `actual`, bytes of real files."""
+    """Mean bpp and PSNR of held-out pictures at four quality indexes; if `actual`, of real files besides."""
     rows: list[dict[str, float]] = []
     device = next(model.parameters()).device
     if actual:
@@ -208,7 +227,7 @@ def _device(name: str) -> torch.device:
 
 def _optimizers(model: nn.Module, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
     rows = {id(p) for m in model.modules() if isinstance(m, QualityRows) for p in m.parameters()}
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, Pointwise)} if settings.optimizer == "muon" else set()
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, Pointwise) and settings.optimizer == "muon"}
     named = list(model.parameters())
     groups = [
         {"params": [p for p in named if id(p) not in rows | matrices], "peak": settings.learning_rate},
@@ -275,12 +294,21 @@ def _stop_on_signal() -> dict[str, bool]:
 
 
 def _save(
-    run: Path, config: Config, model: nn.Module, ema: nn.Module, optimizers: list[torch.optim.Optimizer], state: dict[str, Any]
+    run: Path,
+    config: Config,
+    model: nn.Module,
+    ema: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    state: dict[str, Any],
 ) -> None:
     about = {"config": dataclasses.asdict(config), "state": dict(state)}
     _save_atomically({"model": ema.state_dict(), **about}, run / "model.pt")
-    resumable = {"model": model.state_dict(), "ema": ema.state_dict(), "optimizers": [o.state_dict() for o in optimizers], **about}
-    _save_atomically(resumable, run / "checkpoint.pt")
+    resumable = {
+        "model": model.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+    }
+    _save_atomically({**resumable, **about}, run / "checkpoint.pt")
 
 
 def _save_atomically(value: dict[str, Any], path: Path) -> None:

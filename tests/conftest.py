@@ -1,0 +1,46 @@
+"""Shared fixtures: the small golden model, a photograph, and pictures from the data folder where there is one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from neurocodec import checkpoint
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+PHOTO = ROOT / "neurocodec" / "cli" / "astronaut.png"
+sys.path.insert(0, str(GOLDEN.parent))
+
+
+@pytest.fixture(scope="session")
+def small_model() -> checkpoint.Model:
+    """The committed model of a few tens of kilobytes: its files are exact, its pictures look like nothing."""
+    return checkpoint.load(GOLDEN / "model" / "small.safetensors", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def base_model() -> checkpoint.Model:
+    """The shipped model."""
+    return checkpoint.load("base", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def photo() -> NDArray[np.uint8]:
+    """The bundled photograph, (512, 512, 3)."""
+    return np.asarray(Image.open(PHOTO).convert("RGB"))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of test pictures (NEUROCODEC_DATA, or shared/data beside the checkout); skips where there is none."""
+    for candidate in (os.environ.get("NEUROCODEC_DATA"), ROOT.parent / "shared" / "data"):
+        if candidate and (Path(candidate) / "kodak").is_dir():
+            return Path(candidate)
+    pytest.skip("no picture data sets here: set NEUROCODEC_DATA to a folder that holds kodak/")

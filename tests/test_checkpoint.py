@@ -1,0 +1,71 @@
+"""Model files: round trip, identity, damage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+from safetensors.numpy import load_file, save_file
+
+from neurocodec import checkpoint, codec
+from neurocodec.errors import ModelMismatchError, ModelNotFoundError
+
+SMALL = GOLDEN / "model" / "small.safetensors"
+
+
+def test_a_saved_model_is_the_same_model(small_model, tmp_path, photo):
+    path = tmp_path / "copy.safetensors"
+    small_model.save(path)
+    again = checkpoint.load(path, device="cpu")
+    assert again.model_id == small_model.model_id
+    assert codec.encode(photo[:40, :40], model=again) == codec.encode(photo[:40, :40], model=small_model)
+    assert [p.name for p in tmp_path.iterdir()] == ["copy.safetensors"]
+
+
+def test_the_id_covers_what_decoding_reads_and_nothing_else(small_model):
+    def identity(name, change):
+        arrays = {n: v.copy() for n, v in small_model.arrays.items()}
+        arrays[name].flat[0] += change
+        return checkpoint._model_id(small_model.config, arrays)
+
+    for name in ("g_s.head.weight", "entropy.h_s.up1.weight", "entropy.log_table", "tables.offsets"):
+        assert identity(name, 1) != small_model.model_id
+    for name in ("g_a.stem.weight", "h_a.conv_in.weight"):
+        assert identity(name, 1) == small_model.model_id
+
+
+def test_damaged_model_files(tmp_path):
+    data = bytearray(SMALL.read_bytes())
+    path = tmp_path / "m.safetensors"
+    for bad in (b"", data[:100], data[: len(data) // 2], b"\xff" * 64):
+        path.write_bytes(bad)
+        with pytest.raises(ModelMismatchError):
+            checkpoint.load(path)
+        path.unlink()
+    data[-1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelMismatchError):
+        checkpoint.load(path)
+
+
+def test_a_file_without_its_tables(tmp_path, small_model):
+    arrays = load_file(SMALL)
+    del arrays["tables.offsets"]
+    with pytest.raises(ModelMismatchError, match="offsets"):
+        checkpoint._assemble(small_model.config, arrays, 0.0, "cpu")
+    path = tmp_path / "other.safetensors"
+    save_file({"a": np.zeros(3)}, path)
+    with pytest.raises(ModelMismatchError, match="not a neurocodec model"):
+        checkpoint.load(path)
+
+
+def test_unknown_models():
+    with pytest.raises(ModelNotFoundError, match="nosuch"):
+        checkpoint.load("nosuch")
+    with pytest.raises(ModelNotFoundError, match="0123"):
+        checkpoint.find(bytes.fromhex("0123456789abcdef"))
+
+
+def test_the_shipped_model_is_small_enough(base_model):
+    path = checkpoint.Path(checkpoint.__file__).parent / "weights" / "base.safetensors"
+    assert path.stat().st_size <= 25_000_000

@@ -1,0 +1,342 @@
+"""encode and decode: round trips of every size and mode, determinism, targets, regions, tiles, damage, golden files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, PHOTO
+from golden.make import CASES, latents_digest, picture
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import neurocodec
+from neurocodec import codec, container, image, tiling
+from neurocodec.errors import ImageError, ModelNotFoundError, NeurocodecError, NicFormatError
+
+EXPECTED = json.loads((GOLDEN / "valid" / "expected.json").read_text())
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / max(np.square(np.asarray(a, float) - np.asarray(b, float)).mean(), 1e-9))
+
+
+def jpeg_of_size(im, limit):
+    """The best JPEG (4:2:0, optimised) with at most `limit` bytes."""
+    best = None
+    for quality in range(1, 96):
+        buffer = io.BytesIO()
+        im.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+        if buffer.tell() <= limit:
+            best = buffer
+    return Image.open(best)
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_golden_files_decode_to_the_same_latents_and_picture(case, small_model):
+    data = (GOLDEN / "valid" / f"{case}.nic").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == EXPECTED[case]["nic_sha256"]
+    assert small_model.model_id.hex() == EXPECTED[case]["model_id"]
+    assert latents_digest(data, small_model) == EXPECTED[case]["y_hat_sha256"]
+    decoded = codec.decode_picture(container.read(data), small_model)
+    stored = np.asarray(Image.open(GOLDEN / "valid" / f"{case}.png").convert("RGB")).astype(int)
+    assert np.abs(decoded.rgb.astype(int) - stored).max() <= 1  # synthesis is float: one level between machines
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_encoding_gives_a_decodable_file_of_the_golden_size(case, small_model):
+    # The encoder's transforms are float, so other machines may differ in a symbol; the size may not wander.
+    data = codec.encode_picture(picture(case), small_model, CASES[case][1])
+    golden = len((GOLDEN / "valid" / f"{case}.nic").read_bytes())
+    assert abs(len(data) - golden) <= 2 + golden // 100
+    codec.decode_picture(container.read(data), small_model)
+
+
+def test_every_size_from_1_to_70_round_trips(small_model, photo):
+    for side in range(1, 71):
+        for height, width in ((side, 71 - side), (side, side)):
+            source = photo[100 : 100 + height, 200 : 200 + width]
+            decoded = codec.decode(codec.encode(source, model=small_model), model=small_model)
+            assert decoded.size == (width, height)
+            assert decoded.mode == "RGB"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    height=st.integers(1, 80),
+    width=st.integers(1, 80),
+    quality=st.floats(1, 100),
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from(["noise", "flat", "stripes"]),
+)
+def test_any_content_round_trips_exactly_in_symbols(small_model, height, width, quality, seed, kind):
+    rng = np.random.default_rng(seed)
+    source = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    if kind == "flat":
+        source[:] = source[0, 0]
+    if kind == "stripes":
+        source[:] = np.where(np.arange(width)[None, :, None] % 2, 255, 0)
+    data = codec.encode(source, quality=quality, model=small_model)
+    assert codec.decode(data, model=small_model).size == (width, height)  # decode verifies the symbols' checksum
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "HSV"])
+def test_modes(mode, small_model, photo):
+    source = Image.fromarray(photo[100:140, 200:250])
+    im = (
+        Image.fromarray(np.asarray(source.convert("L")).astype(np.uint16) * 257)
+        if mode == "I;16"
+        else source.convert(mode)
+    )
+    data = codec.encode(im, model=small_model)
+    decoded = codec.decode(data, model=small_model)
+    expected = {"1": "L", "L": "L", "I;16": "L", "LA": "LA", "RGBA": "RGBA"}.get(mode, "RGB")
+    assert (decoded.mode, decoded.size) == (expected, im.size)
+    about = neurocodec.info(data)
+    assert about.mode == expected
+    assert about.source_depth == (16 if mode == "I;16" else 8)
+    assert bool(about.note) == (mode == "I;16")
+
+
+def test_alpha_is_lossless(small_model, photo):
+    rng = np.random.default_rng(0)
+    rgba = np.dstack([photo[:50, :60], rng.integers(0, 256, (50, 60), dtype=np.uint8)])
+    decoded = np.asarray(codec.decode(codec.encode(rgba, model=small_model), model=small_model))
+    assert (decoded[..., 3] == rgba[..., 3]).all()
+
+
+def test_metadata_survives_and_orientation_is_applied(small_model, photo):
+    im = Image.fromarray(photo[:40, :64])
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "maker"
+    buffer = io.BytesIO()
+    im.save(buffer, "PNG", exif=exif.tobytes(), icc_profile=_srgb())
+    buffer.seek(0)
+    decoded = codec.decode(codec.encode(Image.open(buffer), model=small_model), model=small_model)
+    assert decoded.size == (40, 64)  # turned upright
+    assert decoded.info["icc_profile"] == _srgb()
+    assert decoded.getexif()[271] == "maker"
+    assert decoded.getexif()[274] == 1
+
+
+def _srgb() -> bytes:
+    from PIL import ImageCms
+
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def test_overhead_of_a_plain_file_is_at_most_40_bytes(small_model, photo):
+    data = codec.encode(photo[:64, :64], model=small_model)
+    nic = container.read(data)
+    assert len(data) - len(nic.tiles[0].stream) <= 40
+
+
+def test_regions_equal_the_whole_picture(base_model, photo):
+    data = codec.encode(photo, quality=60, model=base_model)
+    whole = np.asarray(codec.decode(data, model=base_model)).astype(int)
+    for region in ((0, 0, 512, 512), (100, 37, 1, 1), (500, 500, 12, 12), (3, 250, 130, 77)):
+        x, y, width, height = region
+        part = np.asarray(codec.decode(data, region=region, model=base_model)).astype(int)
+        assert part.shape == (height, width, 3)
+        assert np.abs(part - whole[y : y + height, x : x + width]).max() <= 1
+    for region in ((0, 0, 513, 1), (-1, 0, 5, 5), (0, 0, 0, 5), (512, 0, 1, 1)):
+        with pytest.raises(ValueError, match="not inside"):
+            codec.decode(data, region=region, model=base_model)
+
+
+def test_tiles_have_no_seams(base_model, photo, monkeypatch):
+    picture = image.load(photo[:400, :450])
+    whole = codec.decode_picture(container.read(codec.encode_picture(picture, base_model, 500)), base_model)
+    monkeypatch.setattr(tiling, "tile_edge", lambda height, width: 256)
+    data = codec.encode_picture(picture, base_model, 500)
+    nic = container.read(data)
+    assert len(nic.tiles) == 4
+    tiled = codec.decode_picture(nic, base_model)
+    assert abs(psnr(tiled.rgb, picture.rgb) - psnr(whole.rgb, picture.rgb)) < 0.1
+    error = np.square(tiled.rgb.astype(float) - picture.rgb).mean(2)
+    assert error[:, 248:264].mean() < 1.5 * error[:, 200:312].mean()  # no worse along the seam
+    part = codec.decode_picture(nic, base_model, region=(240, 240, 40, 40))
+    assert np.abs(part.rgb.astype(int) - tiled.rgb[240:280, 240:280]).max() <= 1
+
+
+def test_bytes_and_psnr_rise_with_quality(base_model, photo):
+    sizes, psnrs = [], []
+    for quality in (1, *range(5, 101, 5)):
+        data = codec.encode(photo, quality=quality, model=base_model)
+        sizes.append(len(data))
+        psnrs.append(psnr(codec.decode(data, model=base_model), photo))
+    assert sizes == sorted(set(sizes))
+    assert psnrs == sorted(set(psnrs))
+
+
+def test_the_shipped_model_beats_jpeg_on_the_bundled_photo(base_model, photo):
+    # The model never saw this photograph in training.
+    for quality in (20, 40, 60, 80):
+        data = codec.encode(photo, quality=quality, model=base_model)
+        jpeg = jpeg_of_size(Image.fromarray(photo), len(data))
+        assert psnr(codec.decode(data, model=base_model), photo) > psnr(jpeg, photo) + 0.8
+
+
+def test_targets(base_model, photo):
+    crop = photo[:192, :256]
+    data = codec.encode(crop, target_bytes=4000, model=base_model)
+    assert 3800 < len(data) <= 4000
+    data = codec.encode(crop, target_bpp=0.8, model=base_model)
+    assert 0.76 < 8 * len(data) / (192 * 256) <= 0.8
+    data = codec.encode(crop, target_psnr=33.0, model=base_model)
+    assert 33.0 <= psnr(codec.decode(data, model=base_model), crop) < 33.2
+    with pytest.raises(ImageError, match="cannot be reached"):
+        codec.encode(crop, target_bytes=60, model=base_model)
+    with pytest.raises(ImageError, match="cannot be reached"):
+        codec.encode(crop, target_psnr=90, model=base_model)
+    with pytest.raises(ValueError, match="only one"):
+        codec.encode(crop, target_psnr=30, target_bytes=1000, model=base_model)
+
+
+@pytest.mark.parametrize("quality", [0, 101, float("nan"), -5])
+def test_quality_out_of_range(quality, photo, small_model):
+    with pytest.raises(ValueError, match="1 to 100"):
+        codec.encode(photo, quality=quality, model=small_model)
+
+
+def test_same_bytes_in_other_processes_and_with_1_or_2_threads(base_model, photo):
+    program = (
+        "import sys, hashlib, torch; torch.set_num_threads(int(sys.argv[1]));"
+        "import neurocodec;"
+        "print(hashlib.sha256(b''.join(neurocodec.encode(sys.argv[2], quality=q) for q in (10, 50, 90))).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program, threads, str(PHOTO)], capture_output=True, text=True, check=True
+        ).stdout
+        for threads in ("1", "2", "2")
+    }
+    here = hashlib.sha256(b"".join(codec.encode(photo, quality=q, model=base_model) for q in (10, 50, 90))).hexdigest()
+    assert digests == {here + "\n"}
+
+
+@pytest.mark.parametrize("condition", ["default", "avx2", "avx512", "no-onednn", "medium", "autocast"])
+def test_golden_latents_in_other_processes(condition):
+    """Symbols do not depend on the instruction set, oneDNN, matmul precision or autocast of the caller."""
+    program = (
+        "import sys, torch; sys.path[:0] = sys.argv[2:4]; condition = sys.argv[1];"
+        "torch.backends.mkldnn.enabled = condition != 'no-onednn';"
+        "torch.set_float32_matmul_precision('medium' if condition == 'medium' else 'highest');"
+        "from golden.make import *; model = checkpoint.load(HERE / 'model' / 'small.safetensors', device='cpu');"
+        "expected = json.loads((HERE / 'valid' / 'expected.json').read_text());"
+        "context = torch.autocast('cpu', torch.bfloat16, enabled=condition == 'autocast'); context.__enter__();"
+        "assert all(latents_digest((HERE / 'valid' / (c + '.nic')).read_bytes(), model) == expected[c]['y_hat_sha256']"
+        " for c in CASES); print('exact')"
+    )
+    environment = dict(os.environ)
+    if condition in ("default", "avx2", "avx512"):
+        environment["ATEN_CPU_CAPABILITY"] = condition
+    arguments = [sys.executable, "-c", program, condition, str(GOLDEN.parent), str(GOLDEN.parents[1])]
+    result = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    assert result.stdout == "exact\n", result.stderr
+
+
+def test_autocast_of_the_caller_does_not_change_the_picture(base_model, photo):
+    data = codec.encode(photo[:128, :128], model=base_model)
+    plain = np.asarray(codec.decode(data, model=base_model)).astype(int)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert codec.encode(photo[:128, :128], model=base_model) == data
+        assert np.abs(np.asarray(codec.decode(data, model=base_model)).astype(int) - plain).max() <= 1
+
+
+def outcome(data, model):
+    """The decoded picture's bytes, or the type of a typed error; anything else is a failure."""
+    try:
+        return np.asarray(codec.decode(data, model=model)).tobytes()
+    except NeurocodecError as error:
+        return type(error)
+
+
+def test_every_truncation_is_a_typed_error(small_model):
+    data = (GOLDEN / "valid" / "photo-37x23-q500.nic").read_bytes()
+    for length in range(len(data)):
+        assert isinstance(outcome(data[:length], small_model), type)
+
+
+def test_every_changed_byte_is_a_typed_error_or_the_same_picture(small_model):
+    data = (GOLDEN / "valid" / "photo-37x23-q500.nic").read_bytes()
+    same = outcome(data, small_model)
+    rng = np.random.default_rng(0)
+    for offset in range(len(data)):
+        for value in {data[offset] ^ 1, data[offset] ^ 0x80, 0, 255, int(rng.integers(256))} - {data[offset]}:
+            changed = outcome(data[:offset] + bytes([value]) + data[offset + 1 :], small_model)
+            assert isinstance(changed, type) or changed == same
+
+
+def test_forged_streams_with_valid_checksums_are_typed_errors(small_model):
+    """Past the container's checksums: any stream of bytes must end in an error, or be the right one."""
+    nic = container.read((GOLDEN / "valid" / "photo-37x23-q500.nic").read_bytes())
+    rng = np.random.default_rng(0)
+    stream = nic.tiles[0].stream
+    for trial in range(200):
+        forged = bytearray(stream)
+        for _ in range(1 + trial % 4):
+            forged[rng.integers(len(forged))] = rng.integers(256)
+        if trial % 5 == 0:
+            forged = bytearray(rng.bytes(int(rng.integers(0, 200))))
+        tile = container.Tile(bytes(forged), nic.tiles[0].symbols_crc)
+        data = container.write(container.NicFile(nic.header, nic.chunks, (tile,)))
+        assert isinstance(outcome(data, small_model), type) or bytes(forged) == stream
+
+
+def test_a_file_of_an_unknown_model_names_it(photo, small_model):
+    data = codec.encode(photo[:20, :20], model=small_model)
+    with pytest.raises(ModelNotFoundError, match=small_model.model_id.hex()):
+        neurocodec.decode(data)
+
+
+def test_the_models_of_a_folder_are_found(photo, small_model, monkeypatch):
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(GOLDEN / "model"))
+    data = neurocodec.encode(photo[:20, :20], model="small")
+    assert neurocodec.decode(data).size == (20, 20)
+
+
+def test_paths_and_errors_of_the_api(tmp_path, photo, base_model):
+    source, target = tmp_path / "a.png", tmp_path / "a.nic"
+    Image.fromarray(photo[:32, :48]).save(source)
+    target.write_bytes(neurocodec.encode(source))
+    assert neurocodec.decode(target).size == (48, 32)
+    assert neurocodec.info(str(target)).width == 48
+    with pytest.raises(NicFormatError, match="cannot read"):
+        neurocodec.decode(tmp_path / "none.nic")
+    with pytest.raises(NicFormatError, match="PNG"):
+        neurocodec.decode(source)
+    with pytest.raises(ImageError):
+        neurocodec.encode(tmp_path / "none.png")
+    with pytest.raises(ValueError, match="generative"):
+        neurocodec.decode(target, realism=0.5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "noise", "text", "gradient", "saturated"])
+def test_unusual_pictures_degrade_gracefully(kind, base_model):
+    rng = np.random.default_rng(1)
+    source = np.full((128, 128, 3), 77, np.uint8)
+    if kind == "noise":
+        source = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    if kind == "text":
+        source = np.repeat((rng.random((128, 128, 1)) < 0.2).astype(np.uint8) * 255, 3, axis=2)
+    if kind == "gradient":
+        source = np.repeat(np.tile(np.arange(128, dtype=np.uint8) * 2, (128, 1))[:, :, None], 3, axis=2)
+    if kind == "saturated":
+        source[:64] = (255, 0, 255)
+        source[64:] = (0, 255, 0)
+    low, high = (
+        np.asarray(codec.decode(codec.encode(source, quality=q, model=base_model), model=base_model)) for q in (5, 95)
+    )
+    spread = max(psnr(np.broadcast_to(source.mean((0, 1)).round(), source.shape), source), 5.0)
+    assert psnr(high, source) >= psnr(low, source) - 0.5
+    assert kind == "flat" or psnr(low, source) > min(spread, 40) - 1.0  # never worse than the mean colour
+    assert psnr(high, source) > {"flat": 40, "noise": 11, "text": 14, "gradient": 38, "saturated": 30}[kind]

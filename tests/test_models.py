@@ -1,0 +1,103 @@
+"""The base model: shapes, the transform start, complexity, receptive field."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from neurocodec.models.complexity import count_macs
+from neurocodec.models.hyperprior import Hyperprior, HyperpriorConfig
+from neurocodec.models.layers import QualityRows, colour_dct_matrix, haar_matrix, lower_bound, ste_round
+
+TINY = HyperpriorConfig(channels=8, latent_channels=16, hyper_channels=8, hidden_channels=8)
+
+
+def test_transforms_start_orthonormal():
+    for matrix in (colour_dct_matrix(), haar_matrix()):
+        assert torch.allclose(matrix @ matrix.T, torch.eye(matrix.shape[0], dtype=torch.float64), atol=1e-12)
+
+
+def test_transform_start_reconstructs_a_photograph(photo):
+    torch.manual_seed(0)
+    model = Hyperprior()
+    x = torch.from_numpy(photo[:256, :256].copy()).permute(2, 0, 1)[None].float() / 255
+    model.start_as_transform_codec([x])
+    with torch.no_grad():
+        mses = []
+        for row in (3.0, 9.0, 15.0):
+            q = torch.tensor([row])
+            mses.append((model(x, q)["x_hat"] - x).square().mean().item())
+    psnrs = [-10 * np.log10(m) for m in mses]
+    assert psnrs == sorted(psnrs)
+    assert psnrs[0] > 26
+    assert psnrs[2] > 33
+
+
+def test_shapes_and_gradients():
+    torch.manual_seed(0)
+    model = Hyperprior(TINY)
+    x = torch.rand(2, 3, 64, 128)
+    output = model(x, torch.tensor([0.0, 14.9]))
+    assert output["x_hat"].shape == x.shape
+    assert output["y_bits"].shape == output["z_bits"].shape == (2,)
+    (output["x_hat"].square().sum() + output["y_bits"].sum() + output["z_bits"].sum()).backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not missing
+
+
+def test_quality_rows_interpolate_and_include_the_ends():
+    rows = QualityRows(3, 1)
+    with torch.no_grad():
+        rows.weight.copy_(torch.tensor([[0.0], [1.0], [4.0]]))
+        assert rows(torch.tensor([0.0, 0.5, 1.5, 2.0])).flatten().tolist() == [0.0, 0.5, 2.5, 4.0]
+
+
+def test_rounding_and_bound_gradients():
+    x = torch.tensor([0.4, 1.6], requires_grad=True)
+    ste_round(x).sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0]
+    x = torch.tensor([-1.0, 2.0], requires_grad=True)
+    (-lower_bound(x, 0.0)).sum().backward()
+    assert x.grad.tolist() == [-1.0, -1.0]  # a gradient that raises x passes below the bound
+    x.grad = None
+    lower_bound(x, 0.0).sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0]
+
+
+def test_complexity_of_a_known_layer_and_of_the_base_model():
+    macs = count_macs(Hyperprior())
+    assert macs["decoder"] <= 40_000  # MAC a pixel: the design's limit
+    assert macs["decoder"] == pytest.approx(macs["g_s"] + macs["entropy"], rel=1e-9)
+    config = HyperpriorConfig(
+        channels=8, latent_channels=16, hyper_channels=8, hidden_channels=8, encoder_blocks=0, latent_blocks=0
+    )
+    assert count_macs(Hyperprior(config))["g_a"] == pytest.approx(192 * 8 / 64 + 32 * 16 / 256)
+
+
+@pytest.mark.parametrize("part", ["analysis", "synthesis"])
+def test_halos_cover_the_receptive_field(part):
+    from neurocodec import checkpoint, codec
+
+    torch.manual_seed(0)
+    model = Hyperprior(TINY)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+    frozen = checkpoint.freeze(model)
+    q = torch.tensor([3.0])
+    if part == "analysis":
+        halo = codec.analysis_halo(frozen)
+        x = torch.rand(1, 3, 176, 176)
+        outside = x.clone()
+        outside[:, :, :, : (5 - halo) * 16] = 0.0
+        a, b = frozen.g_a(x, q), frozen.g_a(outside, q)
+        assert torch.allclose(a[..., 5:], b[..., 5:], atol=1e-5)
+    else:
+        halo = codec.synthesis_halo(frozen)
+        y = torch.randn(1, 16, 11, 11)
+        outside = y.clone()
+        outside[..., : 5 - halo] = 0.0
+        a, b = frozen.g_s(y, q), frozen.g_s(outside, q)
+        assert torch.allclose(a[..., 80:], b[..., 80:], atol=1e-5)
+        assert not torch.allclose(a[..., :80], b[..., :80], atol=1e-5)
