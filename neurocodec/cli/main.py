@@ -1,0 +1,62 @@
+"""Parser, error handling and exit statuses of the `neurocodec` command.
+
+Exit status: 0; 1 with one sentence on stderr for anything wrong with the input; 2 for usage; 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from neurocodec import __version__
+from neurocodec.cli import compare, decode, demo, encode, info, train
+from neurocodec.cli.files import complain, sentence
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands. Each sets `run`; those whose list of positionals may continue after options set
+    `more` to that list's name."""
+    parser = argparse.ArgumentParser(
+        prog="neurocodec", description="A neural image codec: pictures to .nic files and back.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"neurocodec {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for module in (encode, decode, info, compare):
+        module.add_parser(subparsers)
+    try:
+        bench = importlib.import_module("neurocodec.cli.bench")
+    except ModuleNotFoundError:
+        pass  # left out of an installation
+    else:
+        bench.add_parser(subparsers)
+    train.add_parser(subparsers)
+    demo.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status. No traceback leaves here, unless NEUROCODEC_TRACEBACK is set."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    more: list[str] | None = getattr(args, getattr(args, "more", ""), None)
+    if rest and (more is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if more is not None:
+        more.extend(rest)  # argparse stops a list at the first option after it
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("NEUROCODEC_TRACEBACK"):
+            raise
+        complain(sentence(error))
+        return 1
+    return status

@@ -1,0 +1,40 @@
+"""neurocodec train: train a model from a TOML configuration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from neurocodec.cli.files import complain
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser("train", help="train a model", description=__doc__, allow_abbrev=False)
+    parser.add_argument("config", metavar="CONFIG.toml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="as in training.batch=4, in place of the file's"
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--run", dest="folder", metavar="DIR", help="folder of the new run (runs/ and CONFIG's name)")
+    group.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    parser.set_defaults(run=run, more="overrides")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains. Raises ConfigError."""
+    try:
+        from neurocodec.training.config import load_config
+        from neurocodec.training.loop import train
+    except ModuleNotFoundError as error:
+        if error.name not in ("tqdm", "tomli"):
+            raise
+        complain(f"{error.name} is not installed, and training needs it: pip install 'neurocodec[train]'")
+        return 1
+
+    config = load_config(args.config, args.overrides)
+    folder = args.resume or args.folder or os.path.join("runs", Path(args.config).stem)
+    model = train(config, folder, resume=args.resume is not None)
+    print(f"{model}: the trained model")
+    return 0
