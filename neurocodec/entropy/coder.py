@@ -34,8 +34,8 @@ def encode(
 
     symbols: any shape, any 32-bit value; those outside their row cost 16 bits or so, and one to five bytes.
     indexes: as many, each below `tables.rows`.
-    calls: the lengths of the decode calls to come; one call if not given. Only streams of two million symbols or more
-        depend on it: their groups take a share of each call.
+    calls: the lengths of the decode calls to come; one call if not given. Only streams with 2**18 or more symbols that
+        are not zero depend on it: their groups take a share of each call.
     threads: at most so many. The bytes are the same for any number.
 
     Raises TypeError for arrays of other types (integers that fit are converted), ValueError for a bad index or length.
@@ -49,7 +49,7 @@ def encode(
         raise ValueError(f"calls must not be negative and must add up to the {symbols.size} symbols.")
     if native is None:
         return reference.encode(symbols, indexes, tables, calls=lengths)
-    layout = reference.choose_layout(symbols.size)
+    layout = reference.choose_layout(symbols)
     result: bytes = native.encode(
         _native_tables(native, tables), symbols, indexes, lengths, *layout, _check_threads(threads)
     )

@@ -21,14 +21,16 @@ MAX_LANES_LOG2, MAX_GROUPS_LOG2 = 5, 4
 ESCAPE_FLAG, RESERVED_BIT = 0x40, 0x80
 
 
-def choose_layout(count: int) -> tuple[int, int]:
-    """Binary logarithms of the numbers of lanes and groups for `count` symbols.
+def choose_layout(symbols: NDArray[np.int32]) -> tuple[int, int]:
+    """Binary logarithms of the numbers of lanes and groups, from the number of symbols that are not zero.
 
-    A lane costs about 4 bytes; four keep a core busy. A group is work for a thread, and has a million symbols or more.
+    A lane costs about 4 bytes; four keep a core busy. A group is work for a thread and costs 20. A symbol other than
+    zero takes half a byte or more in practice, zeros next to nothing: so the cost stays below 0.1 % of the stream.
     """
-    if count < 1 << 19:
+    nonzero = int(np.count_nonzero(symbols))
+    if nonzero < 1 << 16:
         return 0, 0
-    return 2, min(MAX_GROUPS_LOG2, max(0, count.bit_length() - 21))
+    return 2, min(MAX_GROUPS_LOG2, max(0, nonzero.bit_length() - 18))
 
 
 def encode(
@@ -42,7 +44,7 @@ def encode(
 ) -> bytes:
     """Like `neurocodec.entropy.coder.encode`. `layout` replaces `choose_layout`, for tests."""
     del threads  # never changes the bytes
-    lanes_log2, groups_log2 = choose_layout(symbols.size) if layout is None else layout
+    lanes_log2, groups_log2 = choose_layout(symbols) if layout is None else layout
     groups = 1 << groups_log2
     rows = _Rows(tables)
     flat_symbols, flat_indexes = symbols.reshape(-1), indexes.reshape(-1)
