@@ -48,7 +48,7 @@ class TrainingConfig:
     clip: float = 1.0
     ema: float = 0.999
     init_from: str = ""  # a model file to start from; default: transform initialisation
-    init_images: int = 40
+    init_images: int = 40  # pictures that transform initialisation measures; 0: random weights
     log_every: int = 20
     checkpoint_every: int = 500
     validate_every: int = 2000

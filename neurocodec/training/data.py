@@ -45,7 +45,7 @@ class Photographs:
         self.entries: list[tuple[int, int, int]] = [tuple(entry) for entry in json.loads(index.read_text())]
         if not self.entries:
             raise ConfigError(f"none of the {len(paths)} pictures has sides of at least {min_side} pixels.")
-        self._pixels = np.memmap(pixels, dtype=np.uint8, mode="r")
+        self._pixels = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))
 
     def __len__(self) -> int:
         return len(self.entries)

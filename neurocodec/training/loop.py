@@ -73,7 +73,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
         state = saved["state"]
     elif settings.init_from:
         model.load_state_dict(torch.load(settings.init_from, map_location="cpu", weights_only=True)["model"])
-    else:
+    elif settings.init_images:
         chosen = range(0, len(photographs), max(1, len(photographs) // settings.init_images))
         model.start_as_transform_codec([photographs.tensor(i) for i in chosen])
     model.to(device=device)
