@@ -45,7 +45,6 @@ class Model:
     tables: Tables
     entropy: EntropyNetwork
     device: str
-    dead_zone: float
 
     def save(self, path: str | Path) -> None:
         """Writes the model file, atomically."""
@@ -54,18 +53,16 @@ class Model:
             "format": FILE_FORMAT,
             "config": json.dumps(dataclasses.asdict(self.config)),
             "model_id": self.model_id.hex(),
-            "dead_zone": repr(self.dead_zone),
         }
         temporary = path.with_name(path.name + ".part")
         save_file(dict(self.arrays), temporary, metadata=metadata)
         temporary.replace(path)
 
 
-def freeze(model: Hyperprior, *, tables: Tables | None = None, dead_zone: float = 0.0, device: str = "cpu") -> Model:
+def freeze(model: Hyperprior, *, tables: Tables | None = None, device: str = "cpu") -> Model:
     """Makes a frozen model of a trained one. This is the only place where floats become tables and integer weights.
 
     tables: one row for each scale of `entropy.likelihood`; Gaussian ones by default.
-    dead_zone: how much the encoder widens the zero bin, in quantisation steps; decoders need not know it.
     """
     weights = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
     arrays: dict[str, NDArray[Any]] = {n: v for n, v in weights.items() if n.startswith(("g_a.", "h_a.", "g_s."))}
@@ -75,7 +72,7 @@ def freeze(model: Hyperprior, *, tables: Tables | None = None, dead_zone: float 
         tables = gaussian_tables(scales.tolist())
     arrays |= {"tables." + name: getattr(tables, name) for name in _TABLES}
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    return _assemble(model.config, arrays, dead_zone, device)
+    return _assemble(model.config, arrays, device)
 
 
 def load(name: str | Path, *, device: str = "auto") -> Model:
@@ -129,18 +126,17 @@ def _load(path: str, mtime: int, device: str) -> Model:
         if metadata.get("format") != FILE_FORMAT:
             raise ModelMismatchError(f"{path} is not a neurocodec model file of a kind this release reads.")
         config = HyperpriorConfig(**json.loads(metadata["config"]))
-        dead_zone = float(metadata["dead_zone"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ModelMismatchError):
             raise
         raise ModelMismatchError(f"{path} is not a readable model file ({error}).") from error
-    model = _assemble(config, arrays, dead_zone, device)
+    model = _assemble(config, arrays, device)
     if model.model_id.hex() != metadata.get("model_id"):
         raise ModelMismatchError(f"{path} is damaged: its contents do not match its model id; install it again.")
     return model
 
 
-def _assemble(config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], dead_zone: float, device: str) -> Model:
+def _assemble(config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], device: str) -> Model:
     def network(module: Any, prefix: str) -> Any:
         state = {n[len(prefix) :]: torch.from_numpy(v) for n, v in arrays.items() if n.startswith(prefix)}
         try:
@@ -167,7 +163,6 @@ def _assemble(config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], dead
         tables=tables,
         entropy=EntropyNetwork(config, integers, TorchArithmetic(device)),
         device=device,
-        dead_zone=dead_zone,
     )
 
 

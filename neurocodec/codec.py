@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from neurocodec import checkpoint, container, image, tiling
 from neurocodec.entropy import coder
 from neurocodec.entropy.integer import MAX_LATENT, MEAN_BITS, PASSES, pass_mask
+from neurocodec.entropy.tables import Tables, tables_from_histogram
 from neurocodec.errors import ChecksumError, ImageError, NicFormatError
 from neurocodec.tiling import LATENT, Window
 
@@ -112,8 +113,8 @@ def quality_index(quality: float) -> int:
 
 
 @torch.inference_mode()
-@torch.autocast("cpu", enabled=False)  # the caller's precision is not ours
-@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]  # the caller's precision is not ours
+@torch.autocast("cuda", enabled=False)  # type: ignore[untyped-decorator]
 def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) -> bytes:
     """Encodes at a quality index, 0 to 960, in 1/64 of a row of the model's gains."""
     height, width = picture.rgb.shape[:2]
@@ -144,8 +145,8 @@ def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) 
 
 
 @torch.inference_mode()
-@torch.autocast("cpu", enabled=False)
-@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
+@torch.autocast("cuda", enabled=False)  # type: ignore[untyped-decorator]
 def decode_picture(
     nic: container.NicFile, model: checkpoint.Model, *, region: tuple[int, int, int, int] | None = None
 ) -> image.Picture:
@@ -191,6 +192,33 @@ def decode_picture(
     )
 
 
+@torch.inference_mode()
+def measured_tables(
+    model: checkpoint.Model, pictures: Iterable[NDArray[np.uint8]], indexes: Sequence[int] = (90, 280, 480, 670, 870)
+) -> Tables:
+    """Tables of the symbols that a model really makes, to freeze it with: about 0.7 % smaller files than Gaussian ones.
+
+    pictures: uint8 (H, W, 3), not those that results will be measured on. indexes: quality indexes to code them at.
+    Counts are made symmetric and mixed with 200 symbols of the model's present tables in each row.
+    """
+    tables = model.tables
+    reach = int(max(-tables.offsets.min(), (tables.offsets + tables.lengths - 2).max()))
+    counts = np.zeros((tables.rows, 2 * reach + 1))
+    for row in range(tables.rows):
+        first = reach + int(tables.offsets[row])
+        frequencies = tables.row(row)[:-1]
+        counts[row, first : first + frequencies.size] = frequencies * (200.0 / frequencies.sum())
+    for rgb in pictures:
+        padded = np.pad(rgb, ((0, -rgb.shape[0] % LATENT), (0, -rgb.shape[1] % LATENT), (0, 0)), mode="edge")
+        window = Window(0, 0, padded.shape[0] // LATENT, padded.shape[1] // LATENT)
+        for index in indexes:
+            symbols, rows, _ = _quantise_latents(_analyse(padded, window, model, index), model, index)
+            position = np.concatenate(symbols) + reach
+            inside = (position >= 0) & (position <= 2 * reach)
+            np.add.at(counts, (np.concatenate(rows)[inside], position[inside]), 1.0)
+    return tables_from_histogram(counts + counts[:, ::-1], -reach)
+
+
 def analysis_halo(model: checkpoint.Model) -> int:
     """Latents beyond a tile that its analysis sees."""
     config = model.config
@@ -226,7 +254,17 @@ def _synthesise(
 
 
 def _encode_latents(y: torch.Tensor, model: checkpoint.Model, index: int) -> container.Tile:
-    """Quantises and codes the latents of one tile: z, then y in four passes."""
+    """Codes the latents of one tile."""
+    symbols, rows, crc = _quantise_latents(y, model, index)
+    calls = [part.size for part in symbols]
+    stream = coder.encode(np.concatenate(symbols), np.concatenate(rows), model.tables, calls=calls, threads=_threads())
+    return container.Tile(stream, crc)
+
+
+def _quantise_latents(
+    y: torch.Tensor, model: checkpoint.Model, index: int
+) -> tuple[list[NDArray[np.int32]], list[NDArray[np.uint8]], int]:
+    """Symbols and table rows of one tile in coding order, z then y in four passes, and the checksum of the latents."""
     z = model.h_a(y, _row(index, model))
     values = y[0].permute(1, 2, 0).cpu().numpy()  # (h, w, M)
     height, width, channels = values.shape
@@ -242,14 +280,12 @@ def _encode_latents(y: torch.Tensor, model: checkpoint.Model, index: int) -> con
     for step in range(PASSES):
         means, table_rows = network.predict(step, y_hat)
         mask = pass_mask(step, height, width, channels)
-        symbols = _quantise(values[mask] - means[mask] / np.float32(UNIT), model.dead_zone)
+        symbols = _quantise(values[mask] - means[mask] / np.float32(UNIT))
         symbols[table_rows[mask] == 0] = 0
         y_hat[mask] = _latents(symbols, means[mask])
         coded.append(symbols[table_rows[mask] > 0])
         rows.append(table_rows[mask][table_rows[mask] > 0])
-    calls = [part.size for part in coded]
-    stream = coder.encode(np.concatenate(coded), np.concatenate(rows), model.tables, calls=calls, threads=_threads())
-    return container.Tile(stream, _checksum(z_hat, y_hat))
+    return coded, rows, _checksum(z_hat, y_hat)
 
 
 def _decode_latents(tile: container.Tile, window: Window, model: checkpoint.Model, index: int) -> NDArray[np.int32]:
@@ -279,13 +315,10 @@ def _decode_latents(tile: container.Tile, window: Window, model: checkpoint.Mode
     return y_hat
 
 
-def _quantise(residual: NDArray[np.float32], dead_zone: float) -> NDArray[np.int32]:
-    """Nearest integers, the zero bin wider by `dead_zone` on each side. Clamped, so that any float gives a symbol."""
-    rounded = np.rint(np.nan_to_num(residual, nan=0.0))
-    if dead_zone:
-        rounded[np.abs(residual) < 0.5 + dead_zone] = 0
+def _quantise(residual: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Nearest integers, clamped so that any float gives a symbol."""
     limit = MAX_LATENT // UNIT
-    return np.clip(rounded, -limit, limit).astype(np.int32)
+    return np.clip(np.rint(np.nan_to_num(residual, nan=0.0)), -limit, limit).astype(np.int32)
 
 
 def _latents(symbols: NDArray[np.int32], means: NDArray[np.int32]) -> NDArray[np.int32]:

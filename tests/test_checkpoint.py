@@ -52,7 +52,7 @@ def test_a_file_without_its_tables(tmp_path, small_model):
     arrays = load_file(SMALL)
     del arrays["tables.offsets"]
     with pytest.raises(ModelMismatchError, match="offsets"):
-        checkpoint._assemble(small_model.config, arrays, 0.0, "cpu")
+        checkpoint._assemble(small_model.config, arrays, "cpu")
     path = tmp_path / "other.safetensors"
     save_file({"a": np.zeros(3)}, path)
     with pytest.raises(ModelMismatchError, match="not a neurocodec model"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -199,6 +200,14 @@ def test_targets(base_model, photo):
         codec.encode(crop, target_psnr=90, model=base_model)
     with pytest.raises(ValueError, match="only one"):
         codec.encode(crop, target_psnr=30, target_bytes=1000, model=base_model)
+
+
+def test_measured_tables_make_smaller_files(small_model, photo):
+    tables = codec.measured_tables(small_model, [photo[:256, :256]])
+    measured = dataclasses.replace(small_model, tables=tables)
+    sizes = [len(codec.encode(photo[256:], model=model, quality=60)) for model in (small_model, measured)]
+    assert sizes[1] < sizes[0]
+    assert codec.decode(codec.encode(photo[256:], model=measured), model=measured).size == (512, 256)
 
 
 @pytest.mark.parametrize("quality", [0, 101, float("nan"), -5])

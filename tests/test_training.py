@@ -79,8 +79,8 @@ def test_n_steps_equal_half_a_resume_and_half(config_file, tmp_path):
     process = tmp_path / "halves"
     # The first half ends as a stopped run does: its schedule still spans all six steps.
     program = (
-        "import sys, os, signal; from neurocodec.training import loop; from neurocodec.training.config import load_config;"
-        "save = loop._save; calls = [];"
+        "import sys, os, signal; from neurocodec.training import loop;"
+        "from neurocodec.training.config import load_config; save = loop._save;"
         "loop._save = lambda *a: (save(*a), os.kill(os.getpid(), signal.SIGTERM));"
         "loop.train(load_config(sys.argv[1], ['training.validate_actual=false']), sys.argv[2])"
     )
@@ -99,14 +99,16 @@ def test_a_run_leaves_a_log_and_a_model_that_can_be_frozen(config_file, tmp_path
     path = train(load_config(config_file), run)
     log = rows(run)
     assert log[0]["config"]["training"]["steps"] == 6
-    assert log[0]["pictures"] == 4  # six, less two held out; the broken and the small one are left out
+    assert log[0]["pictures"] == 5  # eight files, less two held out and a broken one
     steps = [row["step"] for row in log if "loss" in row]
     assert steps == [2, 4, 6]
     validation = [row["validation"] for row in log if "validation" in row]
     assert {"quality_index", "bpp", "psnr", "file_bpp", "file_psnr"} <= set(validation[0])
-    frozen = checkpoint.freeze(load_run(path))
-    data = codec.encode(photo[:50, :50], model=frozen)
+    frozen = checkpoint.load(path)
+    data = codec.encode(photo[:50, :50], model=path)
     assert codec.decode(data, model=frozen).size == (50, 50)
+    again = checkpoint.freeze(load_run(run / "model.pt"), tables=frozen.tables)
+    assert again.model_id == frozen.model_id
     with pytest.raises(ConfigError, match="already holds a run"):
         train(load_config(config_file), run)
     with pytest.raises(ConfigError, match="no checkpoint"):
@@ -153,7 +155,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint(config_file, tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
-    assert weights(run)["state"]["step"] % 1 == 0
+    assert weights(run)["state"]["step"] >= 3
     assert not list(run.glob("*.part"))
 
 

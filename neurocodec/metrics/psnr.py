@@ -20,8 +20,8 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     tables; the mean of the three channels' PSNRs is another number. Raises ImageError if type or shape does not fit.
     """
     check_pair(a, b)
-    difference = a.astype(np.int32) - b.astype(np.int32)
-    squares = int(np.einsum("...,...->", difference, difference, dtype=np.int64))  # exact
+    difference = (a.astype(np.int32) - b.astype(np.int32)).ravel()
+    squares = int(np.einsum("i,i->", difference, difference, dtype=np.int64))  # exact
     return math.inf if squares == 0 else 10.0 * math.log10(255.0**2 * a.size / squares)
 
 

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from neurocodec import checkpoint, codec
 from neurocodec.errors import ConfigError
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.models.layers import Pointwise, QualityRows
@@ -35,14 +36,16 @@ VALIDATION_ROWS = (2.0, 5.0, 8.0, 11.0)
 
 
 def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
-    """Trains a model and writes run/log.jsonl, run/checkpoint.pt (to resume) and run/model.pt (EMA weights).
+    """Trains a model; writes run/log.jsonl, run/checkpoint.pt (to resume), run/model.pt (EMA weights, as they go).
 
-    Returns the path of run/model.pt. Raises ConfigError if `run` already holds a run, or, with `resume`, holds none.
+    At the end the model is frozen, its tables measured on training pictures, and written to run/model.safetensors,
+    which encode and decode take. Returns that path. Raises ConfigError if `run` already holds a run, or, with
+    `resume`, holds none.
     """
     run = Path(run)
     rank, world = _join_processes()
-    checkpoint = run / "checkpoint.pt"
-    if checkpoint.exists() != resume:
+    saved_run = run / "checkpoint.pt"
+    if saved_run.exists() != resume:
         problem = "already holds a run; use --resume to continue it" if not resume else "holds no checkpoint to resume"
         raise ConfigError(f"the folder {run} {problem}.")
     run.mkdir(parents=True, exist_ok=True)
@@ -68,7 +71,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
     model = Hyperprior(config.model)
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "skipped": 0}
     if resume:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        saved = torch.load(saved_run, map_location="cpu", weights_only=True)
         model.load_state_dict(saved["model"])
         state = saved["state"]
     elif settings.init_from:
@@ -171,10 +174,11 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
                     json.dumps({"step": state["step"], "seconds": round(state["seconds"], 1), "validation": row}) + "\n"
                 )
             log.close()
+        freeze_run(run / "model.pt", photographs).save(run / "model.safetensors")
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
-    return run / "model.pt"
+    return run / "model.safetensors"
 
 
 @torch.no_grad()
@@ -183,10 +187,9 @@ def validate(model: Hyperprior, held_out: Photographs, *, actual: bool) -> list[
     rows: list[dict[str, float]] = []
     device = next(model.parameters()).device
     if actual:
-        from neurocodec.checkpoint import freeze
         from neurocodec.evaluation.quick import real_file_points
 
-        frozen = freeze(copy.deepcopy(model).cpu())
+        frozen = checkpoint.freeze(model)
     for index in VALIDATION_ROWS:
         bpps, psnrs = [], []
         quality_index = torch.tensor([index], device=device)
@@ -209,6 +212,14 @@ def load_run(path: str | Path) -> Hyperprior:
     model = Hyperprior(config_from_dict(saved["config"]).model)
     model.load_state_dict(saved["model"])
     return model.eval()
+
+
+def freeze_run(path: str | Path, photographs: Photographs) -> checkpoint.Model:
+    """Freezes a run's model.pt, with tables measured on twenty of its training pictures."""
+    model = load_run(path)
+    chosen = range(0, len(photographs), max(1, len(photographs) // 20))
+    tables = codec.measured_tables(checkpoint.freeze(model), (photographs[i] for i in chosen))
+    return checkpoint.freeze(model, tables=tables)
 
 
 def _join_processes() -> tuple[int, int]:
