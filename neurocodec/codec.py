@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 UNIT = 1 << MEAN_BITS
+
+
+@contextmanager
+def _own_precision() -> Iterator[None]:
+    """No gradients, and none of the caller's autocast."""
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 def encode(
@@ -112,9 +120,7 @@ def quality_index(quality: float) -> int:
     return round((quality - 1) / 99 * container.QUALITY_INDEX_MAX)
 
 
-@torch.inference_mode()
-@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]  # the caller's precision is not ours
-@torch.autocast("cuda", enabled=False)  # type: ignore[untyped-decorator]
+@_own_precision()
 def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) -> bytes:
     """Encodes at a quality index, 0 to 960, in 1/64 of a row of the model's gains."""
     height, width = picture.rgb.shape[:2]
@@ -144,9 +150,7 @@ def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) 
     return container.write(container.NicFile(header, chunks, tuple(tiles)))
 
 
-@torch.inference_mode()
-@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
-@torch.autocast("cuda", enabled=False)  # type: ignore[untyped-decorator]
+@_own_precision()
 def decode_picture(
     nic: container.NicFile, model: checkpoint.Model, *, region: tuple[int, int, int, int] | None = None
 ) -> image.Picture:
@@ -192,7 +196,7 @@ def decode_picture(
     )
 
 
-@torch.inference_mode()
+@_own_precision()
 def measured_tables(
     model: checkpoint.Model, pictures: Iterable[NDArray[np.uint8]], indexes: Sequence[int] = (90, 280, 480, 670, 870)
 ) -> Tables:
