@@ -38,8 +38,8 @@ from neurocodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_available, psn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DATASETS = ("kodak", "clic2025-validation")
-"""Names of folders in NEUROCODEC_DATA."""
+DATASETS = {"kodak": 24, "clic2025-validation": 12}
+"""Names of folders in NEUROCODEC_DATA, and how many pictures they hold."""
 AVERAGING = "per setting: mean of per-image bpp, mean of per-image PSNR, mean of per-image MS-SSIM"
 PACKAGES = ("neurocodec", "numpy", "pillow", "torch", "pytorch-msssim", "scipy")
 Row = dict[str, Any]
