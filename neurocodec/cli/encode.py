@@ -76,11 +76,12 @@ def _encode_all(
                 yield future.result()
             except BrokenProcessPool:
                 yield b"", 0.0, f"{job.source}: a process ended, perhaps for lack of memory: try a smaller -j"
-        pool.shutdown()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():  # none unless interrupted
-            child.terminate()
+        finished = all(future.done() for future in pending)
+        pool.shutdown(wait=finished, cancel_futures=True)
+        if not finished:  # interrupted
+            for child in multiprocessing.active_children():
+                child.terminate()
 
 
 def _set_threads(threads: int) -> None:

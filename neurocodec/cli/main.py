@@ -23,7 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="neurocodec", description="A neural image codec: pictures to .nic files and back.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"neurocodec {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    subparsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True, prog="neurocodec"
+    )
     for module in (encode, decode, info, compare):
         module.add_parser(subparsers)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 from neurocodec.cli.files import complain
 
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
 
     config = load_config(args.config, args.overrides)
-    folder = args.resume or args.folder or os.path.join("runs", Path(args.config).stem)
+    folder = args.resume or args.folder or os.path.join("runs", os.path.splitext(os.path.basename(args.config))[0])
     model = train(config, folder, resume=args.resume is not None)
     print(f"{model}: the trained model")
     return 0

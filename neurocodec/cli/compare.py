@@ -1,0 +1,212 @@
+"""neurocodec compare: a page with a picture, its .nic and a JPEG of the same bytes, to look at with a slider."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from neurocodec.cli import files
+from neurocodec.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MS_SSIM_HINT = "MS-SSIM needs pytorch-msssim: pip install 'neurocodec[bench]'"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "compare", help="one HTML page to compare by eye", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("input", metavar="IN")
+    parser.add_argument("-o", "--output", required=True, metavar="page.html")
+    files.add_rate_options(parser)
+    files.add_force_option(parser)
+    files.add_model_option(parser)
+    files.add_device_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the page. Raises NeurocodecError."""
+    if os.path.splitext(args.output)[1].lower() not in (".html", ".htm"):
+        raise ImageError(f"{args.output} does not end in .html, expected the name of a page: name it so")
+    files.check_output(args.output, force=args.force)
+    if files.is_nic(args.input):
+        raise ImageError(f"{args.input} is a .nic file, expected the picture that it was made from: give that")
+
+    import neurocodec
+    from neurocodec.image import load, write_bytes_atomic
+
+    picture = load(args.input)
+    nic = nic_variant(picture.rgb, neurocodec.encode(args.input, **files.encode_options(args)), args.device)
+    jpeg = jpeg_variant(picture.rgb, len(nic.data))
+    page = make_page(os.path.basename(args.input), picture.rgb, [nic, jpeg])
+    write_bytes_atomic(args.output, page.encode(), force=args.force)
+    print(f"{args.output}: {len(nic.data):,} bytes as .nic, {len(jpeg.data):,} as JPEG")
+    if nic.ms_ssim is None and min(picture.rgb.shape[:2]) > 160:
+        print(MS_SSIM_HINT)
+    return 0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A picture as one codec left it. rgb: uint8 (H, W, 3). psnr: dB. ms_ssim: None if it cannot be computed."""
+
+    name: str
+    data: bytes
+    rgb: NDArray[np.uint8]
+    psnr: float
+    ms_ssim: float | None
+
+    @property
+    def bpp(self) -> float:
+        """File bits per pixel."""
+        return 8 * len(self.data) / (self.rgb.shape[0] * self.rgb.shape[1])
+
+
+def nic_variant(original: NDArray[np.uint8], data: bytes, device: str = "auto") -> Variant:
+    """What a .nic file decodes to, as RGB (alpha is lossless and left out), measured against the original."""
+    import numpy as np
+
+    import neurocodec
+
+    decoded = np.asarray(neurocodec.decode(data, device=device).convert("RGB"))
+    return _measured(f"neurocodec, quality {neurocodec.info(data).quality:.3g}", data, original, decoded)
+
+
+def jpeg_variant(original: NDArray[np.uint8], size: int) -> Variant:
+    """The smallest JPEG of at least `size` bytes (4:2:0, optimised): never fewer bytes than it is compared with,
+    except where quality 100 has fewer."""
+    import bisect
+
+    from neurocodec.evaluation.codecs import Jpeg
+
+    codec = Jpeg()
+    quality = bisect.bisect_left(range(1, 100), size, key=lambda q: len(codec.encode(original, q))) + 1
+    data = codec.encode(original, quality)
+    return _measured(f"JPEG, quality {quality}", data, original, codec.decode(data))
+
+
+def _measured(name: str, data: bytes, original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Variant:
+    from neurocodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_available, psnr
+
+    measurable = ms_ssim_available() and min(original.shape[:2]) >= MS_SSIM_MIN_SIDE
+    return Variant(name, data, decoded, psnr(original, decoded), ms_ssim(original, decoded) if measurable else None)
+
+
+def shown(value: float | None, digits: int) -> str:
+    """A number for a table; - if there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) -> str:
+    """A self-contained HTML page; the pictures are in it as PNG."""
+    import html
+
+    height, width = original.shape[:2]
+    names = ["Original", *(variant.name for variant in variants)]
+    sources = [_data_url(pixels) for pixels in (original, *(variant.rgb for variant in variants))]
+    rows = "".join(
+        f"<tr><th scope=row>{html.escape(v.name)}<td>{len(v.data):,}<td>{v.bpp:.3f}"
+        f"<td>{shown(v.psnr, 2)}<td>{shown(v.ms_ssim, 4)}\n"
+        for v in variants
+    )
+    fields: dict[str, Any] = {
+        "TITLE": html.escape(title),
+        "WIDTH": width,
+        "HEIGHT": height,
+        "OPTIONS": "".join(f"<option value={i}>{html.escape(name)}" for i, name in enumerate(names)),
+        "IMAGES": "".join(f'<img hidden alt="" src="{source}">\n' for source in sources),
+        "ROWS": rows,
+    }
+    page = _PAGE
+    for name, value in fields.items():
+        page = page.replace(f"@{name}@", str(value))
+    return page
+
+
+def _data_url(rgb: NDArray[np.uint8]) -> str:
+    import base64
+    import io
+
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(rgb).save(out, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>@TITLE@ - neurocodec</title>
+<style>
+  :root { color-scheme: light dark; --line: #8886; }
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1rem; }
+  h1 { font-size: 1.25rem; }
+  table { border-collapse: collapse; margin: 1rem 0; }
+  th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); text-align: right;
+           font-variant-numeric: tabular-nums; }
+  th:first-child { text-align: left; }
+  .controls { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: .5rem 0; }
+  #slider { display: block; width: 100%; margin: .5rem 0; }
+  #view { overflow: auto; max-height: 80vh; border: 1px solid var(--line); }
+  #stage { position: relative; width: @WIDTH@px; aspect-ratio: @WIDTH@ / @HEIGHT@; max-width: 100%; cursor: ew-resize; }
+  #stage.zoomed { max-width: none; }
+  #stage.zoomed img { image-rendering: pixelated; }
+  #stage img { position: absolute; inset: 0; width: 100%; height: 100%; user-select: none; }
+  #edge { position: absolute; top: 0; bottom: 0; width: 2px; margin-left: -1px; background: #fff;
+          box-shadow: 0 0 0 1px #000; pointer-events: none; }
+</style>
+<h1>@TITLE@, @WIDTH@ × @HEIGHT@</h1>
+<div class="controls">
+  <label>Left <select id="left">@OPTIONS@</select></label>
+  <label>Right <select id="right">@OPTIONS@</select></label>
+  <label>Size <select id="zoom"><option value="0">fit<option value="1">1×<option value="2">2×<option value="4">4×
+  </select></label>
+</div>
+<input id="slider" type="range" min="0" max="1000" value="500" aria-label="Position of the edge">
+<div id="view"><div id="stage">
+@IMAGES@<div id="edge"></div></div></div>
+<table>
+<tr><th scope=col>Codec<th scope=col>Bytes<th scope=col>bpp<th scope=col>PSNR, dB<th scope=col>MS-SSIM
+@ROWS@</table>
+<p>The JPEG (4:2:0, optimised) is the smallest that has at least as many bytes. bpp: bits of the file per pixel.
+PSNR and MS-SSIM: 8-bit RGB.</p>
+<script>
+  const get = id => document.getElementById(id);
+  const images = [...document.querySelectorAll("#stage img")];
+  get("right").value = "1";
+  function draw() {
+    const share = get("slider").value / 10, left = images[get("left").value], right = images[get("right").value];
+    for (const image of images) { image.hidden = image !== left && image !== right; image.style.clipPath = ""; }
+    left.style.zIndex = 0; right.style.zIndex = 1;
+    if (left !== right) right.style.clipPath = `inset(0 0 0 ${share}%)`;
+    get("edge").style.left = share + "%";
+    get("edge").style.zIndex = 2;
+  }
+  function resize() {
+    const zoom = Number(get("zoom").value);
+    get("stage").classList.toggle("zoomed", zoom > 0);
+    get("stage").style.width = (zoom || 1) * @WIDTH@ + "px";
+  }
+  function drag(event) {
+    if (event.type === "pointermove" && !(event.buttons & 1)) return;
+    const box = get("stage").getBoundingClientRect();
+    get("slider").value = 1000 * (event.clientX - box.left) / box.width;
+    event.preventDefault();
+    draw();
+  }
+  for (const id of ["slider", "left", "right"]) get(id).addEventListener("input", draw);
+  get("zoom").addEventListener("input", resize);
+  for (const type of ["pointerdown", "pointermove"]) get("stage").addEventListener(type, drag);
+  draw();
+</script>
+</html>
+"""
