@@ -57,22 +57,22 @@ class Nic:
 
     def describe(self) -> dict[str, str]:
         model = Path(self.model).name if isinstance(self.model, (str, Path)) else "given"
-        return {"settings": f"neurocodec, model {model}, quality=q", "model_id": self._loaded().model_id.hex()}
+        return {"settings": f"neurocodec, model {model}, quality=q", "model_id": self.loaded().model_id.hex()}
 
     def encode(self, rgb: NDArray[np.uint8], setting: float) -> bytes:
         import neurocodec
 
         if not 1 <= setting <= 100:
             raise ConfigError(f"found nic quality {setting:g}, expected a number from 1 to 100")
-        return neurocodec.encode(rgb, quality=setting, model=self._loaded())
+        return neurocodec.encode(rgb, quality=setting, model=self.loaded())
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         import neurocodec
 
-        return np.asarray(neurocodec.decode(data, model=self._loaded()).convert("RGB"))
+        return np.asarray(neurocodec.decode(data, model=self.loaded()).convert("RGB"))
 
-    def _loaded(self) -> Model:
-        """Loaded once a process."""
+    def loaded(self) -> Model:
+        """The model itself, loaded once a process."""
         from neurocodec import checkpoint
 
         return self.model if isinstance(self.model, checkpoint.Model) else checkpoint.load(self.model)
