@@ -279,10 +279,10 @@ def _quantise_latents(
     z_hat[z_rows == 0] = 0
     coded, rows = [z_hat[z_rows > 0]], [z_rows[z_rows > 0]]
 
-    network.start(z_hat, index, height, width)
+    passes = network.start(z_hat, index, height, width)
     y_hat = np.zeros((height, width, channels), np.int32)
     for step in range(PASSES):
-        means, table_rows = network.predict(step, y_hat)
+        means, table_rows = passes.predict(step, y_hat)
         mask = pass_mask(step, height, width, channels)
         symbols = _quantise(values[mask] - means[mask] / np.float32(UNIT))
         symbols[table_rows[mask] == 0] = 0
@@ -302,10 +302,10 @@ def _decode_latents(tile: container.Tile, window: Window, model: checkpoint.Mode
     z_rows = network.z_rows(index, height, width)
     z_hat = np.zeros(z_rows.shape, np.int32)
     z_hat[z_rows > 0] = decoder.decode(z_rows[z_rows > 0])
-    network.start(z_hat, index, height, width)
+    passes = network.start(z_hat, index, height, width)
     y_hat = np.zeros((height, width, channels), np.int32)
     for step in range(PASSES):
-        means, table_rows = network.predict(step, y_hat)
+        means, table_rows = passes.predict(step, y_hat)
         mask = pass_mask(step, height, width, channels)
         rows = table_rows[mask]
         symbols = np.zeros(rows.shape, np.int32)

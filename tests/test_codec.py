@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -87,6 +88,16 @@ def test_any_content_round_trips_exactly_in_symbols(small_model, height, width, 
         source[:] = np.where(np.arange(width)[None, :, None] % 2, 255, 0)
     data = codec.encode(source, quality=quality, model=small_model)
     assert codec.decode(data, model=small_model).size == (width, height)  # decode verifies the symbols' checksum
+
+
+def test_threads_may_decode_at_once(base_model, photo):
+    files = [
+        codec.encode(photo[64 * i : 64 * i + 64, :200], quality=q, model=base_model) for i, q in enumerate((5, 50, 95))
+    ] * 4
+    expected = [np.asarray(codec.decode(data, model=base_model)).astype(int) for data in files]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda data: np.asarray(codec.decode(data, model=base_model)), files))
+    assert all(np.abs(a - b).max() <= 1 for a, b in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "HSV"])

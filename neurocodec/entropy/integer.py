@@ -249,37 +249,35 @@ class EntropyNetwork:
         rows = np.clip((values + 16) >> INDEX_SHIFT, 0, 63).astype(np.uint8)
         return np.broadcast_to(rows, (-(-height // 4), -(-width // 4), rows.size))
 
-    def start(self, z_hat: NDArray[np.int32], quality_index: int, height: int, width: int) -> None:
-        """Runs h_s on z_hat, int32 (ceil(height / 4), ceil(width / 4), N), and prepares the passes."""
+    def start(self, z_hat: NDArray[np.int32], quality_index: int, height: int, width: int) -> Passes:
+        """Runs h_s on z_hat, int32 (ceil(height / 4), ceil(width / 4), N), and prepares the passes of one tile."""
         do, layers = self._do, self._layers
-        self._quality_index = quality_index
         x = do.load(np.clip(z_hat.astype(np.int64) << ACTIVATION_BITS, -LIMIT, LIMIT - 1))
-        x = do.pointwise(x, layers["h_s.conv_in"], self._row("h_s.bias"), 0, HIDDEN_MAX)
+        x = do.pointwise(x, layers["h_s.conv_in"], self._row("h_s.bias", quality_index), 0, HIDDEN_MAX)
         for dw, up in (("h_s.dw1", "h_s.up1"), ("h_s.dw2", "h_s.up2")):
             x = do.depthwise(x, layers[dw])
             x = do.shuffle(do.pointwise(x, layers[up], 0, 0, HIDDEN_MAX))
         x = do.depthwise(x, layers["h_s.dw3"])
         x = do.pointwise(x, layers["h_s.conv_out"], 0, 0, HIDDEN_MAX)
-        self._features = x[:height, :width]
-        x = do.pointwise(self._features, layers["prediction.conv"], 0, 0, HIDDEN_MAX)
-        bias = self._row("prediction.bias")
-        self._base = do.pointwise(x, layers["prediction.head"], bias, -OUTPUT_LIMIT, OUTPUT_LIMIT - 1)
+        features = x[:height, :width]
+        x = do.pointwise(features, layers["prediction.conv"], 0, 0, HIDDEN_MAX)
+        bias = self._row("prediction.bias", quality_index)
+        base = do.pointwise(x, layers["prediction.head"], bias, -OUTPUT_LIMIT, OUTPUT_LIMIT - 1)
+        return Passes(self, quality_index, features, base)
 
-    def predict(self, step: int, known: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """Means in sixteenths, int32, and table rows, uint8, both (height, width, M), of pass `step`.
-
-        known: decoded latents in sixteenths, int32 (height, width, M), zero where unknown. Only the latents of the
-        pass's mask are meant to be used.
-        """
+    def predict(
+        self, passes: Passes, step: int, known: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """What `Passes.predict` returns."""
         do = self._do
-        total = self._base
+        total = passes.base
         if step > 0:
             name = f"contexts.{step - 1}."
             height, width, _ = known.shape
             inputs = do.depthwise(do.load(self._context_input(known)), self._layers[name + "dw_in"])
             phase = np.tile(self._arrays[name + "phase_bias"], (-(-height // 2), -(-width // 2), 1))[:height, :width]
-            bias = do.load(phase) + self._row(name + "bias")
-            inputs = do.concatenate([inputs, self._features])
+            bias = do.load(phase) + self._row(name + "bias", passes.quality_index)
+            inputs = do.concatenate([inputs, passes.features])
             x = do.pointwise(inputs, self._layers[name + "conv_in"], bias, 0, HIDDEN_MAX)
             x = do.depthwise(x, self._layers[name + "dw"])
             x = do.pointwise(x, self._layers[name + "conv"], 0, 0, HIDDEN_MAX)
@@ -297,8 +295,26 @@ class EntropyNetwork:
         logarithm = self._log_table[np.minimum(np.abs(known), LOG_TABLE_SIZE - 1)]
         return np.concatenate([linear, logarithm], axis=2)
 
-    def _row(self, name: str) -> Any:
-        return self._do.load(interpolate_rows(self._rows[name], self._quality_index))
+    def _row(self, name: str, quality_index: int) -> Any:
+        return self._do.load(interpolate_rows(self._rows[name], quality_index))
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The context passes of one tile, begun by `EntropyNetwork.start`. Several may be under way at once."""
+
+    network: EntropyNetwork
+    quality_index: int
+    features: Any
+    base: Any
+
+    def predict(self, step: int, known: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Means in sixteenths, int32, and table rows, uint8, both (height, width, M), of pass `step`.
+
+        known: decoded latents in sixteenths, int32 (height, width, M), zero where unknown. Only the latents of the
+        pass's mask are meant to be used.
+        """
+        return self.network.predict(self, step, known)
 
 
 def freeze_entropy(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
