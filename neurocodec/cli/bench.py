@@ -63,7 +63,9 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
         "--bpp", type=files.number(0, above=True), default=0.7, metavar="B", help="bits per pixel (0.7)"
     )
     parser.add_argument("--repeats", type=files.integer(1), default=5, metavar="N", help="runs of each (5)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="pixels to fill each size with, instead of noise")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="pixels to fill each size with (the bundled photograph)"
+    )
     files.add_model_option(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write the results there")
     files.add_force_option(parser)
@@ -112,19 +114,21 @@ def run_speed(args: argparse.Namespace) -> int:
         files.check_output(str(args.output), force=args.force)
 
     import json
+    from importlib import resources
 
     from neurocodec.evaluation import codecs, speed
     from neurocodec.image import write_bytes_atomic
 
-    results = speed.run(
-        codecs.create(args.codecs, model=args.model),
-        args.sizes,
-        threads=args.threads,
-        bpp=args.bpp,
-        repeats=args.repeats,
-        picture=args.picture,
-        command=_command(),
-    )
+    with resources.as_file(resources.files("neurocodec.cli") / "astronaut.png") as photo:
+        results = speed.run(
+            codecs.create(args.codecs, model=args.model),
+            args.sizes,
+            threads=args.threads,
+            bpp=args.bpp,
+            repeats=args.repeats,
+            picture=args.picture or photo,
+            command=_command(),
+        )
     print(speed.table(results))
     if args.output is not None:
         write_bytes_atomic(args.output, (json.dumps(results, indent=1) + "\n").encode(), force=args.force)
@@ -138,7 +142,10 @@ def _command() -> str:
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list with commas between its words")
+    return words
 
 
 def _numbers(text: str) -> list[float]:
@@ -157,6 +164,6 @@ def _sizes(text: str) -> list[tuple[int, int]]:
         sizes = [(int(width), int(height)) for width, height in pairs]
     except ValueError:
         sizes = []
-    if not sizes:
+    if not sizes or min(min(size) for size in sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no list of sizes, such as 768x512,1920x1080")
     return sizes

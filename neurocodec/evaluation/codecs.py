@@ -159,10 +159,11 @@ def configuration(codec: Codec) -> dict[str, str]:
 
 
 def synthetic_picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """uint8 (height, width, 3) with a spectrum falling as 1/f, as photographs have; the same for the same seed."""
+    """uint8 (height, width, 3) that costs about as many bits as a photograph: noise, falling as f^-1.5 in
+    spatial frequency; the same for the same seed."""
     rng = np.random.default_rng(seed)
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
-    falling = 1.0 / np.maximum(np.hypot(fy, fx), 1.0 / max(height, width))
+    falling = np.maximum(np.hypot(fy, fx), 1.0 / max(height, width)) ** -1.5
     luma, *chroma = (
         np.fft.irfft2(falling * np.fft.rfft2(rng.standard_normal((height, width))), s=(height, width)) for _ in range(3)
     )

@@ -47,13 +47,13 @@ def run(
     """A results object: one row for each codec, size (width, height) and number of threads, and where it was measured.
 
     JPEG and WebP use one thread whatever is asked, and are measured once. picture: a file whose pixels fill each size,
-    mirrored at its edges; without one it is noise with a 1/f spectrum. Raises ConfigError for arguments that make no
+    mirrored at its edges; without one it is `codecs.synthetic_picture`. Raises ConfigError for arguments that make no
     sense, ImageError if the picture cannot be read.
     """
     import torch
 
     if repeats < 1 or bpp <= 0 or not threads or min(threads) < 1 or not sizes or min(min(size) for size in sizes) < 1:
-        raise ConfigError("found sizes, threads, repeats or bpp below 1 pixel, 1 thread, 1 repeat or 0 bpp: raise them")
+        raise ConfigError("sizes, threads, repeats or bpp are empty or not positive: give positive numbers")
     source = None if picture is None else image.load(picture).rgb
     before = torch.get_num_threads()
     rows = []
@@ -74,7 +74,7 @@ def run(
         "commit": commit(),
         "machine": machine(),
         "versions": versions(),
-        "picture": "noise with a 1/f spectrum" if picture is None else picture.name,
+        "picture": "synthetic" if picture is None else picture.name,
         "repeats": repeats,
         "codecs": {codec.name: codec.describe() for codec in codecs},
         "rows": rows,
