@@ -52,7 +52,7 @@ class NicImageFile(ImageFile.ImageFile):
             self.info["xmp"] = chunks[container.XMP]
         self.tile = []  # no decoder of Pillow's: load does it all
 
-    def load(self) -> Image.core.PixelAccess | None:
+    def load(self) -> Any:
         """Decodes the pixels, once."""
         if self._data is not None:
             from neurocodec import codec

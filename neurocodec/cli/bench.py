@@ -138,7 +138,7 @@ def run_speed(args: argparse.Namespace) -> int:
 def _command() -> str:
     """The command line as it can be published: of an absolute path only the last part."""
     words = [os.path.basename(word.rstrip("/")) if os.path.isabs(word) else word for word in sys.argv]
-    return shlex.join(words)
+    return shlex.join(["neurocodec" if words[0] == "__main__.py" else words[0], *words[1:]])
 
 
 def _words(text: str) -> list[str]:

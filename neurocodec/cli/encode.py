@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from neurocodec.cli import files
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _encode_all(
-    jobs: list[files.Job], options: dict[str, object], processes: int
-) -> Iterator[tuple[bytes, float, str]]:
+    jobs: list[files.Job], options: dict[str, Any], processes: int
+) -> Generator[tuple[bytes, float, str], None, None]:
     """Bytes, seconds and problem of each job, in order."""
     processes = min(processes, len(jobs))
     if processes <= 1:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from neurocodec.errors import ImageError, NeurocodecError
 
@@ -66,7 +67,7 @@ def _problem(source: str, target: str, shared: bool, force: bool) -> str:
 
 
 def output_problem(target: str, *, force: bool) -> str:
-    """Why `target` cannot be written, as far as that can be told before the work; empty if nothing speaks against it."""
+    """Why `target` cannot be written, as far as that shows before the work; empty if it can."""
     parent = os.path.dirname(target) or "."
     if os.path.isdir(target):
         return f"{target} is a folder: give another name for the output"
@@ -173,9 +174,9 @@ def add_force_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
 
 
-def encode_options(args: argparse.Namespace) -> dict[str, object]:
+def encode_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `neurocodec.encode` that the options above stand for."""
-    options: dict[str, object] = {"model": args.model, "device": args.device}
+    options: dict[str, Any] = {"model": args.model, "device": args.device}
     for option, keyword in (("bpp", "target_bpp"), ("bytes", "target_bytes"), ("psnr", "target_psnr")):
         if getattr(args, option) is not None:
             return options | {keyword: getattr(args, option)}
