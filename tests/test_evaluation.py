@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from neurocodec import codec, container
 from neurocodec.checkpoint import Model
 from neurocodec.cli.main import main
+from neurocodec.entropy.integer import PASSES, EntropyNetwork
 from neurocodec.errors import ConfigError, ImageError
 from neurocodec.evaluation import codecs, rate_distortion, report, speed
 from neurocodec.evaluation.quick import real_file_points
@@ -370,6 +372,19 @@ def test_speed_rows(small_model: Model, folder: Path) -> None:
     assert "| jpeg | 70×50 | 1 |" in text
     assert "- nic, 70×50, 2 threads, decode: " in text
     assert results["picture"] == "0.png"
+
+
+def test_stages_count_every_pass_of_the_entropy_network(small_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict = EntropyNetwork.predict
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.03)
+        return predict(*arguments, **options)
+
+    monkeypatch.setattr(EntropyNetwork, "predict", slow)
+    for stages in speed.stage_seconds(small_model, RGB, 50, 1):
+        assert stages["h_s and context"] > PASSES * 0.03
+        assert stages["range coder and rest"] < PASSES * 0.03
 
 
 def test_setting_near_a_rate() -> None:

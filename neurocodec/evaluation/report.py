@@ -117,8 +117,8 @@ def table(
         f"{len(dataset['pictures'])} pictures, real files. Averages: {results.get('averaging', 'unknown')}. "
         "bpp: bits of the whole file over pixels. PSNR: 8-bit RGB.",
         f"Commit {results.get('commit') or 'unknown'}, {results.get('date', 'no date')}, "
-        f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores, {machine.get('processes', 1)} processes: "
-        "seconds are indicative, `neurocodec bench speed` measures them.",
+        f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores, "
+        f"{machine.get('processes', 1)} processes: seconds are indicative, `neurocodec bench speed` measures them.",
         "",
         *(f"- {name}: {found.get('settings', '')}" for name, found in results["codecs"].items()),
         *(f"- {curve.label}: {curve.settings}" for curve in curves if curve.source != "run"),

@@ -140,7 +140,9 @@ def table(results: dict[str, Any]) -> str:
         for way in ("encode", "decode"):
             if found := row.get(f"{way}_stages_s"):
                 parts = ", ".join(f"{name} {seconds:.4f}" for name, seconds in found.items())
-                stages.append(f"- {row['codec']}, {size}, {row['threads']} threads, {way}: {parts}")
+                stages.append(
+                    f"- {row['codec']}, {size}, {row['threads']} thread{'s' * (row['threads'] > 1)}, {way}: {parts}"
+                )
     return "\n".join([*lines, "", *stages, ""] if stages else [*lines, ""])
 
 
@@ -214,19 +216,19 @@ class _Clock:
 
 
 class _Timed:
-    """A part of a model whose calls, and those of whose methods, are timed."""
+    """A part of a model whose calls, those of its methods, and those of this package's objects that they return, such
+    as the passes of the entropy network, are timed."""
 
     def __init__(self, part: Any, name: str, clock: _Clock) -> None:
         self._part, self._name, self._clock = part, name, clock
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self._clock.time(self._name, self._part, *arguments, **options)
+        result = self._clock.time(self._name, self._part, *arguments, **options)
+        return _Timed(result, self._name, self._clock) if type(result).__module__.startswith("neurocodec.") else result
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._part, name)
-        if not callable(value):
-            return value
-        return lambda *arguments, **options: self._clock.time(self._name, value, *arguments, **options)
+        return _Timed(value, self._name, self._clock) if callable(value) else value
 
 
 def _fill(source: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
