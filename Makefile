@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_DATA ?= data/kodak
+BENCH_OUT ?= bench-output
 
 .PHONY: demo test check bench clean
 
@@ -21,7 +22,7 @@ check: $(READY)
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
 bench: $(READY)
-	@if [ -d "$(BENCH_DATA)" ]; then $(BIN)/neurocodec bench rd "$(BENCH_DATA)"; \
+	@if [ -d "$(BENCH_DATA)" ]; then $(BIN)/neurocodec bench rd --dataset "$(BENCH_DATA)" -o $(BENCH_OUT); \
 	else echo "make bench: there are no pictures in $(BENCH_DATA): name a folder with BENCH_DATA=..."; exit 1; fi
 
 $(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*.cpp csrc/*.hpp)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from neurocodec import pillow_hook
 from neurocodec.container import NicInfo
 from neurocodec.errors import (
     ChecksumError,
     ConfigError,
     ImageError,
+    MissingPackageError,
     ModelMismatchError,
     ModelNotFoundError,
     NativeUnavailableError,
@@ -27,12 +29,15 @@ from neurocodec.errors import (
 if TYPE_CHECKING:
     from neurocodec.codec import decode, encode
 
+pillow_hook.install()  # Pillow opens and saves .nic; costs nothing until Pillow is imported
+
 __version__ = "0.1.0"
 
 __all__ = [
     "ChecksumError",
     "ConfigError",
     "ImageError",
+    "MissingPackageError",
     "ModelMismatchError",
     "ModelNotFoundError",
     "NativeUnavailableError",

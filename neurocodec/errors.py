@@ -8,7 +8,8 @@
     ├── ModelNotFoundError        no installed model has the id or the name asked for
     ├── ModelMismatchError        a model file is damaged, or is not the one the .nic names
     ├── ImageError                the input is no picture that can be encoded
-    ├── ConfigError               a training configuration or run folder is wrong
+    ├── ConfigError               a configuration, an argument of a benchmark or a results file is wrong
+    ├── MissingPackageError       an optional package is not installed
     └── NativeUnavailableError    the compiled range coder was required and is not there
 """
 
@@ -46,7 +47,11 @@ class ImageError(NeurocodecError, ValueError):
 
 
 class ConfigError(NeurocodecError, ValueError):
-    """A training configuration or a run folder is wrong."""
+    """A configuration, an argument of a benchmark, a run folder or a results file is wrong."""
+
+
+class MissingPackageError(NeurocodecError, ImportError):
+    """An optional package is not installed."""
 
 
 class NativeUnavailableError(NeurocodecError, ImportError):

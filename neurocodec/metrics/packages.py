@@ -5,11 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from neurocodec.errors import NeurocodecError
-
-
-class MissingPackageError(NeurocodecError, ImportError):
-    """An optional package is not installed."""
+from neurocodec.errors import MissingPackageError
 
 
 def require(module: str, package: str, purpose: str) -> ModuleType:
