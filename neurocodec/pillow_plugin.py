@@ -32,15 +32,17 @@ class NicImageFile(ImageFile.ImageFile):
 
     format = FORMAT
     format_description = "neurocodec image"
+    _data: bytes | None = None  # the file, until its pixels are decoded; of the class for pictures made by pickle
 
     def _open(self) -> None:
         assert self.fp is not None
-        self._data: bytes | None = self.fp.read()
+        data = self.fp.read()
         try:
-            about = container.describe(self._data)
-            chunks = container.read(self._data).chunks
+            about = container.describe(data)
+            chunks = container.read(data).chunks
         except NicFormatError as error:
             raise UnreadableNicError(str(error)) from error
+        self._data = data
         self._size = (about.width, about.height)
         self._mode = about.mode
         self.info = {"model_id": about.model_id, "quality": about.quality}

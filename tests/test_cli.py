@@ -393,6 +393,7 @@ def test_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
     assert len(row) == 9
     assert int(row[1].replace(",", "")) == len(data) <= int(row[5].replace(",", ""))
     assert "demo-output" in fails_with(capsys, "demo")
+    monkeypatch.setattr(demo, "QUALITIES", (demo.SHOWN,))
     assert run(capsys, "demo", "--force")[0] == 0
 
 

@@ -13,6 +13,7 @@ from neurocodec.errors import ImageError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 MS_SSIM_HINT = "MS-SSIM needs pytorch-msssim: pip install 'neurocodec[bench]'"
 
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from neurocodec.image import load, write_bytes_atomic
 
     picture = load(args.input)
-    nic = nic_variant(picture.rgb, neurocodec.encode(args.input, **files.encode_options(args)), args.device)
+    data = neurocodec.encode(args.input, **files.encode_options(args))
+    nic = nic_variant(picture.rgb, data, neurocodec.decode(data, device=args.device))
     jpeg = jpeg_variant(picture.rgb, len(nic.data))
     page = make_page(os.path.basename(args.input), picture.rgb, [nic, jpeg])
     write_bytes_atomic(args.output, page.encode(), force=args.force)
@@ -69,14 +71,14 @@ class Variant:
         return 8 * len(self.data) / (self.rgb.shape[0] * self.rgb.shape[1])
 
 
-def nic_variant(original: NDArray[np.uint8], data: bytes, device: str = "auto") -> Variant:
-    """What a .nic file decodes to, as RGB (alpha is lossless and left out), measured against the original."""
+def nic_variant(original: NDArray[np.uint8], data: bytes, decoded: Image) -> Variant:
+    """A .nic file and what it decodes to, as RGB (alpha is lossless and left out), measured against the original."""
     import numpy as np
 
     import neurocodec
 
-    decoded = np.asarray(neurocodec.decode(data, device=device).convert("RGB"))
-    return _measured(f"neurocodec, quality {neurocodec.info(data).quality:.3g}", data, original, decoded)
+    rgb = np.asarray(decoded.convert("RGB"))
+    return _measured(f"neurocodec, quality {neurocodec.info(data).quality:.3g}", data, original, rgb)
 
 
 def jpeg_variant(original: NDArray[np.uint8], size: int) -> Variant:
@@ -134,10 +136,10 @@ def _data_url(rgb: NDArray[np.uint8]) -> str:
     import base64
     import io
 
-    from PIL import Image
+    from PIL.Image import fromarray
 
     out = io.BytesIO()
-    Image.fromarray(rgb).save(out, format="PNG")
+    fromarray(rgb).save(out, format="PNG")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         encoded = time.perf_counter()
         im = neurocodec.decode(data)
         encoding, decoding = encoded - started, time.perf_counter() - encoded
-        nic, jpeg = nic_variant(original, data), jpeg_variant(original, len(data))
+        nic, jpeg = nic_variant(original, data, im), jpeg_variant(original, len(data))
         cells = "  ".join(
             f"{len(v.data):>7,} {v.bpp:>6.3f} {shown(v.psnr, 2):>8} {shown(v.ms_ssim, 4):>8}" for v in (nic, jpeg)
         )

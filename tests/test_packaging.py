@@ -1,0 +1,77 @@
+"""What the package promises by name, and what pyproject.toml says about it."""
+
+from __future__ import annotations
+
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import neurocodec
+from neurocodec import errors
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_public_names() -> None:
+    exceptions = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and value.__module__ == "neurocodec.errors"
+    }
+    assert set(neurocodec.__all__) == exceptions | {"NicInfo", "decode", "encode", "info"}
+    assert list(neurocodec.__all__) == sorted(neurocodec.__all__)
+    for name in neurocodec.__all__:
+        assert getattr(neurocodec, name) is not None
+    assert set(neurocodec.__all__) <= set(dir(neurocodec))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = neurocodec.nothing
+
+
+def test_every_error_is_a_neurocodec_error() -> None:
+    for name in neurocodec.__all__:
+        if name.endswith("Error"):
+            assert issubclass(getattr(neurocodec, name), neurocodec.NeurocodecError)
+
+
+def test_version(project: dict[str, Any]) -> None:
+    assert neurocodec.__version__ == project["project"]["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {neurocodec.__version__}" in changelog
+
+
+def test_core_dependencies_are_four(project: dict[str, Any]) -> None:
+    assert project["project"]["dependencies"] == ["torch>=2.4", "numpy>=1.26", "pillow>=10.1", "safetensors>=0.4"]
+
+
+def test_data_files_are_listed_and_there(project: dict[str, Any]) -> None:
+    patterns = project["tool"]["setuptools"]["package-data"]["neurocodec"]
+    package = ROOT / "neurocodec"
+    listed = {path for pattern in patterns for path in package.glob(pattern)}
+    code = {".py", ".so", ".pyd", ".pyc"}
+    found = {path for path in package.rglob("*") if path.is_file() and path.suffix not in code}
+    assert found <= listed, "a file that is not listed is not installed"
+    for name in ("py.typed", "cli/astronaut.png"):
+        assert package / name in listed
+        assert (resources.files("neurocodec") / name).is_file()
+
+
+def test_licence(project: dict[str, Any]) -> None:
+    assert project["project"]["license"] == "Apache-2.0"
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert "public domain" in (ROOT / "neurocodec" / "cli" / "astronaut.txt").read_text()
