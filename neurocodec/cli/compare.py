@@ -123,7 +123,7 @@ def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) 
         "WIDTH": width,
         "HEIGHT": height,
         "OPTIONS": "".join(f"<option value={i}>{html.escape(name)}" for i, name in enumerate(names)),
-        "IMAGES": "".join(f'<img hidden alt="" src="{source}">\n' for source in sources),
+        "IMAGES": "".join(f'<img hidden draggable="false" alt="" src="{source}">\n' for source in sources),
         "ROWS": rows,
     }
     page = _PAGE
@@ -159,7 +159,8 @@ _PAGE = """<!doctype html>
   .controls { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: .5rem 0; }
   #slider { display: block; width: 100%; margin: .5rem 0; }
   #view { overflow: auto; max-height: 80vh; border: 1px solid var(--line); }
-  #stage { position: relative; width: @WIDTH@px; aspect-ratio: @WIDTH@ / @HEIGHT@; max-width: 100%; cursor: ew-resize; }
+  #stage { position: relative; width: @WIDTH@px; aspect-ratio: @WIDTH@ / @HEIGHT@; max-width: 100%;
+           cursor: ew-resize; touch-action: pan-y; }
   #stage.zoomed { max-width: none; }
   #stage.zoomed img { image-rendering: pixelated; }
   #stage img { position: absolute; inset: 0; width: 100%; height: 100%; user-select: none; }
