@@ -159,6 +159,9 @@ def decode_picture(
     x, y, width, height = region = region or (0, 0, header.width, header.height)
     if not (x >= 0 and y >= 0 and 0 < width <= header.width - x and 0 < height <= header.height - y):
         raise ValueError(f"the region {region} is not inside the picture of {header.width}×{header.height} pixels.")
+    longest = max(header.height, header.width)
+    if min(longest, header.tile_edge or longest) > tiling.LARGEST:
+        raise NicFormatError(f"the file has tiles of more than {tiling.LARGEST} pixels; this release refuses them.")
     rows, columns = -(-header.height // LATENT), -(-header.width // LATENT)
     wanted = tiling.region_window(region)
     needed = wanted.grow(synthesis_halo(model), rows, columns)

@@ -11,6 +11,8 @@ WHOLE = 2048
 """Pictures with no side above this many pixels are one tile."""
 EDGE = 1024
 """Tile edge of larger pictures, in pixels."""
+LARGEST = 4096
+"""Tiles that cover more pixels than this in a direction are refused: a short forged file must not take all memory."""
 
 
 @dataclass(frozen=True)

@@ -312,6 +312,15 @@ def test_forged_streams_with_valid_checksums_are_typed_errors(small_model):
         assert isinstance(outcome(data, small_model), type) or bytes(forged) == stream
 
 
+@pytest.mark.parametrize(("width", "height", "edge"), [(4097, 1, None), (3, 60000, None), (9000, 9000, 8192)])
+def test_giant_tiles_are_refused_before_memory_is_taken(small_model, width, height, edge):
+    header = container.Header(width, height, 480, small_model.model_id, tile_edge=edge)
+    rows, columns = container.tile_grid(header)
+    data = container.write(container.NicFile(header, {}, (container.Tile(b"", 0),) * (rows * columns)))
+    with pytest.raises(NicFormatError, match="4096"):
+        codec.decode(data, model=small_model)
+
+
 def test_a_file_of_an_unknown_model_names_it(photo, small_model):
     data = codec.encode(photo[:20, :20], model=small_model)
     with pytest.raises(ModelNotFoundError, match=small_model.model_id.hex()):
