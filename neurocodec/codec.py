@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 UNIT = 1 << MEAN_BITS
+MAX_PIXELS = 1 << 28
+"""Largest picture that is encoded, or decoded at once; a region of a larger one can be decoded."""
 
 
 @contextmanager
@@ -124,8 +126,8 @@ def quality_index(quality: float) -> int:
 def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) -> bytes:
     """Encodes at a quality index, 0 to 960, in 1/64 of a row of the model's gains."""
     height, width = picture.rgb.shape[:2]
-    if height * width > container.MAX_PIXELS:
-        raise ImageError(f"the picture has {height * width} pixels; at most {container.MAX_PIXELS} can be encoded.")
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"the picture has {height * width} pixels; at most {MAX_PIXELS} can be encoded.")
     edge = tiling.tile_edge(height, width)
     padded = np.pad(picture.rgb, ((0, -height % LATENT), (0, -width % LATENT), (0, 0)), mode="edge")
     rows, columns = padded.shape[0] // LATENT, padded.shape[1] // LATENT
@@ -159,6 +161,8 @@ def decode_picture(
     x, y, width, height = region = region or (0, 0, header.width, header.height)
     if not (x >= 0 and y >= 0 and 0 < width <= header.width - x and 0 < height <= header.height - y):
         raise ValueError(f"the region {region} is not inside the picture of {header.width}×{header.height} pixels.")
+    if width * height > MAX_PIXELS:
+        raise NicFormatError(f"the picture has {width * height} pixels; decode regions of at most {MAX_PIXELS} pixels.")
     longest = max(header.height, header.width)
     if min(longest, header.tile_edge or longest) > tiling.LARGEST:
         raise NicFormatError(f"the file has tiles of more than {tiling.LARGEST} pixels; this release refuses them.")

@@ -24,7 +24,7 @@ HEADER_BYTES = 26
 RECORD_BYTES = 12  # of a tile, and of a chunk: the fields around the stream or payload
 
 MAX_SIDE = 2**24 - 1  # pixels
-MAX_PIXELS = 2**28  # default limit on width * height; `read` takes another
+MAX_PIXELS = 2**30  # default limit on width * height; `read` takes another
 MAX_CHUNK_BYTES = 2**28
 QUALITY_INDEX_MAX = 15 * 64  # quality index is in 1/64 of a row of the model's gain table
 TILE_EDGES = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tile codes 1 to 7

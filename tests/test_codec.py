@@ -321,6 +321,15 @@ def test_giant_tiles_are_refused_before_memory_is_taken(small_model, width, heig
         codec.decode(data, model=small_model)
 
 
+def test_giant_pictures_are_refused_before_memory_is_taken(small_model):
+    header = container.Header(2**15, 2**14, 480, small_model.model_id, tile_edge=1024)
+    data = container.write(container.NicFile(header, {}, (container.Tile(b"", 0),) * (32 * 16)))
+    with pytest.raises(NicFormatError, match="regions"):
+        codec.decode(data, model=small_model)
+    with pytest.raises(NicFormatError, match="TruncatedError|stream|end"):
+        codec.decode(data, model=small_model, region=(0, 0, 10, 10))
+
+
 def test_a_file_of_an_unknown_model_names_it(photo, small_model):
     data = codec.encode(photo[:20, :20], model=small_model)
     with pytest.raises(ModelNotFoundError, match=small_model.model_id.hex()):
