@@ -6,13 +6,12 @@ Exit status: 0; 1 with one sentence on stderr for anything wrong with the input;
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from neurocodec import __version__
-from neurocodec.cli import compare, decode, demo, encode, info, train
+from neurocodec.cli import bench, compare, decode, demo, encode, info, train
 from neurocodec.cli.files import complain, sentence
 
 
@@ -26,16 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, prog="neurocodec"
     )
-    for module in (encode, decode, info, compare):
+    for module in (encode, decode, info, compare, bench, train, demo):
         module.add_parser(subparsers)
-    try:
-        bench = importlib.import_module("neurocodec.cli.bench")
-    except ModuleNotFoundError:
-        pass  # left out of an installation
-    else:
-        bench.add_parser(subparsers)
-    train.add_parser(subparsers)
-    demo.add_parser(subparsers)
     return parser
 
 
