@@ -35,5 +35,6 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     folder = args.resume or args.folder or os.path.join("runs", os.path.splitext(os.path.basename(args.config))[0])
     model = train(config, folder, resume=args.resume is not None)
-    print(f"{model}: the trained model")
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several
+        print(f"{model}: the trained model")
     return 0
