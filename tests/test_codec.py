@@ -22,7 +22,7 @@ from PIL import Image
 
 import neurocodec
 from neurocodec import codec, container, image, tiling
-from neurocodec.errors import ImageError, ModelNotFoundError, NeurocodecError, NicFormatError
+from neurocodec.errors import ImageError, ModelNotFoundError, NeurocodecError, NicFormatError, TruncatedError
 
 EXPECTED = json.loads((GOLDEN / "valid" / "expected.json").read_text())
 
@@ -326,7 +326,7 @@ def test_giant_pictures_are_refused_before_memory_is_taken(small_model):
     data = container.write(container.NicFile(header, {}, (container.Tile(b"", 0),) * (32 * 16)))
     with pytest.raises(NicFormatError, match="regions"):
         codec.decode(data, model=small_model)
-    with pytest.raises(NicFormatError, match="TruncatedError|stream|end"):
+    with pytest.raises(TruncatedError):  # the empty stream of the one tile that is needed
         codec.decode(data, model=small_model, region=(0, 0, 10, 10))
 
 
