@@ -1,16 +1,16 @@
 """Every exception that neurocodec raises on purpose.
 
-    NeurocodecError
-    ├── NicFormatError            the bytes are not a valid .nic file
-    │   ├── TruncatedError        they end too early
-    │   ├── ChecksumError         a checksum does not match: damaged, or decoded to other symbols
-    │   └── UnsupportedVersionError   a newer format than this release reads
-    ├── ModelNotFoundError        no installed model has the id or the name asked for
-    ├── ModelMismatchError        a model file is damaged, or is not the one the .nic names
-    ├── ImageError                the input is no picture that can be encoded
-    ├── ConfigError               a configuration, an argument of a benchmark or a results file is wrong
-    ├── MissingPackageError       an optional package is not installed
-    └── NativeUnavailableError    the compiled range coder was required and is not there
+NeurocodecError
+├── NicFormatError            the bytes are not a valid .nic file
+│   ├── TruncatedError        they end too early
+│   ├── ChecksumError         a checksum does not match: damaged, or decoded to other symbols
+│   └── UnsupportedVersionError   a newer format than this release reads
+├── ModelNotFoundError        no installed model has the id or the name asked for
+├── ModelMismatchError        a model file is damaged, or is not the one the .nic names
+├── ImageError                the input is no picture that can be encoded
+├── ConfigError               a configuration, an argument of a benchmark or a results file is wrong
+├── MissingPackageError       an optional package is not installed
+└── NativeUnavailableError    the compiled range coder was required and is not there
 """
 
 
