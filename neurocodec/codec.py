@@ -291,7 +291,7 @@ def _quantise_latents(
     for step in range(PASSES):
         means, table_rows = passes.predict(step, y_hat)
         mask = pass_mask(step, height, width, channels)
-        symbols = _quantise(values[mask] - means[mask] / np.float32(UNIT))
+        symbols = _quantise(values[mask].astype(np.float64) - means[mask] / UNIT)
         symbols[table_rows[mask] == 0] = 0
         y_hat[mask] = _latents(symbols, means[mask])
         coded.append(symbols[table_rows[mask] > 0])
@@ -326,7 +326,7 @@ def _decode_latents(tile: container.Tile, window: Window, model: checkpoint.Mode
     return y_hat
 
 
-def _quantise(residual: NDArray[np.float32]) -> NDArray[np.int32]:
+def _quantise(residual: NDArray[np.float64]) -> NDArray[np.int32]:
     """Nearest integers, clamped so that any float gives a symbol."""
     limit = MAX_LATENT // UNIT
     return np.clip(np.rint(np.nan_to_num(residual, nan=0.0)), -limit, limit).astype(np.int32)
@@ -335,7 +335,8 @@ def _quantise(residual: NDArray[np.float32]) -> NDArray[np.int32]:
 def _latents(symbols: NDArray[np.int32], means: NDArray[np.int32]) -> NDArray[np.int32]:
     """y_hat in sixteenths: symbol · 16 + mean, clamped. Symbols are clamped first: a forged stream may hold any."""
     limit = 1 << 20
-    return np.clip(np.clip(symbols, -limit, limit) * UNIT + means, -MAX_LATENT, MAX_LATENT)
+    latents: NDArray[np.int32] = np.clip(np.clip(symbols, -limit, limit) * UNIT + means, -MAX_LATENT, MAX_LATENT)
+    return latents
 
 
 def _checksum(z_hat: NDArray[np.int32], y_hat: NDArray[np.int32]) -> int:

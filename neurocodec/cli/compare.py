@@ -68,7 +68,7 @@ class Variant:
     @property
     def bpp(self) -> float:
         """File bits per pixel."""
-        return 8 * len(self.data) / (self.rgb.shape[0] * self.rgb.shape[1])
+        return 8 * len(self.data) / float(self.rgb.shape[0] * self.rgb.shape[1])
 
 
 def nic_variant(original: NDArray[np.uint8], data: bytes, decoded: Image) -> Variant:

@@ -127,7 +127,8 @@ class NumpyArithmetic:
 
 def _requantise(total: IntArray, shift: int, low: int, high: int) -> IntArray:
     rounding = (1 << shift) >> 1
-    return np.clip((total + rounding) >> shift, low, high)
+    result: IntArray = np.clip((total + rounding) >> shift, low, high)
+    return result
 
 
 class TorchArithmetic:
