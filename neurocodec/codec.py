@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from neurocodec import checkpoint, container, image, tiling
 from neurocodec.entropy import coder
-from neurocodec.entropy.integer import MAX_LATENT, MEAN_BITS, PASSES, pass_mask
+from neurocodec.entropy.integer import MAX_LATENT, MEAN_BITS, PASSES, QUALITY_STEPS, pass_mask
 from neurocodec.entropy.tables import Tables, tables_from_histogram
 from neurocodec.errors import ChecksumError, ImageError, NicFormatError
 from neurocodec.tiling import LATENT, Window
@@ -354,7 +354,7 @@ def _slices(inner: Window, outer: Window, scale: int = 1) -> tuple[slice, slice]
 
 
 def _row(index: int, model: checkpoint.Model) -> torch.Tensor:
-    return torch.tensor([index / 64], device=model.device)
+    return torch.tensor([index / QUALITY_STEPS], device=model.device)
 
 
 def _threads() -> int:

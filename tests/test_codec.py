@@ -289,9 +289,8 @@ def test_every_truncation_is_a_typed_error(small_model):
 def test_every_changed_byte_is_a_typed_error_or_the_same_picture(small_model):
     data = (GOLDEN / "valid" / "photo-37x23-q500.nic").read_bytes()
     same = outcome(data, small_model)
-    rng = np.random.default_rng(0)
     for offset in range(len(data)):
-        for value in {data[offset] ^ 1, data[offset] ^ 0x80, 0, 255, int(rng.integers(256))} - {data[offset]}:
+        for value in set(range(256)) - {data[offset]}:
             changed = outcome(data[:offset] + bytes([value]) + data[offset + 1 :], small_model)
             assert isinstance(changed, type) or changed == same
 
