@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from neurocodec import pillow_hook
-from neurocodec.container import NicInfo
+from neurocodec.container import NicInfo, describe, read_bytes
 from neurocodec.errors import (
     ChecksumError,
     ConfigError,
@@ -57,15 +57,7 @@ def info(data: bytes | str | os.PathLike[str]) -> NicInfo:
 
     Raises NicFormatError or a subclass for data that are not a sound .nic file, or a path that cannot be read.
     """
-    from neurocodec.container import describe
-
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        try:
-            with open(data, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise NicFormatError(f"cannot read {os.fsdecode(data)}: {error.strerror}.") from error
-    return describe(bytes(data))
+    return describe(read_bytes(data))
 
 
 def __getattr__(name: str) -> Any:

@@ -101,20 +101,10 @@ def decode(
         raise ValueError(f"realism is {realism}; it must be a number from 0 to 1.")
     if realism > 0:
         raise ValueError("this model has no generative decoder: only realism 0 is possible.")
-    nic = container.read(read_bytes(data))
+    nic = container.read(container.read_bytes(data))
     if model is None:
         model = checkpoint.find(nic.header.model_id, device=device)
     return image.to_pil(decode_picture(nic, model, region=region))
-
-
-def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
-    """Bytes as they are, or those of the file at a path. Raises NicFormatError if it cannot be read."""
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
-    try:
-        return Path(data).read_bytes()
-    except OSError as error:
-        raise NicFormatError(f"cannot read {os.fsdecode(data)}: {error.strerror}.") from error
 
 
 def quality_index(quality: float) -> int:
@@ -124,12 +114,15 @@ def quality_index(quality: float) -> int:
 
 @_own_precision()
 def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) -> bytes:
-    """Encodes at a quality index, 0 to 960, in 1/64 of a row of the model's gains."""
+    """The bytes of a .nic file. index: quality index, 0 to 960, in 1/64 of a row of the model's gains.
+
+    Raises ImageError for a picture of more than MAX_PIXELS.
+    """
     height, width = picture.rgb.shape[:2]
     if height * width > MAX_PIXELS:
         raise ImageError(f"the picture has {height * width} pixels; at most {MAX_PIXELS} can be encoded.")
     edge = tiling.tile_edge(height, width)
-    padded = np.pad(picture.rgb, ((0, -height % LATENT), (0, -width % LATENT), (0, 0)), mode="edge")
+    padded = image.pad_to_multiple(picture.rgb, LATENT)
     rows, columns = padded.shape[0] // LATENT, padded.shape[1] // LATENT
 
     tiles = []
@@ -156,7 +149,11 @@ def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) 
 def decode_picture(
     nic: container.NicFile, model: checkpoint.Model, *, region: tuple[int, int, int, int] | None = None
 ) -> image.Picture:
-    """Decodes a parsed file, or a region (x, y, width, height) of it."""
+    """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels.
+
+    Raises ValueError for a region outside the picture, NicFormatError or a subclass for streams that are damaged, do
+    not decode to the encoder's symbols, or ask for more memory than MAX_PIXELS and tiling.LARGEST allow.
+    """
     header = nic.header
     x, y, width, height = region = region or (0, 0, header.width, header.height)
     if not (x >= 0 and y >= 0 and 0 < width <= header.width - x and 0 < height <= header.height - y):
@@ -220,7 +217,7 @@ def measured_tables(
         frequencies = tables.row(row)[:-1]
         counts[row, first : first + frequencies.size] = frequencies * (200.0 / frequencies.sum())
     for rgb in pictures:
-        padded = np.pad(rgb, ((0, -rgb.shape[0] % LATENT), (0, -rgb.shape[1] % LATENT), (0, 0)), mode="edge")
+        padded = image.pad_to_multiple(rgb, LATENT)
         window = Window(0, 0, padded.shape[0] // LATENT, padded.shape[1] // LATENT)
         for index in indexes:
             symbols, rows, _ = _quantise_latents(_analyse(padded, window, model, index), model, index)

@@ -11,6 +11,7 @@ It imports nothing heavy, so that `neurocodec info` answers at once.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
@@ -176,6 +177,17 @@ def read(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NicFile:
     view = memoryview(data)
     chunks, at = _read_chunks(view, HEADER_BYTES) if has_chunks else ({}, HEADER_BYTES)
     return NicFile(header, chunks, _read_tiles(view, at, header))
+
+
+def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
+    """Bytes as they are, or those of the file at a path. Raises NicFormatError if it cannot be read."""
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    try:
+        with open(data, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise NicFormatError(f"cannot read {os.fsdecode(data)}: {error.strerror}.") from error
 
 
 def describe(data: bytes) -> NicInfo:

@@ -1,6 +1,6 @@
 """Pictures: files, PIL images and arrays <-> 8-bit RGB with alpha and metadata, and RGB <-> x (1, 3, H, W) in [0, 1].
 
-    file · PIL · array -> load -> Picture -> to_tensor -> pad_to_multiple -> x
+    file · PIL · array -> load -> Picture -> pad_to_multiple -> to_tensor -> x
     x_hat -> from_tensor -> Picture -> to_pil -> save_pil -> file
 
 Pixels are turned upright by the EXIF orientation, 16 bits are reduced to 8, and every other mode of Pillow becomes
@@ -202,13 +202,10 @@ def from_tensor(x: torch.Tensor) -> NDArray[np.uint8]:
     return rgb
 
 
-def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """(B, C, H, W) -> the same with H and W rounded up to a multiple, right and bottom edges repeated."""
-    import torch
-
-    height, width = x.shape[-2:]
-    right, below = -width % multiple, -height % multiple
-    return torch.nn.functional.pad(x, (0, right, 0, below), mode="replicate") if right or below else x
+def pad_to_multiple(rgb: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) -> the same with H and W rounded up to a multiple, right and bottom edges repeated."""
+    height, width = rgb.shape[:2]
+    return np.pad(rgb, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
 
 
 def _from_array(values: NDArray[Any]) -> Picture:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocodec.entropy.integer import PASSES, PHASES
+from neurocodec.entropy.integer import PASSES, pass_mask
 from neurocodec.entropy.likelihood import index_of_scale, training_bits
 from neurocodec.models.layers import (
     Block,
@@ -197,16 +197,9 @@ def context_input(y: Tensor) -> Tensor:
 
 
 def pass_masks(channels: int, height: int, width: int, device: torch.device) -> list[Tensor]:
-    """For each pass the 0/1 mask, (1, channels, height, width), of the latents it codes."""
-    masks = []
-    for step in range(PASSES):
-        lattice = torch.zeros(PASSES, 2, 2, device=device)
-        for group in range(PASSES):
-            row, column = PHASES[(step + group) % PASSES]
-            lattice[group, row, column] = 1.0
-        mask = lattice.repeat_interleave(channels // PASSES, 0).repeat(1, -(-height // 2), -(-width // 2))
-        masks.append(mask[None, :, :height, :width])
-    return masks
+    """For each pass the mask, bool (1, channels, height, width), of the latents it codes."""
+    masks = (pass_mask(step, height, width, channels) for step in range(PASSES))
+    return [torch.from_numpy(mask).permute(2, 0, 1)[None].to(device) for mask in masks]
 
 
 class Hyperprior(nn.Module):
@@ -247,8 +240,8 @@ class Hyperprior(nn.Module):
         for step, mask in enumerate(pass_masks(y.shape[1], y.shape[2], y.shape[3], y.device)):
             entropy = base if step == 0 else base + self.contexts[step - 1](features, y_hat, quality_index)
             means = entropy[:, : y.shape[1]]
-            y_hat = torch.where(mask.bool(), ste_round(y - means) + means, y_hat)
-            params = torch.where(mask.repeat(1, 2, 1, 1).bool(), entropy, params)
+            y_hat = torch.where(mask, ste_round(y - means) + means, y_hat)
+            params = torch.where(mask.repeat(1, 2, 1, 1), entropy, params)
         means, indexes = params.chunk(2, dim=1)
         with torch.autocast(x.device.type, enabled=False):
             y_bits = training_bits(y - means, indexes * INDEX_UNIT)
