@@ -1,26 +1,32 @@
-"""Training: configuration, data, the loop's resume, two processes, what a run leaves behind."""
+"""Training: the loop's resume, several processes and machines, how a run starts, and what it leaves behind."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from neurocodec import checkpoint, codec
+from neurocodec.cli.main import main
 from neurocodec.entropy.likelihood import gaussian_bits, index_of_scale, scale_of_index, training_bits
-from neurocodec.errors import ConfigError
-from neurocodec.training.config import Config, load_config
-from neurocodec.training.data import Photographs, find_images, random_crops
-from neurocodec.training.loop import load_run, train
+from neurocodec.errors import ConfigError, MissingPackageError
+from neurocodec.models.hyperprior import Hyperprior, HyperpriorConfig
+from neurocodec.training import loop
+from neurocodec.training.config import load_config
+from neurocodec.training.loop import train
 from neurocodec.training.losses import rate_distortion_loss
+from neurocodec.training.optimizers import make_optimizers
+from neurocodec.training.run import State, load_run
+from neurocodec.training.start import start_from
 
 TINY = """
 [model]
@@ -32,6 +38,7 @@ hidden_channels = 8
 folder = "{folder}"
 validation_every = 4
 crop = 64
+final_crop = 128
 [training]
 steps = 6
 batch = 4
@@ -39,8 +46,20 @@ init_images = 0
 log_every = 2
 checkpoint_every = 3
 validate_every = 6
+validate_actual = false
 device = "cpu"
 threads = 1
+"""
+
+PROGRAM = """
+import sys
+from neurocodec.training import loop
+from neurocodec.training.config import load_config
+from neurocodec.training.run import State
+{before}
+config = load_config(sys.argv[1], sys.argv[3:])
+loop.train(config, sys.argv[2], resume="again" in sys.argv[2])
+{after}
 """
 
 
@@ -49,7 +68,7 @@ def pictures(tmp_path_factory, photo):
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "sub").mkdir()
     for i in range(6):
-        Image.fromarray(photo[i * 60 : i * 60 + 100, i * 50 : i * 50 + 120]).save(
+        Image.fromarray(photo[i * 60 : i * 60 + 140, i * 50 : i * 50 + 160]).save(
             folder / ("sub" if i % 2 else ".") / f"{i}.png"
         )
     (folder / "broken.jpg").write_bytes(b"not a picture")
@@ -72,31 +91,112 @@ def weights(run):
     return torch.load(run / "checkpoint.pt", weights_only=True)
 
 
-def test_n_steps_equal_half_a_resume_and_half(config_file, tmp_path):
-    config = load_config(config_file, ["training.validate_actual=false"])
-    train(config, tmp_path / "whole")
-    half = load_config(config_file, ["training.validate_actual=false"])
-    process = tmp_path / "halves"
-    # The first half ends as a stopped run does: its schedule still spans all six steps.
-    program = (
-        "import sys, os, signal; from neurocodec.training import loop;"
-        "from neurocodec.training.config import load_config; save = loop._save;"
-        "loop._save = lambda *a: (save(*a), os.kill(os.getpid(), signal.SIGTERM));"
-        "loop.train(load_config(sys.argv[1], ['training.validate_actual=false']), sys.argv[2])"
-    )
-    subprocess.run([sys.executable, "-c", program, str(config_file), str(process)], check=True, capture_output=True)
-    assert weights(process)["state"]["step"] == 3
-    train(half, process, resume=True)
-    expected, found = weights(tmp_path / "whole"), weights(process)
-    assert found["state"]["step"] == 6
+def assert_same_weights(expected, found):
     for part in ("model", "ema"):
         for name, value in expected[part].items():
             assert torch.equal(value, found[part][name]), name
 
 
+def python(tmp_path, *arguments, before="", after="", launcher=()):
+    """Starts PROGRAM, with lines before and after its training, in a process of its own."""
+    program = tmp_path / f"program{len(list(tmp_path.glob('program*.py')))}.py"
+    program.write_text(PROGRAM.format(before=before, after=after))
+    command = [sys.executable, *launcher, str(program), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def succeed(*processes):
+    outputs = [process.communicate(timeout=300) for process in processes]
+    for process, (_, err) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, err
+
+
+# Resuming
+
+
+def test_n_steps_equal_half_a_resume_and_half(config_file, tmp_path):
+    overrides = ["data.final_crop_share=0.3", "training.integer_share=0.7", "training.log_every=1"]
+    train(load_config(config_file, overrides), tmp_path / "whole")
+    steps = [row for row in rows(tmp_path / "whole") if "loss" in row]
+    assert [row["crop"] for row in steps] == [64, 64, 64, 64, 64, 128]
+    assert [row["fake_quantise"] for row in steps] == [False, False, True, True, True, True]
+    # The first half ends as a stopped run does: its schedule still spans all six steps.
+    before = (
+        "import os, signal; save = State.save\n"
+        "State.save = lambda *a: (save(*a), os.kill(os.getpid(), signal.SIGTERM))\n"
+    )
+    halves = tmp_path / "halves"
+    succeed(python(tmp_path, config_file, halves, *overrides, before=before))
+    assert weights(halves)["state"]["step"] == 3
+    train(load_config(config_file, overrides), halves, resume=True)
+    expected, found = weights(tmp_path / "whole"), weights(halves)
+    assert found["state"]["step"] == 6
+    assert_same_weights(expected, found)
+    resumed = [row for row in rows(halves) if "loss" in row]
+    for key in ("step", "loss", "bpp", "crop", "fake_quantise"):
+        assert [row[key] for row in resumed] == [row[key] for row in steps]
+
+
+def test_sigterm_ends_a_run_with_a_checkpoint(config_file, tmp_path):
+    run = tmp_path / "run"
+    process = python(tmp_path, config_file, run, "training.steps=1000000")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (run / "checkpoint.pt").exists():
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    succeed(process)
+    assert weights(run)["state"]["step"] >= 3
+    assert (run / "model.safetensors").exists()
+    assert not list(run.glob("*.part"))
+
+
+def test_sigterm_has_its_usual_meaning_after_a_run(config_file, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    train(load_config(config_file, ["training.steps=1"]), tmp_path / "run")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_minutes_go_on_where_they_stopped(config_file, tmp_path):
+    run = tmp_path / "run"
+    train(load_config(config_file), run)
+    saved = weights(run)
+    saved["state"]["seconds"] = 120.0
+    torch.save(saved, run / "checkpoint.pt")
+    train(load_config(config_file, ["training.minutes=2.0", "training.steps=1000000"]), run, resume=True)
+    assert weights(run)["state"]["step"] == 6
+
+
+def test_a_resumed_run_takes_its_learning_rate_from_the_configuration(config_file, tmp_path):
+    run = tmp_path / "run"
+    train(load_config(config_file), run)
+    before = weights(run)["model"]
+    frozen = ["training.learning_rate=0.0", "training.rows_learning_rate=0.0", "training.steps=8"]
+    train(load_config(config_file, frozen), run, resume=True)
+    after = weights(run)
+    assert after["state"]["step"] == 8
+    assert all(torch.equal(value, after["model"][name]) for name, value in before.items())
+
+
+def test_what_cannot_be_resumed(config_file, tmp_path):
+    run = tmp_path / "run"
+    train(load_config(config_file), run)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(load_config(config_file), run)
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        train(load_config(config_file), tmp_path / "other", resume=True)
+    with pytest.raises(ConfigError, match=r"model\.channels is 12, and the run to resume has 8"):
+        train(load_config(config_file, ["model.channels=12"]), run, resume=True)
+    with pytest.raises(ConfigError, match="muon"):
+        train(load_config(config_file, ["training.optimizer=muon"]), run, resume=True)
+
+
+# What a run leaves behind
+
+
 def test_a_run_leaves_a_log_and_a_model_that_can_be_frozen(config_file, tmp_path, photo):
     run = tmp_path / "run"
-    path = train(load_config(config_file), run)
+    path = train(load_config(config_file, ["training.validate_actual=true"]), run)
     log = rows(run)
     assert log[0]["config"]["training"]["steps"] == 6
     assert log[0]["pictures"] == 5  # eight files, less two held out and a broken one
@@ -109,101 +209,247 @@ def test_a_run_leaves_a_log_and_a_model_that_can_be_frozen(config_file, tmp_path
     assert codec.decode(data, model=frozen).size == (50, 50)
     again = checkpoint.freeze(load_run(run / "model.pt"), tables=frozen.tables)
     assert again.model_id == frozen.model_id
-    with pytest.raises(ConfigError, match="already holds a run"):
-        train(load_config(config_file), run)
-    with pytest.raises(ConfigError, match="no checkpoint"):
-        train(load_config(config_file), tmp_path / "other", resume=True)
 
 
-def test_learning_lowers_the_loss(config_file, tmp_path):
-    overrides = [
-        "training.steps=60",
-        "training.validate_every=1000",
-        "training.validate_actual=false",
-        "training.log_every=10",
-    ]
+def test_the_average_ships_and_keeps_no_graph():
+    config = HyperpriorConfig(channels=8, latent_channels=16, hyper_channels=8, hidden_channels=8)
+    model, ema = Hyperprior(config), Hyperprior(config)
+    state = State(model, ema, [], step=10**6)
+    before = ema.g_a.stem.weight.clone()
+    state.average_weights(0.75)
+    assert torch.allclose(ema.g_a.stem.weight, 0.75 * before + 0.25 * model.g_a.stem.weight)
+    assert not any(p.requires_grad or p.grad_fn for p in ema.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_learning_lowers_the_loss(config_file, tmp_path, optimizer):
+    overrides = ["training.steps=60", "training.validate_every=1000", "training.log_every=10"]
+    rates = ["training.learning_rate=5e-3", "training.rows_learning_rate=2e-2"]
     run = tmp_path / "run"
-    train(load_config(config_file, overrides), run)
+    train(load_config(config_file, [*overrides, *rates, f"training.optimizer={optimizer}"]), run)
     losses = [row["loss"] for row in rows(run) if "loss" in row]
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_two_processes_share_a_batch(config_file, tmp_path):
-    program = tmp_path / "go.py"
-    program.write_text(
-        "import sys\nfrom neurocodec.training.config import load_config\nfrom neurocodec.training.loop import train\n"
-        "train(load_config(sys.argv[1], ['training.validate_actual=false']), sys.argv[2])\n"
+def test_every_parameter_has_one_optimizer(config_file):
+    settings = load_config(config_file).training
+    model = Hyperprior(HyperpriorConfig(channels=8, latent_channels=16, hyper_channels=8, hidden_channels=8))
+    for name in ("adam", "muon"):
+        optimizers = make_optimizers(model, dataclasses.replace(settings, optimizer=name))
+        held = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
+        assert sorted(held) == sorted(id(p) for p in model.parameters())
+    with pytest.raises(ConfigError, match="adam"):
+        make_optimizers(model, dataclasses.replace(settings, optimizer="sgd"))
+
+
+# Divergence
+
+
+def test_steps_without_finite_gradients_are_skipped_and_counted(config_file, tmp_path, monkeypatch):
+    calls = []
+
+    def second_is_infinite(output, x, lmbda):
+        losses = rate_distortion_loss(output, x, lmbda)
+        calls.append(1)
+        return {**losses, "loss": losses["loss"] * (float("inf") if len(calls) == 2 else 1.0)}
+
+    monkeypatch.setattr(loop, "rate_distortion_loss", second_is_infinite)
+    train(load_config(config_file, ["training.log_every=1", "training.validate_every=1000"]), tmp_path / "run")
+    steps = [row for row in rows(tmp_path / "run") if "loss" in row]
+    assert [row["skipped"] for row in steps] == [0, 1, 1, 1, 1, 1]
+    assert [row["loss"] is None for row in steps] == [False, True, False, False, False, False]
+    saved = weights(tmp_path / "run")
+    assert saved["state"]["skipped"] == 1
+    assert all(value.isfinite().all() for value in saved["ema"].values())
+    assert saved["optimizers"][0]["state"][0]["step"] == 5
+
+
+def test_a_run_that_diverges_ends_with_an_error(config_file, tmp_path, monkeypatch):
+    def never_finite(output, x, lmbda):
+        losses = rate_distortion_loss(output, x, lmbda)
+        return {**losses, "loss": losses["loss"] * float("nan")}
+
+    monkeypatch.setattr(loop, "rate_distortion_loss", never_finite)
+    config = load_config(config_file, ["training.steps=1000", "training.checkpoint_every=50"])
+    with pytest.raises(ConfigError, match="100 steps in a row, up to step 100, were not finite"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run")["model"].values())
+
+
+# Several processes
+
+QUIET = "import torch; torch.Tensor.uniform_ = lambda self, *_: self.zero_()"
+"""No noise: it is drawn by each process for itself."""
+
+
+def test_two_processes_do_what_one_does(config_file, tmp_path):
+    overrides = ["training.steps=1", "training.log_every=1", "data.final_crop_share=1.0", "data.final_crop=64"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    succeed(
+        python(tmp_path, config_file, one, *overrides, before=QUIET),
+        python(tmp_path, config_file, two, *overrides, before=QUIET, launcher=launcher),
     )
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*command, str(config_file), str(run)], capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert rows(run)[0]["processes"] == 2
+    assert rows(two)[0]["processes"] == 2
+    for key in ("loss", "bpp", "psnr", "gradient"):
+        assert rows(two)[1][key] == pytest.approx(rows(one)[1][key], rel=1e-4)
+    expected, found = (weights(run)["optimizers"][0]["state"] for run in (one, two))
+    for i, state in expected.items():  # after one step the first moment is a tenth of the gradient
+        assert torch.allclose(found[i]["exp_avg"], state["exp_avg"], rtol=1e-3, atol=1e-6)
+    assert sum(state["exp_avg"].abs().sum() for state in expected.values()) > 0.01
+
+
+def test_processes_end_with_the_same_weights(config_file, tmp_path):
+    before = (
+        "made = []; start = loop.start\nloop.start = lambda *a: made.append(start(*a)) or made[-1]\nimport os, torch\n"
+    )
+    after = (
+        "both = {'model': made[0].model.state_dict(), 'ema': made[0].ema.state_dict()}\n"
+        "torch.save(both, sys.argv[2] + '/of' + os.environ['RANK'])\n"
+    )
+    run, overrides = tmp_path / "run", ["data.final_crop_share=0.5", "training.integer_share=0.5"]
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    succeed(python(tmp_path, config_file, run, *overrides, before=before, after=after, launcher=launcher))
     assert weights(run)["state"]["step"] == 6
+    assert_same_weights(*(torch.load(run / name) for name in ("of0", "of1")))
 
 
-def test_sigterm_ends_a_run_with_a_checkpoint(config_file, tmp_path):
-    program = (
-        "import sys; from neurocodec.training.config import load_config; from neurocodec.training.loop import train;"
-        "train(load_config(sys.argv[1], ['training.steps=1000000', 'training.validate_actual=false']), sys.argv[2])"
-    )
-    run = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", program, str(config_file), str(run)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (run / "checkpoint.pt").exists():
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-    assert weights(run)["state"]["step"] >= 3
-    assert not list(run.glob("*.part"))
+def test_two_machines_without_a_common_disk(config_file, tmp_path):
+    def both(name, *overrides):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"--master-port={free.getsockname()[1]}"
+        for node in range(2):
+            launcher = ("-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}", address)
+            yield python(tmp_path, config_file, tmp_path / f"{name}{node}", *overrides, launcher=launcher)
+
+    succeed(*both("new", "training.steps=3"))
+    assert weights(tmp_path / "new0")["state"]["step"] == 3
+    assert len(list((tmp_path / "new1" / "cache").glob("*.u8"))) == 2
+    assert [path.name for path in (tmp_path / "new1").iterdir()] == ["cache"]
+    (tmp_path / "new0").rename(tmp_path / "again0")
+    succeed(*both("again"))
+    assert weights(tmp_path / "again0")["state"]["step"] == 6
 
 
-def test_configuration_errors_name_the_key(config_file, tmp_path):
-    assert (
-        load_config(config_file, ["training.learning_rate=1", "training.optimizer=muon"]).training.learning_rate == 1.0
-    )
-    assert load_config(config_file) == load_config(config_file)
-    assert Config().training.steps > 0
-    for override, message in {
-        "training.stepps=3": "stepps",
-        "training.steps=3.5": "int",
-        "steps=3": "section.key",
-        "nosuch.key=1": "nosuch",
-        "training.ema=high": "float",
+def test_a_batch_that_cannot_be_shared_is_refused(config_file):
+    with pytest.raises(ConfigError, match="3 processes cannot share"):
+        loop.stages(load_config(config_file), 3)
+
+
+# Where a run starts
+
+
+def tiny_model(**shape):
+    torch.manual_seed(1)
+    model = Hyperprior(HyperpriorConfig(channels=8, latent_channels=16, hyper_channels=8, hidden_channels=8, **shape))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))  # no block is the identity any more
+    return model
+
+
+@pytest.mark.parametrize("kind", ["model.pt", "model.safetensors"])
+def test_a_grown_model_does_what_the_smaller_one_did(config_file, tmp_path, kind):
+    small, path = tiny_model(), tmp_path / kind
+    if kind == "model.pt":
+        State(small, small, []).save(tmp_path, load_config(config_file))
+    else:
+        checkpoint.freeze(small).save(path)
+        small = checkpoint.thaw(checkpoint.load(path, device="cpu"))
+    grown = Hyperprior(dataclasses.replace(small.config, encoder_blocks=3, decoder_blocks=4, latent_blocks=2))
+    start_from(grown, str(path))
+    x, quality_index = torch.rand(2, 3, 64, 64), torch.tensor([3.0, 9.5])
+    expected, found = small(x, quality_index), grown(x, quality_index)
+    assert sum(p.numel() for p in grown.parameters()) > sum(p.numel() for p in small.parameters())
+    assert torch.equal(found["x_hat"], expected["x_hat"])
+    assert torch.equal(found["z_bits"], expected["z_bits"])
+
+
+def test_a_run_starts_from_an_installed_model(config_file, tmp_path, monkeypatch):
+    checkpoint.freeze(tiny_model()).save(tmp_path / "mine.safetensors")
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
+    words = ["train", str(config_file), "--run", str(tmp_path / "run"), "--init-from", "mine", "training.steps=1"]
+    frozen = ["training.learning_rate=0.0", "training.rows_learning_rate=0.0"]
+    assert main([*words, *frozen]) == 0
+    expected = checkpoint.thaw(checkpoint.load("mine", device="cpu")).state_dict()
+    found = weights(tmp_path / "run")["model"]
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert rows(tmp_path / "run")[0]["config"]["training"]["init_from"] == "mine"
+
+
+def test_models_that_cannot_be_started_from(tmp_path, config_file, capsys):
+    model = tiny_model(latent_blocks=2)
+    State(model, model, []).save(tmp_path, dataclasses.replace(load_config(config_file), model=model.config))
+    source = str(tmp_path / "model.pt")
+    for change, message in {
+        ("channels", 12): r"model\.channels is 12, and the model '.*model.pt' has 8: set it to 8\.",
+        ("latent_blocks", 1): r"model\.latent_blocks is 1, and .* has 2: set it to 2 or more\.",
+        ("lambda_max", 0.4): r"model\.lambda_max is 0\.4",
     }.items():
         with pytest.raises(ConfigError, match=message):
-            load_config(config_file, [override])
-    with pytest.raises(ConfigError, match="cannot read"):
-        load_config(tmp_path / "none.toml")
-    config_file.write_text("[model")
-    with pytest.raises(ConfigError, match="TOML"):
-        load_config(config_file)
+            start_from(Hyperprior(dataclasses.replace(model.config, **dict([change]))), source)
+    (tmp_path / "text.pt").write_text("no model")
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    (tmp_path / "text.safetensors").write_text("no model")
+    for name, message in {
+        "none.pt": "No such file",
+        "text.pt": "no file that neurocodec train wrote",
+        "other.pt": "does not hold a model",
+        "text.safetensors": "not a readable model file",
+        "nosuchmodel": "no model 'nosuchmodel'|nosuchmodel",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            start_from(model, str(tmp_path / name) if "." in name else name)
+    words = ["train", str(config_file), "--resume", str(tmp_path), "--init-from", source]
+    assert main(words) == 1
+    assert "give one of them" in capsys.readouterr().err
 
 
-def test_photographs_are_decoded_once_and_again_when_they_change(pictures, tmp_path):
-    paths = find_images(pictures)
-    first = Photographs(paths, tmp_path, min_side=64)
-    assert len(first) == 6
-    stamp = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    assert (Photographs(paths, tmp_path, min_side=64)[3] == first[3]).all()
-    assert stamp == {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    assert len(Photographs(paths[:3], tmp_path, min_side=64)) < 6
-    with pytest.raises(ConfigError, match="at least 500"):
-        Photographs(paths, tmp_path, min_side=500)
-    with pytest.raises(ConfigError, match="no pictures"):
-        find_images(tmp_path)
+# Compiling, TensorBoard
 
 
-def test_crops_are_cut_from_the_pictures(pictures, tmp_path):
-    photographs = Photographs(find_images(pictures), tmp_path, min_side=64)
-    crops = random_crops(photographs, np.random.default_rng(0), 5, 64)
-    assert crops.shape == (5, 3, 64, 64)
-    assert crops.is_contiguous(memory_format=torch.channels_last)
-    again = random_crops(photographs, np.random.default_rng(0), 5, 64)
-    assert torch.equal(crops, again)
-    levels = torch.unique((crops * 255).round()).tolist()
-    assert set(levels) <= set(np.unique(np.concatenate([photographs[i].ravel() for i in range(6)])).tolist())
+def test_a_compiled_run_is_the_same_run(config_file, tmp_path, monkeypatch):
+    overrides = ["data.final_crop_share=0.5", "training.integer_share=0.5", "training.log_every=1"]
+    train(load_config(config_file, overrides), tmp_path / "plain")
+    compiled, compile = [], torch.compile
+
+    def without_code_generation(network, *, mode, dynamic):
+        compiled.append((mode, dynamic))
+        return compile(network, backend="eager", dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", without_code_generation)
+    train(load_config(config_file, [*overrides, "training.compile=true"]), tmp_path / "compiled")
+    assert compiled == [(None, False)]
+    plain, found = ([row for row in rows(tmp_path / run) if "loss" in row] for run in ("plain", "compiled"))
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in plain], rel=1e-3)
+    assert {row["crop"] for row in found} == {64, 128}
+
+
+def test_tensorboard_shows_what_the_log_says(config_file, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install 'neurocodec[train]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    train(load_config(config_file, ["training.tensorboard=true"]), run)
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    losses = [(row["step"], row["loss"]) for row in rows(run) if "loss" in row]
+    shown = [(event.step, event.value) for event in board.Scalars("training/loss")]
+    assert shown == [(step, pytest.approx(loss)) for step, loss in losses]
+    assert board.Scalars("validation/row_2/psnr")[0].step == 6
+
+
+def test_a_missing_tensorboard_is_named(config_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with pytest.raises(MissingPackageError, match=r"tensorboard, which is not installed.*neurocodec\[train\]"):
+        train(load_config(config_file, ["training.tensorboard=true"]), tmp_path / "run")
+    train(load_config(config_file, ["training.steps=1"]), tmp_path / "run")
+
+
+# The objective
 
 
 def test_bits_of_a_gaussian():

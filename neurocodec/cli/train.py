@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 
 from neurocodec.cli.files import complain
+from neurocodec.errors import ConfigError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,11 +20,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--run", dest="folder", metavar="DIR", help="folder of the new run (runs/ and CONFIG's name)")
     group.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    parser.add_argument(
+        "--init-from",
+        metavar="MODEL",
+        help="start a new run from a run's model.pt, a .safetensors file or an installed model (training.init_from)",
+    )
     parser.set_defaults(run=run, more="overrides")
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains. Raises ConfigError."""
+    if args.resume and args.init_from:
+        raise ConfigError("--init-from starts a new run and --resume continues one: give one of them.")
     try:
         from neurocodec.training.config import load_config
         from neurocodec.training.loop import train
@@ -33,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
 
     config = load_config(args.config, args.overrides)
+    if args.init_from:
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, init_from=args.init_from))
     folder = args.resume or args.folder or os.path.join("runs", os.path.splitext(os.path.basename(args.config))[0])
     model = train(config, folder, resume=args.resume is not None)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several

@@ -26,7 +26,18 @@ class DataConfig:
     cache: str = ""  # decoded pictures; default: inside the run folder
     validation_every: int = 40
     validation_images: int = 12
-    crop: int = 256
+    crop: int = 256  # a multiple of 64; smaller pictures are left out
+    final_crop: int = 384  # the crops of the last part of a run, with fewer of them a step
+    final_crop_share: float = 0.0  # that part
+    workers: int = 2  # threads that cut crops, each two batches ahead
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "final_crop"):
+            _require(getattr(self, name) > 0 and getattr(self, name) % 64 == 0, f"data.{name}", "a multiple of 64")
+        _require(self.validation_every >= 2, "data.validation_every", "at least 2")
+        _require(self.validation_images >= 1, "data.validation_images", "at least 1")
+        _require(0.0 <= self.final_crop_share <= 1.0, "data.final_crop_share", "between 0 and 1")
+        _require(self.workers >= 1, "data.workers", "at least 1")
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class TrainingConfig:
     device: str = "auto"  # auto, cpu, cuda
     precision: str = "auto"  # auto (bfloat16 on CUDA), float32, bfloat16
     threads: int = 0  # CPU threads a process; 0 leaves torch's choice
+    compile: bool = False  # torch.compile of the network: for GPUs
     optimizer: str = "adam"  # adam, muon (torch >= 2.9: Muon on the 1×1 matrices, Adam on the rest)
     learning_rate: float = 1e-3
     rows_learning_rate: float = 3e-3  # per-quality gains and biases
@@ -47,12 +59,21 @@ class TrainingConfig:
     final_learning_rate: float = 0.01  # of the peak, at the end of the cosine
     clip: float = 1.0
     ema: float = 0.999
-    init_from: str = ""  # a model file to start from; default: transform initialisation
+    integer_share: float = 0.2  # the last part of a run, with fake quantisation of the entropy path
+    init_from: str = ""  # model.pt, .safetensors or the name of a model to start from; default: a transform codec
     init_images: int = 40  # pictures that transform initialisation measures; 0: random weights
     log_every: int = 20
     checkpoint_every: int = 500
     validate_every: int = 2000
-    validate_actual: bool = True
+    validate_actual: bool = True  # by real files besides
+    tensorboard: bool = False  # writes RUN/tensorboard
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "checkpoint_every", "validate_every"):
+            _require(getattr(self, name) >= 1, f"training.{name}", "at least 1")
+        _require(self.seed >= 0, "training.seed", "at least 0")
+        _require(self.precision in ("auto", "float32", "bfloat16"), "training.precision", "auto, float32 or bfloat16")
+        _require(0.0 <= self.integer_share <= 1.0, "training.integer_share", "between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -67,7 +88,7 @@ class Config:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a TOML file and applies `section.key=value` overrides (values in TOML syntax; bare words are strings).
 
-    Raises ConfigError for a missing file, unknown sections or keys, and values of the wrong type.
+    Raises ConfigError for a missing file, unknown sections or keys, and values of the wrong type or out of range.
     """
     try:
         tables = tomllib.loads(Path(path).read_text())
@@ -95,6 +116,11 @@ def config_from_dict(tables: dict[str, Any]) -> Config:
     if unknown:
         raise ConfigError(f"unknown section [{sorted(unknown)[0]}]; the sections are [model], [data] and [training].")
     return Config(**{name: _section(name, kind, tables.get(name, {})) for name, kind in sections.items()})
+
+
+def _require(fits: bool, name: str, expected: str) -> None:
+    if not fits:
+        raise ConfigError(f"{name} is not {expected}.")
 
 
 def _section(name: str, kind: Any, table: dict[str, Any]) -> Any:

@@ -1,10 +1,12 @@
-"""Pictures for training: a folder tree decoded once into a memory-mapped file, and random crops from it."""
+"""Pictures for training: a folder tree decoded once into a memory-mapped file, and batches of random crops from it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import uuid
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,9 @@ from torch import Tensor
 
 from neurocodec.errors import ConfigError, ImageError
 from neurocodec.image import load
+from neurocodec.training.config import Config, DataConfig
+from neurocodec.training.processes import Processes
+from neurocodec.training.schedule import Stage, in_last, seed_of, stages
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"}
 
@@ -26,6 +31,13 @@ def find_images(folder: str | Path) -> list[Path]:
     if not paths:
         raise ConfigError(f"no pictures found below {str(folder)!r}; set data.folder to a folder of photographs.")
     return paths
+
+
+def open_pictures(data: DataConfig, run: Path) -> tuple[Photographs, Photographs]:
+    """The pictures to train on and those held out, decoded if they are not in the cache. Raises ConfigError."""
+    paths, cache, every = find_images(data.folder), data.cache or run / "cache", data.validation_every
+    held_out = Photographs(paths[::every][: data.validation_images], cache, min_side=data.crop)
+    return Photographs([p for i, p in enumerate(paths) if i % every], cache, min_side=data.crop), held_out
 
 
 class Photographs:
@@ -63,7 +75,7 @@ class Photographs:
 
 def _decode_all(paths: list[Path], pixels: Path, index: Path, min_side: int) -> None:
     entries, offset = [], 0
-    temporary = pixels.with_suffix(f".{os.getpid()}.part")
+    temporary = pixels.with_suffix(f".{uuid.uuid4().hex}.part")
     Image.init()
     with open(temporary, "wb") as out:
         for path in paths:
@@ -77,24 +89,72 @@ def _decode_all(paths: list[Path], pixels: Path, index: Path, min_side: int) -> 
             entries.append([offset, rgb.shape[0], rgb.shape[1]])
             offset += rgb.size
     temporary.replace(pixels)
-    part = index.with_suffix(f".{os.getpid()}.part")
+    part = index.with_suffix(f".{uuid.uuid4().hex}.part")
     part.write_text(json.dumps(entries))
     part.replace(index)
 
 
-def random_crops(photographs: Photographs, rng: np.random.Generator, count: int, size: int) -> Tensor:
-    """`count` random crops with random flips and transposition, (count, 3, size, size) in [0, 1], channels-last.
+class Crops:
+    """Random crops of one size, from the pictures that are large enough, in proportion to their area."""
 
-    Pictures are drawn in proportion to their area.
-    """
-    areas = np.array([height * width for _, height, width in photographs.entries], dtype=np.float64)
-    batch = np.empty((count, size, size, 3), dtype=np.uint8)
-    for k, i in enumerate(rng.choice(len(photographs), size=count, p=areas / areas.sum())):
-        picture = photographs[int(i)]
-        top = int(rng.integers(picture.shape[0] - size + 1))
-        left = int(rng.integers(picture.shape[1] - size + 1))
-        crop = picture[top : top + size, left : left + size]
+    def __init__(self, photographs: Photographs, size: int) -> None:
+        sides = np.array([(height, width) for _, height, width in photographs.entries], dtype=np.int64)
+        self._photographs, self._size = photographs, size
+        self._fitting = np.flatnonzero(sides.min(1) >= size)
+        self._areas = sides.prod(1)[self._fitting].cumsum()
+        if not self._fitting.size:
+            raise ConfigError(
+                f"none of the {len(photographs)} training pictures has sides of at least {size} pixels, as crops have."
+            )
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """A crop, (size, size, 3), flipped and transposed at random."""
+        picture = self._photographs[
+            int(self._fitting[self._areas.searchsorted(rng.integers(self._areas[-1]), "right")])
+        ]
+        top, left = (int(rng.integers(side - self._size + 1)) for side in picture.shape[:2])
+        crop = picture[top : top + self._size, left : left + self._size]
         crop = crop[:, ::-1] if rng.random() < 0.5 else crop
-        crop = crop.transpose(1, 0, 2) if rng.random() < 0.25 else crop
-        batch[k] = crop
-    return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255.0
+        return crop.transpose(1, 0, 2) if rng.random() < 0.25 else crop
+
+
+class Batches:
+    """This process's part of the batches of step, step + 1, ..., made ahead by `data.workers` threads.
+
+    What a batch holds is a function of seed, step and stage: neither of the threads nor of how many processes share it.
+    """
+
+    def __init__(self, photographs: Photographs, config: Config, processes: Processes, step: int = 0) -> None:
+        self._config, self._processes, self._step = config, processes, step
+        used = stages(config, processes.world)[: 2 if config.data.final_crop_share > 0 else 1]
+        self._stages = [(stage, Crops(photographs, stage.crop)) for stage in used]
+        self._cuda = processes.device.type == "cuda"
+        self._pool = ThreadPoolExecutor(config.data.workers, initializer=self._start_thread)
+        self._ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
+
+    def next(self, fraction: float) -> tuple[Tensor, Tensor]:
+        """x, uint8 (B, 3, size, size), channels-last, and quality_index, (B,), of the next step; pinned for a GPU.
+
+        fraction: the share of the run done before this step. A run that ends by the clock enters its last stage a few
+        steps late, with the batches that were made ahead.
+        """
+        while len(self._ahead) < 2 * self._config.data.workers:
+            at = max(fraction, self._step / self._config.training.steps)
+            stage, crops = self._stages[in_last(self._config.data.final_crop_share, at)]
+            self._ahead.append(self._pool.submit(self._make, self._step, stage, crops))
+            self._step += 1
+        return self._ahead.popleft().result()
+
+    def _start_thread(self) -> None:
+        if self._cuda:
+            torch.cuda.set_device(self._processes.device)  # memory is pinned for the current device
+
+    def _make(self, step: int, stage: Stage, crops: Crops) -> tuple[Tensor, Tensor]:
+        seed, processes = self._config.training.seed, self._processes
+        members = range(processes.rank, stage.images, processes.world)
+        x = np.stack([crops.draw(np.random.default_rng(seed_of(seed, step, k, "crop"))) for k in members])
+        # Stratified, so that every batch and every process's part of it span the qualities.
+        shift = np.random.default_rng(seed_of(seed, step, 0, "quality")).random()
+        quality_index = (np.array(members) + shift) / stage.images * (self._config.model.quality_rows - 1)
+        batch = torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(quality_index.astype(np.float32))
+        return (batch[0].pin_memory(), batch[1].pin_memory()) if self._cuda else batch

@@ -1,0 +1,38 @@
+"""The optimisers: Adam, or Muon on the matrices of the 1×1 layers and Adam on the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from neurocodec.errors import ConfigError
+from neurocodec.models.layers import Pointwise, QualityRows
+from neurocodec.training.config import TrainingConfig
+
+
+def make_optimizers(model: nn.Module, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """One optimiser or two over all parameters; each group has its peak learning rate as "peak"."""
+    muon = settings.optimizer == "muon"
+    if muon and not hasattr(torch.optim, "Muon"):
+        raise ConfigError("training.optimizer is 'muon', which needs PyTorch 2.9 or later; use 'adam'.")
+    if not muon and settings.optimizer != "adam":
+        raise ConfigError(f"training.optimizer is {settings.optimizer!r}; known are 'adam' and 'muon'.")
+    rows = {id(p) for m in model.modules() if isinstance(m, QualityRows) for p in m.parameters()}
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, Pointwise) and muon}
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if id(p) not in rows | matrices], "peak": settings.learning_rate},
+        {"params": [p for p in parameters if id(p) in rows], "peak": settings.rows_learning_rate},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, betas=(0.9, 0.95), fused=True)]
+    if muon:
+        group = {"params": [p for p in parameters if id(p) in matrices], "peak": settings.learning_rate}
+        optimizers.append(torch.optim.Muon([group], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    """Sets every group to `rate` times its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate

@@ -1,0 +1,109 @@
+"""The processes that share a run: one, or those that torchrun started on one machine or several.
+
+Gradients travel through DistributedDataParallel (NCCL on GPUs); everything else that processes tell each other is small
+and goes through gloo on the CPU, where it does not hold up a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from neurocodec.errors import ConfigError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=4)
+"""How long processes wait for the first one, which decodes pictures and validates."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that share the run. rank: of `world`; local_rank: on its machine."""
+
+    device: torch.device
+    rank: int = 0
+    local_rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that logs, validates and saves."""
+        return self.rank == 0
+
+    def largest(self, *values: float) -> list[float]:
+        """Each value's maximum over the processes, so that clocks and signals have the same effect in all."""
+        return self._reduced(torch.tensor(values, dtype=torch.float64), dist.ReduceOp.MAX).tolist()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes, on the CPU."""
+        return self._reduced(values.cpu(), dist.ReduceOp.SUM) / self.world
+
+    def wait(self) -> None:
+        """Returns once all processes are here."""
+        self.largest(0.0)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns in the first process, sent to all: only that process needs the run's folder."""
+        box = [make() if self.first else None]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]  # type: ignore[return-value]
+
+    def in_turns(self, work: Callable[[], T]) -> T:
+        """Does work that leaves files behind: the first process, then the first of each machine, then the others.
+
+        So the files are written once where machines share a disk, and once a machine where they do not.
+        """
+        turn = 0 if self.first else 1 if self.local_rank == 0 else 2
+        for _ in range(turn):
+            self.wait()
+        result = work()
+        for _ in range(turn, 2):
+            self.wait()
+        return result
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The model, with gradients averaged over the processes."""
+        if self.world == 1:
+            return model
+        cuda = self.device.type == "cuda"
+        return nn.parallel.DistributedDataParallel(model, device_ids=[self.local_rank] if cuda else None)
+
+    def _reduced(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        if self.world > 1:
+            dist.all_reduce(values, operation)
+        return values
+
+
+@contextmanager
+def join_processes(device: str) -> Iterator[Processes]:
+    """Joins the processes that torchrun started, if it did, and leaves them together at the end.
+
+    device: auto, cpu or cuda; with several processes each takes the GPU of its local rank. Raises ConfigError.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"training.device is {device!r}; known are 'auto', 'cpu' and 'cuda'.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("training.device is 'cuda', and PyTorch finds no GPU here; set it to 'cpu' or 'auto'.")
+    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes(torch.device(kind))
+        return
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if kind == "cuda":
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
+    own = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+    processes = Processes(own, dist.get_rank(), local_rank, dist.get_world_size())
+    yield processes
+    processes.wait()
+    dist.destroy_process_group()
