@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from neurocodec.training.config import load_config
 from neurocodec.training.loop import train
 from neurocodec.training.losses import rate_distortion_loss
 from neurocodec.training.optimizers import make_optimizers
+from neurocodec.training.processes import Processes
 from neurocodec.training.run import State, load_run
 from neurocodec.training.start import start_from
 
@@ -191,6 +194,14 @@ def test_what_cannot_be_resumed(config_file, tmp_path):
         train(load_config(config_file, ["training.optimizer=muon"]), run, resume=True)
 
 
+def test_the_average_is_validated_as_the_model_is_trained(config_file, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(loop, "validate", lambda ema, *_: seen.append(ema.fake_quantise) or [])
+    overrides = ["training.integer_share=0.5", "training.validate_every=2"]
+    train(load_config(config_file, overrides), tmp_path / "run")
+    assert seen == [False, True, True, True]  # steps 2, 4, 6 and the end
+
+
 # What a run leaves behind
 
 
@@ -202,6 +213,7 @@ def test_a_run_leaves_a_log_and_a_model_that_can_be_frozen(config_file, tmp_path
     assert log[0]["pictures"] == 5  # eight files, less two held out and a broken one
     steps = [row["step"] for row in log if "loss" in row]
     assert steps == [2, 4, 6]
+    assert all(row["images_per_second"] > 0 and 0 <= row["waiting"] <= 1 for row in log if "loss" in row)
     validation = [row["validation"] for row in log if "validation" in row]
     assert {"quality_index", "bpp", "psnr", "file_bpp", "file_psnr"} <= set(validation[0])
     frozen = checkpoint.load(path)
@@ -333,9 +345,22 @@ def test_two_machines_without_a_common_disk(config_file, tmp_path):
     assert weights(tmp_path / "again0")["state"]["step"] == 6
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(config_file):
-    with pytest.raises(ConfigError, match="3 processes cannot share"):
-        loop.stages(load_config(config_file), 3)
+def test_the_first_process_decodes_then_the_first_of_each_machine_then_the_others():
+    together, done = threading.Barrier(4, timeout=60), []
+
+    class Threads(Processes):
+        def wait(self):
+            together.wait()
+
+    def work(process):
+        time.sleep(0.1 if process.local_rank == 0 else 0.0)
+        done.append(process.rank)
+        return process.rank
+
+    threads = [Threads(torch.device("cpu"), rank, rank % 2, 4) for rank in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda process: process.in_turns(lambda: work(process)), threads)) == [0, 1, 2, 3]
+    assert done[:2] == [0, 2]
 
 
 # Where a run starts
