@@ -1,4 +1,4 @@
-"""Builds the native range coder; everything else stands in pyproject.toml."""
+"""Builds the native range coder and integer layers; everything else stands in pyproject.toml."""
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
@@ -9,7 +9,7 @@ setup(
             "neurocodec._native",
             ["csrc/bindings.cpp"],
             include_dirs=["csrc"],
-            depends=["csrc/range_coder.hpp"],
+            depends=["csrc/range_coder.hpp", "csrc/integer_layers.hpp", "csrc/parallel.hpp"],
             cxx_std=17,
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-pthread"],
             extra_link_args=["-pthread"],

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// neurocodec._native: NumPy arrays in, bytes out. Types, lengths, the GIL and errors; the rest is range_coder.hpp.
+// neurocodec._native: NumPy arrays in, bytes or arrays out. Types, lengths, the GIL and errors; the rest is
+// range_coder.hpp and integer_layers.hpp.
 //
 // Surprises: arrays must be contiguous and of the exact type (neurocodec.entropy.coder sees to that); a decoder takes a
 // lock, because it works without the GIL.
@@ -15,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "integer_layers.hpp"
 #include "range_coder.hpp"
 
 namespace py = pybind11;
@@ -138,10 +140,92 @@ class Decoder {
   nc::StreamDecoder decoder_;
 };
 
+const char* name_of(nc::Kernel kernel) {
+  switch (kernel) {
+    case nc::Kernel::kAvx512: return "avx512";
+    case nc::Kernel::kAvx2: return "avx2";
+    default: return "generic";
+  }
+}
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const nc::Kernel kernel : nc::kernels()) names.emplace_back(name_of(kernel));
+  return names;
+}
+
+nc::Kernel kernel_named(const std::string& name) {
+  for (const nc::Kernel kernel : nc::kernels()) {
+    if (name == name_of(kernel)) return kernel;
+  }
+  throw std::invalid_argument("This machine runs no kernel named " + name + ".");
+}
+
+nc::Requantise requantise(int shift, int32_t low, int32_t high) {
+  if (shift < 0 || shift > 30) throw std::invalid_argument("The shift is not in 0..30.");
+  return nc::Requantise(shift, low, high);
+}
+
+void check_positions(const Array<int16_t>& x, size_t channels) {
+  if (x.ndim() != 3 || static_cast<size_t>(x.shape(2)) != channels) {
+    throw std::invalid_argument("The input is not of shape (height, width, " + std::to_string(channels) + ").");
+  }
+}
+
+nc::PointwiseLayer make_pointwise(const Array<int16_t>& weight) {
+  if (weight.ndim() != 2) throw std::invalid_argument("The weight is not of shape (out, in).");
+  return nc::PointwiseLayer(weight.data(), static_cast<size_t>(weight.shape(0)), static_cast<size_t>(weight.shape(1)));
+}
+
+template <typename Out>
+Array<Out> run_pointwise(const nc::PointwiseLayer& layer, const Array<int16_t>& x, const Array<int32_t>& bias, int shift,
+                         int32_t low, int32_t high, const std::string& kernel, size_t threads) {
+  check_positions(x, layer.inputs());
+  const bool lattice = bias.ndim() == 3;
+  const bool fits = lattice ? bias.shape(0) == 2 && bias.shape(1) == 2 : bias.ndim() == 1;
+  if (!fits || static_cast<size_t>(bias.shape(bias.ndim() - 1)) != layer.outputs()) {
+    throw std::invalid_argument("The bias is neither of shape (out) nor (2, 2, out).");
+  }
+  const nc::Requantise rule = requantise(shift, low, high);
+  const nc::Kernel chosen = kernel_named(kernel);
+  const auto height = static_cast<size_t>(x.shape(0)), width = static_cast<size_t>(x.shape(1));
+  Array<Out> out({height, width, layer.outputs()});
+  const int16_t* const from = x.data();
+  const int32_t* const add = bias.data();
+  Out* const to = out.mutable_data();
+  const py::gil_scoped_release release;
+  layer.run(from, height, width, add, lattice, rule, to, chosen, threads);
+  return out;
+}
+
+nc::DepthwiseLayer make_depthwise(const Array<int16_t>& weight, const Array<int32_t>& bias) {
+  if (weight.ndim() != 3 || weight.shape(1) != 3 || weight.shape(2) != 3) {
+    throw std::invalid_argument("The weight is not of shape (channels, 3, 3).");
+  }
+  if (bias.ndim() != 1 || bias.shape(0) != weight.shape(0)) {
+    throw std::invalid_argument("The bias is not of shape (channels).");
+  }
+  return nc::DepthwiseLayer(weight.data(), bias.data(), static_cast<size_t>(weight.shape(0)));
+}
+
+Array<int16_t> run_depthwise(const nc::DepthwiseLayer& layer, const Array<int16_t>& x, int shift,
+                             const std::string& kernel, size_t threads) {
+  check_positions(x, layer.channels());
+  const nc::Requantise rule = requantise(shift, INT16_MIN, INT16_MAX);
+  const nc::Kernel chosen = kernel_named(kernel);
+  const auto height = static_cast<size_t>(x.shape(0)), width = static_cast<size_t>(x.shape(1));
+  Array<int16_t> out({height, width, layer.channels()});
+  const int16_t* const from = x.data();
+  int16_t* const to = out.mutable_data();
+  const py::gil_scoped_release release;
+  layer.run(from, height, width, rule, to, chosen, threads);
+  return out;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "The range coder in C++; use it through neurocodec.entropy.coder.";
+  m.doc() = "Range coder and integer layers in C++; use them through neurocodec.entropy.coder and .integer.";
   py::class_<nc::Tables, std::shared_ptr<nc::Tables>>(m, "Tables")
       .def(py::init(&make_tables), py::arg("frequencies").noconvert(), py::arg("offsets").noconvert(),
            py::arg("lengths").noconvert());
@@ -152,4 +236,15 @@ PYBIND11_MODULE(_native, m) {
            py::arg("threads"))
       .def("decode", &Decoder::decode, py::arg("indexes").noconvert())
       .def("finish", &Decoder::finish);
+
+  m.def("kernels", &kernel_names, "Names of the kernels that this machine runs, best first.");
+  py::class_<nc::PointwiseLayer>(m, "Pointwise")
+      .def(py::init(&make_pointwise), py::arg("weight").noconvert())
+      .def("run", &run_pointwise<int16_t>, py::arg("x").noconvert(), py::arg("bias").noconvert(), py::arg("shift"),
+           py::arg("low"), py::arg("high"), py::arg("kernel"), py::arg("threads"))
+      .def("run_wide", &run_pointwise<int32_t>, py::arg("x").noconvert(), py::arg("bias").noconvert(),
+           py::arg("shift"), py::arg("low"), py::arg("high"), py::arg("kernel"), py::arg("threads"));
+  py::class_<nc::DepthwiseLayer>(m, "Depthwise")
+      .def(py::init(&make_depthwise), py::arg("weight").noconvert(), py::arg("bias").noconvert())
+      .def("run", &run_depthwise, py::arg("x").noconvert(), py::arg("shift"), py::arg("kernel"), py::arg("threads"));
 }

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from neurocodec.entropy.integer import EntropyNetwork, TorchArithmetic, freeze_entropy
+from neurocodec.entropy.arithmetic import arithmetic
+from neurocodec.entropy.integer import EntropyNetwork, freeze_entropy, thaw_entropy
 from neurocodec.entropy.likelihood import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 from neurocodec.entropy.tables import Tables, gaussian_tables
 from neurocodec.errors import ModelMismatchError, ModelNotFoundError
@@ -73,6 +74,16 @@ def freeze(model: Hyperprior, *, tables: Tables | None = None, device: str = "cp
     arrays |= {"tables." + name: getattr(tables, name) for name in _TABLES}
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     return _assemble(model.config, arrays, device)
+
+
+def thaw(model: Model) -> Hyperprior:
+    """A float model to train on from: the inverse of `freeze`, up to the rounding of the entropy path's weights."""
+    prefix = "entropy."
+    entropy = thaw_entropy({n[len(prefix) :]: v for n, v in model.arrays.items() if n.startswith(prefix)})
+    transforms = {n: v for n, v in model.arrays.items() if n.startswith(("g_a.", "h_a.", "g_s."))}
+    thawed = Hyperprior(model.config)
+    thawed.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in (transforms | entropy).items()})
+    return thawed
 
 
 def load(name: str | Path, *, device: str = "auto") -> Model:
@@ -161,7 +172,7 @@ def _assemble(config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], devi
         h_a=network(HyperAnalysis(config), "h_a."),
         g_s=network(Synthesis(config), "g_s."),
         tables=tables,
-        entropy=EntropyNetwork(config, integers, TorchArithmetic(device)),
+        entropy=EntropyNetwork(config, integers, arithmetic(device)),
         device=device,
     )
 

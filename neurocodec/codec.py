@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from neurocodec import checkpoint, container, image, tiling
 from neurocodec.entropy import coder
-from neurocodec.entropy.integer import MAX_LATENT, MEAN_BITS, PASSES, QUALITY_STEPS, pass_mask
+from neurocodec.entropy.integer import MAX_LATENT, MEAN_BITS, PASSES, QUALITY_STEPS, gather
 from neurocodec.entropy.tables import Tables, tables_from_histogram
 from neurocodec.errors import ChecksumError, ImageError, NicFormatError
 from neurocodec.tiling import LATENT, Window
@@ -172,8 +173,8 @@ def decode_picture(
     for window, tile in zip(windows, nic.tiles, strict=True):
         part = window.meet(needed)
         if part:
-            latents = _decode_latents(tile, window, model, header.quality_index)
-            y_hat[_slices(part, needed)] = latents[_slices(part, window)]
+            latents = _decode_tile(tile, window, model, header.quality_index)
+            y_hat[_slices(part, needed)] = latents.y_hat[_slices(part, window)]
 
     rgb = np.empty(((wanted.bottom - wanted.top) * LATENT, (wanted.right - wanted.left) * LATENT, 3), np.uint8)
     for window in windows:
@@ -227,6 +228,24 @@ def measured_tables(
     return tables_from_histogram(counts + counts[:, ::-1], -reach)
 
 
+@dataclass(frozen=True)
+class Latents:
+    """What the stream of a tile holds, int32: z_hat (ceil(h / 4), ceil(w / 4), N), the symbols of the four passes, each
+    (h, w, M / 4), and y_hat (h, w, M) in sixteenths."""
+
+    z_hat: NDArray[np.int32]
+    symbols: tuple[NDArray[np.int32], ...]
+    y_hat: NDArray[np.int32]
+
+
+def decode_latents(nic: container.NicFile, model: checkpoint.Model) -> list[Latents]:
+    """The latents of each tile of a file, exactly; pixels are not computed. Raises what `decode_picture` raises."""
+    header = nic.header
+    rows, columns = -(-header.height // LATENT), -(-header.width // LATENT)
+    windows = tiling.windows(rows, columns, header.tile_edge)
+    return [_decode_tile(t, w, model, header.quality_index) for w, t in zip(windows, nic.tiles, strict=True)]
+
+
 def analysis_halo(model: checkpoint.Model) -> int:
     """Latents beyond a tile that its analysis sees."""
     config = model.config
@@ -275,7 +294,7 @@ def _quantise_latents(
     """Symbols and table rows of one tile in coding order, z then y in four passes, and the checksum of the latents."""
     z = model.h_a(y, _row(index, model))
     values = y[0].permute(1, 2, 0).cpu().numpy()  # (h, w, M)
-    height, width, channels = values.shape
+    height, width, _ = values.shape
     network = model.entropy
 
     z_rows = network.z_rows(index, height, width)
@@ -284,43 +303,40 @@ def _quantise_latents(
     coded, rows = [z_hat[z_rows > 0]], [z_rows[z_rows > 0]]
 
     passes = network.start(z_hat, index, height, width)
-    y_hat = np.zeros((height, width, channels), np.int32)
     for step in range(PASSES):
-        means, table_rows = passes.predict(step, y_hat)
-        mask = pass_mask(step, height, width, channels)
-        symbols = _quantise(values[mask].astype(np.float64) - means[mask] / UNIT)
-        symbols[table_rows[mask] == 0] = 0
-        y_hat[mask] = _latents(symbols, means[mask])
-        coded.append(symbols[table_rows[mask] > 0])
-        rows.append(table_rows[mask][table_rows[mask] > 0])
-    return coded, rows, _checksum(z_hat, y_hat)
+        means, table_rows = passes.predict()
+        symbols = _quantise(gather(values, step).astype(np.float64) - means / UNIT)
+        symbols[table_rows == 0] = 0
+        passes.put(_latents(symbols, means))
+        coded.append(symbols[table_rows > 0])
+        rows.append(table_rows[table_rows > 0])
+    return coded, rows, _checksum(z_hat, passes.y_hat)
 
 
-def _decode_latents(tile: container.Tile, window: Window, model: checkpoint.Model, index: int) -> NDArray[np.int32]:
-    """The latents of one tile in sixteenths, int32 (h, w, M). Raises ChecksumError if they are not the encoder's."""
+def _decode_tile(tile: container.Tile, window: Window, model: checkpoint.Model, index: int) -> Latents:
+    """The latents of one tile. Raises ChecksumError if they are not the encoder's."""
     height, width = window.bottom - window.top, window.right - window.left
-    channels = model.config.latent_channels
     network = model.entropy
     decoder = coder.Decoder(tile.stream, model.tables, threads=_threads())
 
-    z_rows = network.z_rows(index, height, width)
-    z_hat = np.zeros(z_rows.shape, np.int32)
-    z_hat[z_rows > 0] = decoder.decode(z_rows[z_rows > 0])
+    def read(rows: NDArray[np.uint8]) -> NDArray[np.int32]:
+        values = np.zeros(rows.shape, np.int32)
+        values[rows > 0] = decoder.decode(rows[rows > 0])
+        return values
+
+    z_hat = read(network.z_rows(index, height, width))
     passes = network.start(z_hat, index, height, width)
-    y_hat = np.zeros((height, width, channels), np.int32)
-    for step in range(PASSES):
-        means, table_rows = passes.predict(step, y_hat)
-        mask = pass_mask(step, height, width, channels)
-        rows = table_rows[mask]
-        symbols = np.zeros(rows.shape, np.int32)
-        symbols[rows > 0] = decoder.decode(rows[rows > 0])
-        y_hat[mask] = _latents(symbols, means[mask])
+    symbols = []
+    for _ in range(PASSES):
+        means, rows = passes.predict()
+        symbols.append(read(rows))
+        passes.put(_latents(symbols[-1], means))
     decoder.finish()
-    if _checksum(z_hat, y_hat) != tile.symbols_crc:
+    if _checksum(z_hat, passes.y_hat) != tile.symbols_crc:
         raise ChecksumError(
             "the file decoded to other symbols than were encoded: it is damaged, or decoding is not exact."
         )
-    return y_hat
+    return Latents(z_hat, tuple(symbols), passes.y_hat)
 
 
 def _quantise(residual: NDArray[np.float64]) -> NDArray[np.int32]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, PHOTO
-from golden.make import CASES, latents_digest, picture
+from golden.make import CASES, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,8 +21,6 @@ from PIL import Image
 import neurocodec
 from neurocodec import codec, container, image, tiling
 from neurocodec.errors import ImageError, ModelNotFoundError, NeurocodecError, NicFormatError, TruncatedError
-
-EXPECTED = json.loads((GOLDEN / "valid" / "expected.json").read_text())
 
 
 def psnr(a, b):
@@ -40,17 +36,6 @@ def jpeg_of_size(im, limit):
         if buffer.tell() <= limit:
             best = buffer
     return Image.open(best)
-
-
-@pytest.mark.parametrize("case", sorted(CASES))
-def test_golden_files_decode_to_the_same_latents_and_picture(case, small_model):
-    data = (GOLDEN / "valid" / f"{case}.nic").read_bytes()
-    assert hashlib.sha256(data).hexdigest() == EXPECTED[case]["nic_sha256"]
-    assert small_model.model_id.hex() == EXPECTED[case]["model_id"]
-    assert latents_digest(data, small_model) == EXPECTED[case]["y_hat_sha256"]
-    decoded = codec.decode_picture(container.read(data), small_model)
-    stored = np.asarray(Image.open(GOLDEN / "valid" / f"{case}.png").convert("RGB")).astype(int)
-    assert np.abs(decoded.rgb.astype(int) - stored).max() <= 1  # synthesis is float: one level between machines
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
@@ -241,27 +226,6 @@ def test_same_bytes_in_other_processes_and_with_1_or_2_threads(base_model, photo
     }
     here = hashlib.sha256(b"".join(codec.encode(photo, quality=q, model=base_model) for q in (10, 50, 90))).hexdigest()
     assert digests == {here + "\n"}
-
-
-@pytest.mark.parametrize("condition", ["default", "avx2", "avx512", "no-onednn", "medium", "autocast"])
-def test_golden_latents_in_other_processes(condition):
-    """Symbols do not depend on the instruction set, oneDNN, matmul precision or autocast of the caller."""
-    program = (
-        "import sys, torch; sys.path[:0] = sys.argv[2:4]; condition = sys.argv[1];"
-        "torch.backends.mkldnn.enabled = condition != 'no-onednn';"
-        "torch.set_float32_matmul_precision('medium' if condition == 'medium' else 'highest');"
-        "from golden.make import *; model = checkpoint.load(HERE / 'model' / 'small.safetensors', device='cpu');"
-        "expected = json.loads((HERE / 'valid' / 'expected.json').read_text());"
-        "context = torch.autocast('cpu', torch.bfloat16, enabled=condition == 'autocast'); context.__enter__();"
-        "assert all(latents_digest((HERE / 'valid' / (c + '.nic')).read_bytes(), model) == expected[c]['y_hat_sha256']"
-        " for c in CASES); print('exact')"
-    )
-    environment = dict(os.environ)
-    if condition in ("default", "avx2", "avx512"):
-        environment["ATEN_CPU_CAPABILITY"] = condition
-    arguments = [sys.executable, "-c", program, condition, str(GOLDEN.parent), str(GOLDEN.parents[1])]
-    result = subprocess.run(arguments, capture_output=True, text=True, env=environment)
-    assert result.stdout == "exact\n", result.stderr
 
 
 def test_autocast_of_the_caller_does_not_change_the_picture(base_model, photo):

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurocodec.entropy import coder, reference
+from neurocodec.entropy.native import _warn_once
 from neurocodec.entropy.tables import Tables, gaussian_tables
 from neurocodec.errors import ChecksumError, NativeUnavailableError, NicFormatError, TruncatedError
 
@@ -343,7 +344,7 @@ def test_choice_of_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = reference.encode(symbols, indexes, TABLES)
     monkeypatch.setitem(sys.modules, "neurocodec._native", None)  # makes the import fail
     monkeypatch.setenv("NEUROCODEC_NATIVE", "auto")
-    coder._warn_once.cache_clear()
+    _warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match="slow one"):
         coder.encode(symbols, indexes, TABLES)
     with warnings.catch_warnings():

@@ -18,6 +18,7 @@ LEVELS = {
     "neurocodec._native": 1,
     "neurocodec.container": 1,
     "neurocodec.image": 1,
+    "neurocodec.entropy.native": 1,
     "neurocodec.tiling": 1,
     "neurocodec.metrics": 1,
     "neurocodec.entropy": 2,
@@ -26,6 +27,7 @@ LEVELS = {
     "neurocodec.models": 3,
     "neurocodec.checkpoint": 4,
     "neurocodec.codec": 5,
+    "neurocodec.conformance": 5,
     "neurocodec.pillow_plugin": 5,
     "neurocodec.pillow_hook": 5,
     "neurocodec.training": 5,
@@ -37,7 +39,15 @@ LEVELS = {
 }
 """A part and everything in it: the longest name that fits decides. A module imports its own level or lower ones."""
 
-NO_TORCH = ("container", "entropy.tables", "entropy.reference", "entropy.coder", "errors", "pillow_hook")
+NO_TORCH = (
+    "container",
+    "entropy.tables",
+    "entropy.reference",
+    "entropy.coder",
+    "entropy.native",
+    "errors",
+    "pillow_hook",
+)
 CODING = ("neurocodec", "codec", "checkpoint", "container", "image", "tiling", "errors", "entropy", "models", "pillow")
 CORE = {"torch", "numpy", "PIL", "safetensors", "neurocodec"}
 FORBIDDEN = ("compressai", "torchvision", "scipy", "pandas", "matplotlib")

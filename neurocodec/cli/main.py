@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from neurocodec import __version__
-from neurocodec.cli import bench, compare, decode, demo, encode, info, train
+from neurocodec.cli import bench, compare, decode, demo, doctor, encode, info, train
 from neurocodec.cli.files import complain, sentence
 
 
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, prog="neurocodec"
     )
-    for module in (encode, decode, info, compare, bench, train, demo):
+    for module in (encode, decode, info, compare, bench, train, demo, doctor):
         module.add_parser(subparsers)
     return parser
 

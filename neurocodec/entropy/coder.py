@@ -1,14 +1,9 @@
 """Symbols and table rows to bytes, and back: the entropy coder that the codec uses.
 
 The work is done by the C++ extension, or by its twin in `reference.py` where there is none: same bytes, slowly.
-The environment variable NEUROCODEC_NATIVE chooses: auto (the default; one warning if the twin has to do), require
-(NativeUnavailableError instead), or off (the twin).
+`entropy.native` says which.
 """
 
-import functools
-import importlib
-import os
-import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -18,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurocodec.entropy import reference
+from neurocodec.entropy.native import extension
 from neurocodec.entropy.tables import Tables
-from neurocodec.errors import NativeUnavailableError
 
 
 def encode(
@@ -40,7 +35,7 @@ def encode(
 
     Raises TypeError for arrays of other types (integers that fit are converted), ValueError for a bad index or length.
     """
-    native = _native()
+    native = extension()
     symbols, indexes = _array("symbols", symbols, np.int32), _array("indexes", indexes, np.uint8)
     if symbols.shape != indexes.shape:
         raise ValueError(f"symbols have the shape {symbols.shape}, but indexes {indexes.shape}.")
@@ -65,7 +60,7 @@ class Decoder:
     """
 
     def __init__(self, data: bytes, tables: Tables, *, threads: int = 1) -> None:
-        native = _native()
+        native = extension()
         threads = _check_threads(threads)
         self._impl: _DecoderImpl
         if native is None:
@@ -104,34 +99,6 @@ def _check_threads(threads: int) -> int:
     if threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}.")
     return threads
-
-
-def _native() -> ModuleType | None:
-    """The extension, or None for the twin."""
-    mode = os.environ.get("NEUROCODEC_NATIVE", "auto")
-    if mode not in ("auto", "require", "off"):
-        raise ValueError(f"NEUROCODEC_NATIVE is {mode!r}; it must be auto, require or off.")
-    if mode == "off":
-        return None
-    try:
-        return importlib.import_module("neurocodec._native")
-    except ImportError as error:
-        if mode == "require":
-            raise NativeUnavailableError(
-                f"NEUROCODEC_NATIVE=require, but the compiled range coder cannot be loaded ({error}); "
-                "install neurocodec again where there is a C++ compiler."
-            ) from error
-        _warn_once(str(error))
-        return None
-
-
-@functools.cache
-def _warn_once(reason: str) -> None:
-    warnings.warn(
-        f"The compiled range coder cannot be loaded ({reason}); using the slow one in Python.",
-        RuntimeWarning,
-        stacklevel=4,
-    )
 
 
 _compiled: WeakKeyDictionary[Tables, Any] = WeakKeyDictionary()

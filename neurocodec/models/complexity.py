@@ -19,13 +19,16 @@ def count_macs(model: Hyperprior) -> dict[str, float]:
     """MAC a pixel of g_a, h_a, g_s and the entropy path (h_s and all passes), and their sums `encoder` and `decoder`.
 
     1×1 and depthwise 3×3 layers are counted; elementwise operations are not. The encoder runs the entropy path too.
+    Of its heads, coding computes in each pass only the channels that the pass codes: a quarter.
     """
     counts: dict[str, float] = {}
+    heads = {context.get_submodule("head") for context in model.contexts}
     current = ""
 
     def hook(module: nn.Module, _: Any, output: torch.Tensor) -> None:
         each = module.weight.shape[1] if isinstance(module, Pointwise) else 9
-        counts[current] = counts.get(current, 0.0) + output.numel() * int(each) / SIDE**2
+        outputs = output.numel() / (PASSES if module in heads else 1)
+        counts[current] = counts.get(current, 0.0) + outputs * int(each) / SIDE**2
 
     layers = [m for m in model.modules() if isinstance(m, (Pointwise, Depthwise))]
     handles = [layer.register_forward_hook(hook) for layer in layers]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocodec.entropy.integer import PASSES, pass_mask
+from neurocodec.entropy.integer import ACTIVATION_BITS, MEAN_BITS, PASSES, lattice
 from neurocodec.entropy.likelihood import index_of_scale, training_bits
 from neurocodec.models.layers import (
     Block,
@@ -25,6 +25,7 @@ from neurocodec.models.layers import (
     QualityRows,
     colour_dct_matrix,
     haar_matrix,
+    on_grid,
     ste_round,
 )
 
@@ -118,7 +119,8 @@ class HyperAnalysis(nn.Module):
         self.dw2, self.down2 = Depthwise(hidden), Pointwise(4 * hidden, config.hyper_channels, gain=2.0)
 
     def forward(self, y: Tensor, quality_index: Tensor) -> Tensor:
-        y = F.pad(y, (0, -y.shape[3] % 4, 0, -y.shape[2] % 4), mode="replicate")
+        if y.shape[2] % 4 or y.shape[3] % 4:
+            y = F.pad(y, (0, -y.shape[3] % 4, 0, -y.shape[2] % 4), mode="replicate")
         u = self.conv_in(context_input(y)) + self.bias(quality_index)
         u = self.dw1(F.leaky_relu(u, 0.01))
         u = F.leaky_relu(self.down1(F.pixel_unshuffle(u, 2)), 0.01)  # 1/32
@@ -126,8 +128,27 @@ class HyperAnalysis(nn.Module):
         return z
 
 
-class HyperSynthesis(nn.Module):
-    """h_s: z_hat (B, N, h/4, w/4) integers -> features (B, hidden, h, w). Runs as integers when coding."""
+class Exact(nn.Module):
+    """A part of the entropy path, which coding runs in integers (`neurocodec.entropy.integer`).
+
+    With `fake_quantise` the float network computes what the integers will: weights, activations, means and indexes are
+    rounded to their grids, straight-through. Training does so at its end.
+    """
+
+    fake_quantise = False
+
+    def activation(self, x: Tensor) -> Tensor:
+        """The clamp of the entropy path: min(max(x, 0), 127)."""
+        x = x.clamp(0.0, ACTIVATION_MAX)
+        return on_grid(x, ACTIVATION_BITS) if self.fake_quantise else x
+
+    def output(self, x: Tensor) -> Tensor:
+        """What a head gives, float32."""
+        return on_grid(x.float(), ACTIVATION_BITS) if self.fake_quantise else x.float()
+
+
+class HyperSynthesis(Exact):
+    """h_s: z_hat (B, N, h/4, w/4) integers -> features (B, hidden, h, w)."""
 
     def __init__(self, config: HyperpriorConfig) -> None:
         super().__init__()
@@ -139,13 +160,13 @@ class HyperSynthesis(nn.Module):
         self.dw3, self.conv_out = Depthwise(hidden), Pointwise(hidden, hidden, gain=math.sqrt(2.0))
 
     def forward(self, z_hat: Tensor, quality_index: Tensor) -> Tensor:
-        u = activation(self.conv_in(z_hat) + self.bias(quality_index))  # 1/64
-        u = activation(F.pixel_shuffle(self.up1(self.dw1(u)), 2))  # 1/32
-        u = activation(F.pixel_shuffle(self.up2(self.dw2(u)), 2))  # 1/16
-        return activation(self.conv_out(self.dw3(u)))
+        u = self.activation(self.conv_in(z_hat) + self.bias(quality_index))  # 1/64
+        u = self.activation(F.pixel_shuffle(self.up1(self.dw1(u)), 2))  # 1/32
+        u = self.activation(F.pixel_shuffle(self.up2(self.dw2(u)), 2))  # 1/16
+        return self.activation(self.conv_out(self.dw3(u)))
 
 
-class Prediction(nn.Module):
+class Prediction(Exact):
     """First context pass: features -> the base prediction (B, 2 M, h, w): means, and indexes in units of INDEX_UNIT."""
 
     def __init__(self, config: HyperpriorConfig) -> None:
@@ -156,11 +177,10 @@ class Prediction(nn.Module):
         self.bias = QualityRows(config.quality_rows, 2 * config.latent_channels)
 
     def forward(self, features: Tensor, quality_index: Tensor) -> Tensor:
-        base: Tensor = self.head(activation(self.conv(features))).float() + self.bias(quality_index)
-        return base
+        return self.output(self.head(self.activation(self.conv(features))) + self.bias(quality_index))
 
 
-class Context(nn.Module):
+class Context(Exact):
     """A later context pass: features and the latents known so far -> a correction to the base, (B, 2 M, h, w).
 
     Unknown latents are zero; a bias for each phase of the 2×2 lattice tells the network which ones those are.
@@ -179,16 +199,12 @@ class Context(nn.Module):
     def forward(self, features: Tensor, known: Tensor, quality_index: Tensor) -> Tensor:
         height, width = known.shape[2:]
         phase = self.phase_bias.permute(2, 0, 1).repeat(1, -(-height // 2), -(-width // 2))[:, :height, :width]
-        u = self.conv_in(torch.cat([self.dw_in(context_input(known)), features.to(known.dtype)], dim=1))
-        u = activation(u + self.bias(quality_index) + phase)
-        u = activation(self.conv(self.dw(u)))
-        correction: Tensor = self.head(u).float()
-        return correction
-
-
-def activation(x: Tensor) -> Tensor:
-    """The clamp of the entropy path: min(max(x, 0), 127)."""
-    return x.clamp(0.0, ACTIVATION_MAX)
+        inputs = context_input(known)
+        if self.fake_quantise:
+            inputs = on_grid(inputs, ACTIVATION_BITS)
+        u = self.conv_in(torch.cat([self.dw_in(inputs), features.to(known.dtype)], dim=1))
+        u = self.activation(u + self.bias(quality_index) + phase)
+        return self.output(self.head(self.activation(self.conv(self.dw(u)))))
 
 
 def context_input(y: Tensor) -> Tensor:
@@ -198,8 +214,11 @@ def context_input(y: Tensor) -> Tensor:
 
 def pass_masks(channels: int, height: int, width: int, device: torch.device) -> list[Tensor]:
     """For each pass the mask, bool (1, channels, height, width), of the latents it codes."""
-    masks = (pass_mask(step, height, width, channels) for step in range(PASSES))
-    return [torch.from_numpy(mask).permute(2, 0, 1)[None].to(device) for mask in masks]
+    masks = torch.zeros(PASSES, channels, height, width, dtype=torch.bool)
+    for step in range(PASSES):
+        for rows, columns, group in lattice(step, channels):
+            masks[step, group, rows, columns] = True
+    return list(masks.to(device)[:, None])
 
 
 class Hyperprior(nn.Module):
@@ -220,6 +239,20 @@ class Hyperprior(nn.Module):
         self.contexts = nn.ModuleList(Context(self.config) for _ in range(PASSES - 1))
         rows, fill = self.config.quality_rows, index_of_scale(1.5) / INDEX_UNIT
         self.z_index = QualityRows(rows, self.config.hyper_channels, fill=fill)
+        self._fake_quantise = False
+
+    @property
+    def fake_quantise(self) -> bool:
+        """Whether the entropy path rounds as coding will, see `Exact`."""
+        return self._fake_quantise
+
+    @fake_quantise.setter
+    def fake_quantise(self, on: bool) -> None:
+        self._fake_quantise = on
+        for part in (self.h_s, self.prediction, *self.contexts):
+            for module in part.modules():
+                if isinstance(module, Exact | Pointwise | Depthwise):
+                    module.fake_quantise = on
 
     def forward(self, x: Tensor, quality_index: Tensor) -> dict[str, Tensor]:
         """Training pass.
@@ -240,9 +273,13 @@ class Hyperprior(nn.Module):
         for step, mask in enumerate(pass_masks(y.shape[1], y.shape[2], y.shape[3], y.device)):
             entropy = base if step == 0 else base + self.contexts[step - 1](features, y_hat, quality_index)
             means = entropy[:, : y.shape[1]]
+            if self.fake_quantise:
+                means = on_grid(means, MEAN_BITS)
             y_hat = torch.where(mask, ste_round(y - means) + means, y_hat)
             params = torch.where(mask.repeat(1, 2, 1, 1), entropy, params)
         means, indexes = params.chunk(2, dim=1)
+        if self.fake_quantise:
+            means, indexes = on_grid(means, MEAN_BITS), on_grid(indexes * INDEX_UNIT, 0) / INDEX_UNIT
         with torch.autocast(x.device.type, enabled=False):
             y_bits = training_bits(y - means, indexes * INDEX_UNIT)
         return {

@@ -13,9 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocodec.entropy.integer import ACTIVATION_BITS, weight_shift
+
 
 class Pointwise(nn.Module):
     """1×1 convolution. weight: (out, in), bias: (out,)."""
+
+    fake_quantise = False
 
     def __init__(self, in_channels: int, out_channels: int, *, gain: float = 1.0) -> None:
         super().__init__()
@@ -23,12 +27,15 @@ class Pointwise(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W) -> (B, out, H, W)
+        weight = on_weight_grid(self.weight, self.bias) if self.fake_quantise else self.weight
         # As a matrix product: permuting channels-last tensors copies nothing.
-        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+        return F.linear(x.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
 
 
 class Depthwise(nn.Module):
     """Depthwise 3×3 convolution, zero padding. weight: (C, 3, 3), bias: (C,). Starts near the identity."""
+
+    fake_quantise = False
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,7 +45,9 @@ class Depthwise(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
-        return F.conv2d(x, self.weight[:, None], self.bias, padding=1, groups=x.shape[1])
+        weight = on_weight_grid(self.weight, self.bias) if self.fake_quantise else self.weight
+        y: Tensor = F.conv2d(x, weight[:, None], self.bias, padding=1, groups=x.shape[1])
+        return on_grid(y, ACTIVATION_BITS) if self.fake_quantise else y
 
 
 class Block(nn.Module):
@@ -74,6 +83,20 @@ class QualityRows(nn.Module):
         low = quality_index.floor().clamp(0, self.weight.shape[0] - 2).long()
         fraction = (quality_index - low)[:, None]
         return torch.lerp(self.weight[low], self.weight[low + 1], fraction)[:, :, None, None]
+
+
+def on_grid(x: Tensor, bits: int) -> Tensor:
+    """The nearest multiple of 2^-bits, halves upwards as the integer path rounds; gradient of the identity."""
+    return x + (torch.floor(x.detach() * 2.0**bits + 0.5) * 2.0**-bits - x.detach())
+
+
+def on_weight_grid(weight: Tensor, bias: Tensor) -> Tensor:
+    """The weights that `freeze_entropy` will make of these, as floats; gradient of the identity. weight: (out, ...)."""
+    with torch.no_grad():
+        absolute = weight.abs().flatten(1)
+        scale = weight_shift(absolute.sum(1).max(), absolute.max(), bias.abs().max(), absolute.shape[1]).exp2()
+        on: Tensor = (weight * scale).round() / scale
+    return weight + (on - weight).detach()
 
 
 class _LowerBound(torch.autograd.Function):

@@ -1,0 +1,43 @@
+"""The C++ extension, where there is one.
+
+The environment variable NEUROCODEC_NATIVE chooses: auto (the default; one warning if slower code has to do), require
+(NativeUnavailableError instead), or off (the slower code: same results).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import warnings
+from types import ModuleType
+
+from neurocodec.errors import NativeUnavailableError
+
+
+def extension() -> ModuleType | None:
+    """`neurocodec._native`, or None. Raises NativeUnavailableError if it is required and cannot be loaded."""
+    mode = os.environ.get("NEUROCODEC_NATIVE", "auto")
+    if mode not in ("auto", "require", "off"):
+        raise ValueError(f"NEUROCODEC_NATIVE is {mode!r}; it must be auto, require or off.")
+    if mode == "off":
+        return None
+    try:
+        return importlib.import_module("neurocodec._native")
+    except ImportError as error:
+        if mode == "require":
+            raise NativeUnavailableError(
+                f"NEUROCODEC_NATIVE=require, but the compiled range coder cannot be loaded ({error}); "
+                "install neurocodec again where there is a C++ compiler."
+            ) from error
+        _warn_once(str(error))
+        return None
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"The compiled range coder cannot be loaded ({reason}); using the slow one in Python.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
