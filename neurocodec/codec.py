@@ -231,7 +231,7 @@ def measured_tables(
 @dataclass(frozen=True)
 class Latents:
     """What the stream of a tile holds, int32: z_hat (ceil(h / 4), ceil(w / 4), N), the symbols of the four passes, each
-    (h, w, M / 4), and y_hat (h, w, M) in sixteenths."""
+    (h, w, M / 4), and y_hat (h, w, M) in units of 1/64."""
 
     z_hat: NDArray[np.int32]
     symbols: tuple[NDArray[np.int32], ...]
@@ -346,14 +346,14 @@ def _quantise(residual: NDArray[np.float64]) -> NDArray[np.int32]:
 
 
 def _latents(symbols: NDArray[np.int32], means: NDArray[np.int32]) -> NDArray[np.int32]:
-    """y_hat in sixteenths: symbol · 16 + mean, clamped. Symbols are clamped first: a forged stream may hold any."""
+    """y_hat in units of 1/64: symbol · 64 + mean, clamped. Symbols are clamped first: a forged stream may hold any."""
     limit = 1 << 20
     latents: NDArray[np.int32] = np.clip(np.clip(symbols, -limit, limit) * UNIT + means, -MAX_LATENT, MAX_LATENT)
     return latents
 
 
 def _checksum(z_hat: NDArray[np.int32], y_hat: NDArray[np.int32]) -> int:
-    """CRC-32 over z_hat, then y_hat in sixteenths, as little-endian int32 in (row, column, channel) order."""
+    """CRC-32 over z_hat, then y_hat in units of 1/64, as little-endian int32 in (row, column, channel) order."""
     crc = zlib.crc32(np.ascontiguousarray(z_hat, "<i4").tobytes())
     return zlib.crc32(np.ascontiguousarray(y_hat, "<i4").tobytes(), crc)
 

@@ -27,7 +27,7 @@ VECTORS = Path(__file__).parent / "vectors"
 class Digests:
     """Of a file of one tile: SHA-256 of its bytes, of z_hat and the symbols of y in coding order, and of y_hat.
 
-    Arrays are hashed as little-endian int32 in (row, column, channel) order; y_hat in sixteenths.
+    Arrays are hashed as little-endian int32 in (row, column, channel) order; y_hat in units of 1/64.
     """
 
     nic_sha256: str
