@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from neurocodec.errors import ConfigError
+from neurocodec.training import synthetic
 from neurocodec.training.config import Config, DataConfig, TrainingConfig
 from neurocodec.training.data import Batches, Crops, Photographs, find_images, open_pictures
 from neurocodec.training.processes import Processes
@@ -38,7 +39,7 @@ def photographs(folder, tmp_path):
 
 
 CONFIG = Config(
-    data=DataConfig(crop=64, final_crop=128, final_crop_share=0.5),
+    data=DataConfig(crop=64, final_crop=128, final_crop_share=0.5, drawn_share=0.0, magnified_share=0.0),
     training=TrainingConfig(steps=8, batch=8, seed=5),
 )
 
@@ -146,3 +147,45 @@ def test_pictures_too_small_for_the_last_stage_are_an_error_only_if_all_are(phot
         Batches(photographs, config, Processes(CPU))
     unused = dataclasses.replace(config, data=dataclasses.replace(config.data, final_crop_share=0.0))
     assert {x.shape[2] for x, _ in batches(photographs, unused)} == {64}
+
+
+def detail(crop):
+    """Mean absolute difference of neighbours: what magnifying takes away."""
+    return float(np.abs(np.diff(crop.astype(int), axis=0)).mean() + np.abs(np.diff(crop.astype(int), axis=1)).mean())
+
+
+def test_magnified_crops_are_smoother(photographs):
+    plain = [Crops(photographs, 64).draw(np.random.default_rng(i)) for i in range(30)]
+    magnified = [Crops(photographs, 64, magnified=1.0).draw(np.random.default_rng(i)) for i in range(30)]
+    assert {crop.shape for crop in magnified} == {(64, 64, 3)}
+    assert np.mean([detail(c) for c in magnified]) < 0.8 * np.mean([detail(c) for c in plain])
+
+
+def test_shares_of_magnified_and_drawn_crops(photographs, monkeypatch):
+    monkeypatch.setattr(synthetic, "draw", lambda rng, size, photograph: np.full_like(photograph, 77))
+    crops = Crops(photographs, 64, magnified=0.3, drawn=0.4)
+    drawn = [(crops.draw(np.random.default_rng(i)) == 77).all() for i in range(300)]
+    assert 0.3 < np.mean(drawn) < 0.5
+    assert not any((Crops(photographs, 64).draw(np.random.default_rng(i)) == 77).all() for i in range(50))
+
+
+def test_drawn_pictures_are_varied_and_repeatable(photo):
+    photograph = photo[100:164, 100:164]
+    before = photograph.copy()
+    pictures = [synthetic.draw(np.random.default_rng(i), 64, photograph) for i in range(200)]
+    assert (photograph == before).all()
+    assert {(p.shape, p.dtype.name) for p in pictures} == {((64, 64, 3), "uint8")}
+    assert all((p == synthetic.draw(np.random.default_rng(i), 64, photograph)).all() for i, p in enumerate(pictures))
+    assert len({p.tobytes() for p in pictures}) > 180
+    colours = [len(np.unique(p.reshape(-1, 3), axis=0)) for p in pictures]
+    assert sum(n == 1 for n in colours) > 3  # flat
+    assert sum(n == 2 for n in colours) > 20  # patterns
+    assert sum(n > 500 for n in colours) > 30  # noise, photographs drawn upon
+
+
+def test_fine_patterns_are_of_low_contrast():
+    for i in range(300):
+        pattern = synthetic._pattern(np.random.default_rng(i), 64).astype(int)
+        rows, columns = (np.abs(np.diff(pattern, axis=axis)).sum((2, 1 - axis)) > 0 for axis in (0, 1))
+        if max(rows.sum(), columns.sum()) > 64 // 4 + 1:  # a change at least every third pixel
+            assert np.ptp(pattern, axis=(0, 1)).max() <= 64

@@ -29,6 +29,8 @@ class DataConfig:
     crop: int = 256  # a multiple of 64; smaller pictures are left out
     final_crop: int = 384  # the crops of the last part of a run, with fewer of them a step
     final_crop_share: float = 0.0  # that part
+    magnified_share: float = 0.25  # of the crops, magnified up to 4 times: large pictures are smoother than small ones
+    drawn_share: float = 0.05  # of the crops: flat colours, gradients, stripes, noise, shapes, text
     workers: int = 2  # threads that cut crops, each two batches ahead
 
     def __post_init__(self) -> None:
@@ -37,6 +39,8 @@ class DataConfig:
         _require(self.validation_every >= 2, "data.validation_every", "at least 2")
         _require(self.validation_images >= 1, "data.validation_images", "at least 1")
         _require(0.0 <= self.final_crop_share <= 1.0, "data.final_crop_share", "between 0 and 1")
+        shares = min(self.magnified_share, self.drawn_share), self.magnified_share + self.drawn_share
+        _require(shares[0] >= 0 and shares[1] <= 1, "data.magnified_share + data.drawn_share", "between 0 and 1")
         _require(self.workers >= 1, "data.workers", "at least 1")
 
 

@@ -17,10 +17,13 @@ from torch import Tensor
 
 from neurocodec.errors import ConfigError, ImageError
 from neurocodec.image import load
+from neurocodec.training import synthetic
 from neurocodec.training.config import Config, DataConfig
 from neurocodec.training.processes import Processes
 from neurocodec.training.schedule import Stage, in_last, seed_of, stages
 
+MAGNIFICATION = 4.0
+"""Crops are magnified up to so many times, bicubically."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"}
 
 
@@ -95,11 +98,15 @@ def _decode_all(paths: list[Path], pixels: Path, index: Path, min_side: int) -> 
 
 
 class Crops:
-    """Random crops of one size, from the pictures that are large enough, in proportion to their area."""
+    """Random crops of one size, from the pictures that are large enough, in proportion to their area.
 
-    def __init__(self, photographs: Photographs, size: int) -> None:
+    Some are magnified: large pictures are smoother than small ones. Some are drawn, see `training.synthetic`.
+    """
+
+    def __init__(self, photographs: Photographs, size: int, *, magnified: float = 0.0, drawn: float = 0.0) -> None:
         sides = np.array([(height, width) for _, height, width in photographs.entries], dtype=np.int64)
         self._photographs, self._size = photographs, size
+        self._magnified, self._drawn = magnified, drawn
         self._fitting = np.flatnonzero(sides.min(1) >= size)
         self._areas = sides.prod(1)[self._fitting].cumsum()
         if not self._fitting.size:
@@ -112,10 +119,19 @@ class Crops:
         picture = self._photographs[
             int(self._fitting[self._areas.searchsorted(rng.integers(self._areas[-1]), "right")])
         ]
-        top, left = (int(rng.integers(side - self._size + 1)) for side in picture.shape[:2])
-        crop = picture[top : top + self._size, left : left + self._size]
+        kind = rng.random()
+        magnify = kind < self._magnified
+        side = round(self._size / MAGNIFICATION ** rng.random()) if magnify else self._size
+        top, left = (int(rng.integers(length - side + 1)) for length in picture.shape[:2])
+        crop = picture[top : top + side, left : left + side]
         crop = crop[:, ::-1] if rng.random() < 0.5 else crop
-        return crop.transpose(1, 0, 2) if rng.random() < 0.25 else crop
+        crop = crop.transpose(1, 0, 2) if rng.random() < 0.25 else crop
+        if magnify:
+            size = (self._size, self._size)
+            crop = np.asarray(Image.fromarray(np.ascontiguousarray(crop)).resize(size, Image.Resampling.BICUBIC))
+        elif kind < self._magnified + self._drawn:
+            crop = synthetic.draw(rng, self._size, crop)
+        return crop
 
 
 class Batches:
@@ -127,7 +143,8 @@ class Batches:
     def __init__(self, photographs: Photographs, config: Config, processes: Processes, step: int = 0) -> None:
         self._config, self._processes, self._step = config, processes, step
         used = stages(config, processes.world)[: 2 if config.data.final_crop_share > 0 else 1]
-        self._stages = [(stage, Crops(photographs, stage.crop)) for stage in used]
+        shares = {"magnified": config.data.magnified_share, "drawn": config.data.drawn_share}
+        self._stages = [(stage, Crops(photographs, stage.crop, **shares)) for stage in used]
         self._cuda = processes.device.type == "cuda"
         self._pool = ThreadPoolExecutor(config.data.workers, initializer=self._start_thread)
         self._ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
