@@ -10,6 +10,7 @@ NeurocodecError
 ├── ImageError                the input is no picture that can be encoded
 ├── ConfigError               a configuration, an argument of a benchmark or a results file is wrong
 ├── MissingPackageError       an optional package is not installed
+├── MissingWeightsError       the weights of a feature network are not on this machine, or are damaged
 └── NativeUnavailableError    the compiled range coder was required and is not there
 """
 
@@ -52,6 +53,10 @@ class ConfigError(NeurocodecError, ValueError):
 
 class MissingPackageError(NeurocodecError, ImportError):
     """An optional package is not installed."""
+
+
+class MissingWeightsError(NeurocodecError, FileNotFoundError):
+    """The weights of a feature network are not on this machine, or the file that should hold them does not."""
 
 
 class NativeUnavailableError(NeurocodecError, ImportError):
