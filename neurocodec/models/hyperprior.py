@@ -100,10 +100,18 @@ class Synthesis(nn.Module):
         self.head = Pointwise(channels, 192)
 
     def forward(self, y_hat: Tensor, quality_index: Tensor) -> Tensor:
+        return self.picture(self.features(y_hat, quality_index))
+
+    def features(self, y_hat: Tensor, quality_index: Tensor) -> Tensor:
+        """What the head sees: (B, C, H/8, W/8)."""
         u = self.latent_blocks(y_hat * self.log_y_gain(quality_index).exp())
         u = F.pixel_shuffle(self.up(u), 2)  # (B, C, H/8, W/8)
-        u = self.blocks(u * self.log_gain(quality_index).exp())
-        u = self.head(u * self.log_head_gain.exp()[:, None, None])
+        features: Tensor = self.blocks(u * self.log_gain(quality_index).exp())
+        return features
+
+    def picture(self, features: Tensor) -> Tensor:
+        """The head: (B, C, H/8, W/8) -> (B, 3, H, W)."""
+        u = self.head(features * self.log_head_gain.exp()[:, None, None])
         return F.pixel_shuffle(u, 8).float() + 0.5
 
 
