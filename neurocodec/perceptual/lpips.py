@@ -18,10 +18,11 @@ class LPIPS(nn.Module):
 
         d(x, y) = sum over layers l of mean over positions of sum over channels c of w_lc (f_lc(x) - f_lc(y))²
 
-    where f_l are the features of layer l, scaled to length 1 over the channels at every position. Called with two
-    tensors (B, 3, H, W) in [0, 1] it gives (B,), 0 for equal pictures, differentiable in both. Raises ImageError.
+    where f_l are the features of layer l, scaled to length 1 over the channels at every position; w are the squares of
+    the paper's w. Called with two tensors (B, 3, H, W) in [0, 1] it gives (B,), 0 for equal pictures, differentiable in
+    both. Raises ImageError.
 
-    network: AlexNet or VGG16 giving five layers; heads: the weights w_l, five tensors (C_l,), at least 0.
+    network: AlexNet or VGG16; heads: the weights w_l of each of its layers, (C_l,), at least 0.
     """
 
     def __init__(self, network: FeatureNetwork, heads: list[Tensor]) -> None:

@@ -26,6 +26,7 @@ OPCODES = frozenset({
 """What dictionaries of arrays consist of in pickle protocol 3."""
 
 MAX_DIMENSIONS = 4
+MAX_DEPTH = 3
 
 
 def loads(data: bytes) -> dict[str, Any]:
@@ -42,18 +43,20 @@ def loads(data: bytes) -> dict[str, Any]:
         raise pickle.UnpicklingError(f"no well-formed pickle of arrays: {error}") from error
     if not isinstance(found, dict):
         raise pickle.UnpicklingError(f"a pickled {type(found).__name__}, expected a dictionary of arrays")
-    return _arrays(found, 0)
+    return _arrays(found, MAX_DEPTH, set())
 
 
-def _arrays(tree: dict[Any, Any], depth: int) -> dict[str, Any]:
-    if depth > 8:
-        raise pickle.UnpicklingError("pickled dictionaries nested more than eight deep, expected a few layers' arrays")
+def _arrays(tree: dict[Any, Any], depth: int, seen: set[int]) -> dict[str, Any]:
+    """The tree with arrays for stand-ins. A dictionary may be there once: repeated ones could grow without end."""
+    if depth == 0 or id(tree) in seen:
+        raise pickle.UnpicklingError(f"pickled dictionaries repeated or nested more than {MAX_DEPTH} deep")
+    seen.add(id(tree))
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if not isinstance(key, str):
             raise pickle.UnpicklingError(f"a pickled key of type {type(key).__name__}, expected str")
         if isinstance(value, dict):
-            found[key] = _arrays(value, depth + 1)
+            found[key] = _arrays(value, depth - 1, seen)
         elif isinstance(value, _Array) and value.array is not None:
             found[key] = value.array
         else:
