@@ -1,4 +1,7 @@
-"""Model files: float transforms, the frozen integer entropy path, probability tables, configuration and model id."""
+"""Model files: float transforms, the frozen integer entropy path, probability tables, configuration and model id.
+
+A generative decoder has a file of its own, which names the model whose latents it reads.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,11 @@ from neurocodec.entropy.integer import EntropyNetwork, freeze_entropy, thaw_entr
 from neurocodec.entropy.likelihood import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 from neurocodec.entropy.tables import Tables, gaussian_tables
 from neurocodec.errors import ModelMismatchError, ModelNotFoundError
+from neurocodec.models.hific import Generator, GeneratorConfig
 from neurocodec.models.hyperprior import Analysis, HyperAnalysis, Hyperprior, HyperpriorConfig, Synthesis
 
 FILE_FORMAT = "neurocodec-model-1"
+GENERATOR_FORMAT = "neurocodec-generator-1"
 _HINT = "put its file into a folder that NEUROCODEC_WEIGHTS names"
 _TABLES = ("frequencies", "offsets", "lengths")
 
@@ -35,6 +40,7 @@ class Model:
     """A frozen model, ready to code. All networks are in evaluation mode and on one device.
 
     arrays: everything the file stores, by name. model_id: 8 bytes, a hash over all that matters to decoding.
+    generator: the decoder for realism above 0; None for the installed one, if any.
     """
 
     config: HyperpriorConfig
@@ -46,18 +52,11 @@ class Model:
     tables: Tables
     entropy: EntropyNetwork
     device: str
+    generator: Generator | None = None
 
     def save(self, path: str | Path) -> None:
         """Writes the model file, atomically."""
-        path = Path(path)
-        metadata = {
-            "format": FILE_FORMAT,
-            "config": json.dumps(dataclasses.asdict(self.config)),
-            "model_id": self.model_id.hex(),
-        }
-        temporary = path.with_name(path.name + ".part")
-        save_file(dict(self.arrays), temporary, metadata=metadata)
-        temporary.replace(path)
+        _write(path, self.arrays, FILE_FORMAT, self.config, self.model_id)
 
 
 def freeze(model: Hyperprior, *, tables: Tables | None = None, device: str = "cpu") -> Model:
@@ -86,6 +85,52 @@ def thaw(model: Model) -> Hyperprior:
     return thawed
 
 
+def new_generator(config: GeneratorConfig, model: Model) -> Generator:
+    """A generator on top of a model's g_s, with random weights."""
+    generator = Generator(config, model.config)
+    generator.trunk.load_state_dict(model.g_s.state_dict())
+    return generator.to(device=model.device, memory_format=torch.channels_last)
+
+
+def save_generator(generator: Generator, model: Model, path: str | Path) -> None:
+    """Writes the file of a generator for this model, atomically: all weights but the trunk's, which the model has."""
+    state = {n: v.detach().cpu().numpy() for n, v in generator.state_dict().items() if not n.startswith("trunk.")}
+    arrays = {name: np.ascontiguousarray(value) for name, value in state.items()}
+    _write(path, arrays, GENERATOR_FORMAT, generator.config, model.model_id)
+
+
+def load_generator(path: str | Path, model: Model) -> Generator:
+    """The generator in a file, on the model's device. Raises ModelMismatchError if damaged or of another model."""
+    metadata, arrays = _read(str(path))
+    if metadata.get("format") != GENERATOR_FORMAT:
+        raise ModelMismatchError(f"{path} is not a generative decoder of a kind this release reads.")
+    if metadata.get("model_id") != model.model_id.hex():
+        raise ModelMismatchError(f"{path} reads the latents of model {metadata.get('model_id')}, not of this one.")
+    try:
+        generator = new_generator(GeneratorConfig(**json.loads(metadata["config"])), model)
+        state = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        missing, unexpected = generator.load_state_dict(state, strict=False)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelMismatchError(f"{path} does not fit its configuration; install it again.") from error
+    if unexpected or any(not name.startswith("trunk.") for name in missing):
+        raise ModelMismatchError(f"{path} does not fit its configuration; install it again.")
+    return generator.eval().requires_grad_(False)
+
+
+def generator_of(model: Model) -> Generator:
+    """The model's generator, or the installed one for it. Raises ModelNotFoundError if there is none."""
+    if model.generator is None:
+        for path in _installed():
+            metadata = _metadata(str(path), path.stat().st_mtime_ns)
+            if metadata.get("format") == GENERATOR_FORMAT and metadata.get("model_id") == model.model_id.hex():
+                model.generator = load_generator(path, model)
+                return model.generator
+        raise ModelNotFoundError(
+            f"realism above 0 needs a generative decoder for model {model.model_id.hex()}; none is installed; {_HINT}."
+        )
+    return model.generator
+
+
 def load(name: str | Path, *, device: str = "auto") -> Model:
     """The model of that name among those installed, or of that path (ending in .safetensors).
 
@@ -102,10 +147,10 @@ def load(name: str | Path, *, device: str = "auto") -> Model:
 
 def find(model_id: bytes, *, device: str = "auto") -> Model:
     """The installed model with this id. Raises ModelNotFoundError if there is none."""
-    for folder in _folders():
-        for path in sorted(folder.glob("*.safetensors")):
-            if _declared_id(str(path), path.stat().st_mtime_ns) == model_id.hex():
-                return load(path, device=device)
+    for path in _installed():
+        metadata = _metadata(str(path), path.stat().st_mtime_ns)
+        if metadata.get("format") == FILE_FORMAT and metadata.get("model_id") == model_id.hex():
+            return load(path, device=device)
     raise ModelNotFoundError(f"the file needs model {model_id.hex()}, which is not installed; {_HINT}.")
 
 
@@ -119,27 +164,45 @@ def _folders() -> list[Path]:
     return [Path(__file__).parent / "weights", *([Path(extra)] if extra else [])]
 
 
+def _installed() -> Iterator[Path]:
+    for folder in _folders():
+        yield from sorted(folder.glob("*.safetensors"))
+
+
 @functools.lru_cache(maxsize=64)
-def _declared_id(path: str, mtime: int) -> str:
+def _metadata(path: str, mtime: int) -> dict[str, str]:
     try:
         with safe_open(path, framework="np") as file:
-            return str((file.metadata() or {}).get("model_id", ""))
+            return dict(file.metadata() or {})
     except (SafetensorError, OSError):
-        return ""
+        return {}
+
+
+def _read(path: str) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            return dict(file.metadata() or {}), arrays
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise ModelMismatchError(f"{path} is not a readable model file ({error}).") from error
+
+
+def _write(path: str | Path, arrays: Mapping[str, NDArray[Any]], kind: str, config: Any, model_id: bytes) -> None:
+    path = Path(path)
+    metadata = {"format": kind, "config": json.dumps(dataclasses.asdict(config)), "model_id": model_id.hex()}
+    temporary = path.with_name(path.name + ".part")
+    save_file(dict(arrays), temporary, metadata=metadata)
+    temporary.replace(path)
 
 
 @functools.lru_cache(maxsize=4)
 def _load(path: str, mtime: int, device: str) -> Model:
+    metadata, arrays = _read(path)
+    if metadata.get("format") != FILE_FORMAT:
+        raise ModelMismatchError(f"{path} is not a neurocodec model file of a kind this release reads.")
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-        if metadata.get("format") != FILE_FORMAT:
-            raise ModelMismatchError(f"{path} is not a neurocodec model file of a kind this release reads.")
         config = HyperpriorConfig(**json.loads(metadata["config"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ModelMismatchError):
-            raise
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelMismatchError(f"{path} is not a readable model file ({error}).") from error
     model = _assemble(config, arrays, device)
     if model.model_id.hex() != metadata.get("model_id"):

@@ -92,20 +92,19 @@ def decode(
     """Decodes a .nic file to a PIL image of mode L, LA, RGB or RGBA; ICC profile, EXIF and XMP are in its info.
 
     data: the bytes of the file, or its path. region: (x, y, width, height) in pixels, to decode only that part.
-    realism: 0, the reconstruction of least distortion; more needs a generative decoder, which this release has not.
+    realism: from 0, the reconstruction of least distortion, to 1, the most realistic one, which invents detail; above 0
+        a generative decoder for the file's model must be installed.
     model: the loaded model to use instead of the installed one with the file's id.
 
-    Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model,
-    ValueError for a region outside the picture.
+    Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model or the
+    generative decoder, ValueError for a region outside the picture and a realism out of range.
     """
     if not 0 <= realism <= 1:
         raise ValueError(f"realism is {realism}; it must be a number from 0 to 1.")
-    if realism > 0:
-        raise ValueError("this model has no generative decoder: only realism 0 is possible.")
     nic = container.read(container.read_bytes(data))
     if model is None:
         model = checkpoint.find(nic.header.model_id, device=device)
-    return image.to_pil(decode_picture(nic, model, region=region))
+    return image.to_pil(decode_picture(nic, model, region=region, realism=realism))
 
 
 def quality_index(quality: float) -> int:
@@ -148,9 +147,13 @@ def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) 
 
 @_own_precision()
 def decode_picture(
-    nic: container.NicFile, model: checkpoint.Model, *, region: tuple[int, int, int, int] | None = None
+    nic: container.NicFile,
+    model: checkpoint.Model,
+    *,
+    region: tuple[int, int, int, int] | None = None,
+    realism: float = 0.0,
 ) -> image.Picture:
-    """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels.
+    """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. realism: as in `decode`.
 
     Raises ValueError for a region outside the picture, NicFormatError or a subclass for streams that are damaged, do
     not decode to the encoder's symbols, or ask for more memory than MAX_PIXELS and tiling.LARGEST allow.
@@ -166,7 +169,8 @@ def decode_picture(
         raise NicFormatError(f"the file has tiles of more than {tiling.LARGEST} pixels; this release refuses them.")
     rows, columns = -(-header.height // LATENT), -(-header.width // LATENT)
     wanted = tiling.region_window(region)
-    needed = wanted.grow(synthesis_halo(model), rows, columns)
+    synthesis = _synthesis(model, header.quality_index, realism)
+    needed = wanted.grow(synthesis.halo, rows, columns)
 
     windows = list(tiling.windows(rows, columns, header.tile_edge))
     y_hat = np.zeros((needed.bottom - needed.top, needed.right - needed.left, model.config.latent_channels), np.int32)
@@ -180,7 +184,7 @@ def decode_picture(
     for window in windows:
         part = window.meet(wanted)
         if part:
-            rgb[_slices(part, wanted, LATENT)] = _synthesise(y_hat, part, needed, model, header.quality_index)
+            rgb[_slices(part, wanted, LATENT)] = _synthesise(y_hat, part, needed, synthesis)
     top, left = y - wanted.top * LATENT, x - wanted.left * LATENT
     rgb = rgb[top : top + height, left : left + width]
 
@@ -269,15 +273,31 @@ def _analyse(padded: NDArray[np.uint8], window: Window, model: checkpoint.Model,
     return y[:, :, inside[0], inside[1]]
 
 
-def _synthesise(
-    y_hat: NDArray[np.int32], window: Window, held: Window, model: checkpoint.Model, index: int
-) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class _Synthesis:
+    """y_hat, float (1, M, h, w) in quantisation steps, to x_hat; and how many latents around a tile it sees."""
+
+    network: Callable[[torch.Tensor], torch.Tensor]
+    halo: int
+    device: str
+
+
+def _synthesis(model: checkpoint.Model, index: int, realism: float) -> _Synthesis:
+    row = _row(index, model)
+    if realism == 0:
+        return _Synthesis(lambda y_hat: model.g_s(y_hat, row), synthesis_halo(model), model.device)
+    generator = checkpoint.generator_of(model)
+    beta = torch.tensor([realism], dtype=torch.float32, device=model.device)
+    halo = synthesis_halo(model) + generator.halo()
+    return _Synthesis(lambda y_hat: generator(y_hat, row, beta), halo, model.device)
+
+
+def _synthesise(y_hat: NDArray[np.int32], window: Window, held: Window, synthesis: _Synthesis) -> NDArray[np.uint8]:
     """Pixels of one window, from latents (those of the window `held`) with a halo around them."""
-    seen = window.grow(synthesis_halo(model), held.bottom, held.right)
+    seen = window.grow(synthesis.halo, held.bottom, held.right)
     seen = seen.meet(held) or seen
-    latents = torch.from_numpy(y_hat[_slices(seen, held)]).to(model.device).permute(2, 0, 1)[None]
-    x_hat = model.g_s(latents.float() / UNIT, _row(index, model))
-    return image.from_tensor(x_hat)[_slices(window, seen, LATENT)]
+    latents = torch.from_numpy(y_hat[_slices(seen, held)]).to(synthesis.device).permute(2, 0, 1)[None]
+    return image.from_tensor(synthesis.network(latents.float() / UNIT))[_slices(window, seen, LATENT)]
 
 
 def _encode_latents(y: torch.Tensor, model: checkpoint.Model, index: int) -> container.Tile:

@@ -317,7 +317,7 @@ def test_paths_and_errors_of_the_api(tmp_path, photo, base_model):
         neurocodec.decode(source)
     with pytest.raises(ImageError):
         neurocodec.encode(tmp_path / "none.png")
-    with pytest.raises(ValueError, match="generative"):
+    with pytest.raises(ModelNotFoundError, match="generative"):
         neurocodec.decode(target, realism=0.5)
 
 

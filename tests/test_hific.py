@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
+from neurocodec import checkpoint, codec, container, tiling
+from neurocodec.errors import ModelMismatchError, ModelNotFoundError
 from neurocodec.models.complexity import count_generator_macs
 from neurocodec.models.hific import ChannelNorm, Generator, GeneratorConfig, RealismGain
 from neurocodec.models.hyperprior import HyperpriorConfig, Synthesis
@@ -58,6 +64,82 @@ def test_pixels_depend_only_on_latents_within_the_halo(generator):
     assert torch.allclose(left[..., : 8 * 16], whole[..., : 8 * 16], atol=1e-5)
     closer = generator(y_hat[..., : 8 + 1], quality_index, beta)
     assert not torch.allclose(closer[..., : 8 * 16], whole[..., : 8 * 16], atol=1e-5)
+
+
+@pytest.fixture
+def with_generator(small_model):
+    """The small model with a generator of random weights that changes pixels by some levels."""
+    torch.manual_seed(1)
+    made = checkpoint.new_generator(SMALL, small_model)
+    made.head.weight.data.normal_(0.0, 0.02)
+    return dataclasses.replace(small_model, generator=made.eval())
+
+
+def levels(a, b):
+    return int(np.abs(np.asarray(a).astype(int) - np.asarray(b)).max())
+
+
+def test_decoding_with_realism(with_generator, small_model, photo):
+    data = codec.encode(photo[:90, :200], model=small_model)
+    plain = codec.decode(data, model=small_model)
+    assert levels(codec.decode(data, model=with_generator, realism=0.0), plain) == 0
+    half, full = (codec.decode(data, model=with_generator, realism=r) for r in (0.5, 1.0))
+    assert full.size == plain.size
+    assert levels(full, plain) > levels(half, plain) > 1
+    part = codec.decode(data, model=with_generator, realism=1.0, region=(50, 20, 70, 40))
+    assert levels(part, np.asarray(full)[20:60, 50:120]) <= 1
+
+
+def test_tiles_meet_without_a_seam(with_generator, photo, monkeypatch):
+    """The same latents, as two tiles and as one."""
+    everything = np.random.default_rng(0).integers(-200, 200, (16, 32, 16)).astype(np.int32)
+
+    def cut(tile, window, *_):
+        return codec.Latents(None, (), everything[window.top : window.bottom, window.left : window.right])
+
+    monkeypatch.setattr(codec, "_decode_tile", cut)
+    monkeypatch.setattr(tiling, "EDGE", 256)
+    pictures = []
+    for whole in (512, 256):
+        monkeypatch.setattr(tiling, "WHOLE", whole)
+        nic = container.read(codec.encode(photo[:256, :512], model=with_generator))
+        assert len(nic.tiles) == 512 // whole
+        pictures.append(codec.decode_picture(nic, with_generator, realism=1.0).rgb)
+    assert levels(*pictures) <= 1
+
+
+def test_a_generator_file_is_found_by_its_model(with_generator, small_model, photo, tmp_path, monkeypatch):
+    data = codec.encode(photo[:64, :64], model=small_model)
+    with pytest.raises(ModelNotFoundError, match="realism above 0 needs a generative decoder"):
+        codec.decode(data, model=dataclasses.replace(small_model, generator=None), realism=0.5)
+    path = tmp_path / "small-realism.safetensors"
+    checkpoint.save_generator(with_generator.generator, small_model, path)
+    assert not any(name.startswith("trunk.") for name in safetensors.numpy.load_file(path))
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
+    fresh = dataclasses.replace(small_model, generator=None)
+    expected = codec.decode(data, model=with_generator, realism=0.5)
+    assert levels(codec.decode(data, model=fresh, realism=0.5), expected) == 0
+
+
+def test_generator_files_that_do_not_fit(with_generator, small_model, base_model, tmp_path):
+    path = tmp_path / "g.safetensors"
+    checkpoint.save_generator(with_generator.generator, small_model, path)
+    with pytest.raises(ModelMismatchError, match="not of this one"):
+        checkpoint.load_generator(path, base_model)
+    small_model.save(tmp_path / "model.safetensors")
+    with pytest.raises(ModelMismatchError, match="not a generative decoder"):
+        checkpoint.load_generator(tmp_path / "model.safetensors", small_model)
+    with pytest.raises(ModelMismatchError, match="model file"):
+        checkpoint.load(path, device="cpu")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ModelMismatchError, match="not a readable model file"):
+        checkpoint.load_generator(path, small_model)
+    larger = checkpoint.new_generator(dataclasses.replace(SMALL, blocks=2), small_model)
+    larger.config = SMALL
+    checkpoint.save_generator(larger, small_model, path)
+    with pytest.raises(ModelMismatchError, match="does not fit"):
+        checkpoint.load_generator(path, small_model)
 
 
 def test_channel_norm_by_hand():
