@@ -35,6 +35,7 @@ EXIF = "exif"
 XMP = "xmpd"
 ALPHA = "Alph"
 DEPTH = "dept"
+ARCHITECTURE = "Arch"  # the network is another project's: docs/interop.md
 _END = "Tile"  # closes the chunk list
 
 _FLAG_CHUNKS = 0b00000001
@@ -46,6 +47,7 @@ _HEADER = struct.Struct("<4sBBH3s3s8sI")
 _U32 = struct.Struct("<I")
 _TILE = struct.Struct("<III")
 _CHUNK_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9]{3}", re.ASCII)
+_ARCHITECTURE = re.compile(rb"(?=.{3,64}$)[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class NicInfo:
 
     mode: L, LA, RGB or RGBA, as decoded. quality: the user's number, 1 to 100. model_id: 16 hex digits. tiles: their
     number. bytes: file length. bpp: file bits per pixel. icc_bytes, exif_bytes, xmp_bytes: 0 if absent. source_depth:
-    bits per sample of the encoded picture. note: a sentence for the user, or empty.
+    bits per sample of the encoded picture. note: a sentence for the user, or empty. architecture: what chunk Arch
+    says, such as compressai/mbt2018-mean/mse/3, of files that have no quality (it is 1); empty for all others.
     """
 
     width: int
@@ -107,6 +110,7 @@ class NicInfo:
     source_depth: int
     version: int
     note: str
+    architecture: str = ""
 
 
 def tile_grid(header: Header) -> tuple[int, int]:
@@ -167,16 +171,20 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
     return _read_header(data, max_pixels)[0]
 
 
-def read(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NicFile:
+def read(data: bytes, *, max_pixels: int = MAX_PIXELS, any_architecture: bool = False) -> NicFile:
     """Parse a .nic file and verify every byte of it, before anything is decoded.
 
-    Nothing is allocated on the word of a length field: the result is never larger than `data`. Raises the errors of
-    `read_header`, the same classes for chunks and tiles, and UnsupportedVersionError for an unknown required chunk.
+    Nothing is allocated on the word of a length field: the result is never larger than `data`. any_architecture: the
+    caller can do with a file whose network is another project's. Raises the errors of `read_header`, the same classes
+    for chunks and tiles, and UnsupportedVersionError for an unknown required chunk, or for another project's network.
     """
     header, has_chunks = _read_header(data, max_pixels)
     view = memoryview(data)
     chunks, at = _read_chunks(view, HEADER_BYTES) if has_chunks else ({}, HEADER_BYTES)
-    return NicFile(header, chunks, _read_tiles(view, at, header))
+    nic = NicFile(header, chunks, _read_tiles(view, at, header))
+    if ARCHITECTURE in chunks and not any_architecture:
+        raise UnsupportedVersionError(_foreign(chunks[ARCHITECTURE].decode("ascii"), header.model_id))
+    return nic
 
 
 def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
@@ -192,9 +200,16 @@ def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
 
 def describe(data: bytes) -> NicInfo:
     """What `neurocodec info` prints. Verifies the whole file, as `read` does and with its errors; runs no network."""
-    nic = read(data)
+    nic = read(data, any_architecture=True)
     header, chunks = nic.header, nic.chunks
     depth = chunks[DEPTH][0] if DEPTH in chunks else 8
+    architecture = chunks.get(ARCHITECTURE, b"").decode("ascii")
+    notes = [
+        f"The source had {depth} bits per sample; they were reduced to 8." if depth > 8 else "",
+        "Its network computes in floating point: another machine may fail to decode it, and says so if it does."
+        if architecture
+        else "",
+    ]
     has_alpha = ALPHA in chunks
     return NicInfo(
         width=header.width,
@@ -212,7 +227,8 @@ def describe(data: bytes) -> NicInfo:
         xmp_bytes=len(chunks.get(XMP, b"")),
         source_depth=depth,
         version=VERSION,
-        note=f"The source had {depth} bits per sample; they were reduced to 8." if depth > 8 else "",
+        note=" ".join(filter(None, notes)),
+        architecture=architecture,
     )
 
 
@@ -327,7 +343,11 @@ def _check_chunk(name: str, length: int, payload: bytes | memoryview) -> None:
         )
     if name == DEPTH and (length != 1 or not 9 <= payload[0] <= 32):
         raise NicFormatError(f"chunk {name} holds {bytes(payload[:8]).hex()!r}, expected one byte from 9 to 32")
-    if name[0].isupper() and name != ALPHA:
+    if name == ARCHITECTURE and not _ARCHITECTURE.fullmatch(payload):
+        raise NicFormatError(
+            f"chunk {name} holds {bytes(payload[:64])!r}, expected a name such as compressai/mbt2018-mean/mse/3"
+        )
+    if name[0].isupper() and name not in (ALPHA, ARCHITECTURE):
         raise UnsupportedVersionError(f"the file needs feature {name!r}, unknown to this release: upgrade neurocodec")
 
 
@@ -340,6 +360,17 @@ def _tile_crc(stream: bytes, symbols_crc: int, ordinal: int) -> int:
     """CRC-32 over length, symbol checksum, stream, and the ordinal, which the file does not store."""
     head = struct.pack("<II", len(stream), symbols_crc)
     return zlib.crc32(_U32.pack(ordinal), zlib.crc32(stream, zlib.crc32(head)))
+
+
+def _foreign(architecture: str, model_id: bytes) -> str:
+    """Why this project's own decoder cannot decode the file, and what can."""
+    library, _, model = architecture.partition("/")
+    if library != "compressai":
+        return f"the file needs the network {model} of {library}, which this release does not know: upgrade neurocodec"
+    return (
+        f"the file needs the CompressAI network {model} with the weights {model_id.hex()}: install compressai and "
+        "decode it with neurocodec.interop.compressai.decode"
+    )
 
 
 _FETCH = "the file is damaged or incomplete, fetch or encode it again"

@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     rows = [
         ("file", args.file),
         ("picture", f"{info.width} x {info.height}, {info.mode}, {info.tiles} tile{'s' if info.tiles > 1 else ''}"),
-        ("quality", f"{info.quality:.3g}"),
+        *([] if info.architecture else [("quality", f"{info.quality:.3g}")]),
         ("size", f"{info.bytes:,} bytes, {info.bpp:.3f} bpp"),
         ("metadata", ", ".join(f"{name} ({size} bytes)" for name, size in kept if size) or "none"),
-        ("model", info.model_id),
+        ("model", f"{info.architecture}, weights {info.model_id}" if info.architecture else info.model_id),
         ("format", f"version {info.version}"),
     ]
     if info.note:

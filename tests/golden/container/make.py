@@ -118,6 +118,16 @@ def invalid() -> dict[str, tuple[str, str, bytes]]:
         "depth-8": ("NicFormatError", "dept", chunks + chunk(b"dept", b"\x08") + END + tile()),
         "depth-33": ("NicFormatError", "dept", chunks + chunk(b"dept", b"\x21") + END + tile()),
         "depth-two-bytes": ("NicFormatError", "dept", chunks + chunk(b"dept", b"\x10\x10") + END + tile()),
+        "architecture-foreign": (
+            "UnsupportedVersionError",
+            "CompressAI network mbt2018-mean/mse/3",
+            header(flags=1, quality=0) + chunk(b"Arch", b"compressai/mbt2018-mean/mse/3") + END + tile(),
+        ),
+        "architecture-malformed": (
+            "NicFormatError",
+            "Arch holds",
+            header(flags=1, quality=0) + chunk(b"Arch", b"compressai/../x") + END + tile(),
+        ),
         "tile-cut": ("TruncatedError", "tile 0", PLAIN[:-1]),
         "tile-length-huge": ("TruncatedError", "tile 0 claims", header() + huge + tile()[4:]),
         "tile-stream-damaged": ("ChecksumError", "tile 0", flipped(PLAIN, len(PLAIN) - 1)),

@@ -1,0 +1,1 @@
+"""Other projects: their models in .nic files, their clusters for large collections. Nothing is imported unasked."""
