@@ -33,6 +33,7 @@ LEVELS = {
     "neurocodec.training": 5,
     "neurocodec.evaluation": 5,
     "neurocodec.interop": 5,
+    "neurocodec.interop.torchvision_shim": 1,  # for metrics too
     "neurocodec": 5,  # the public names, which are codec's
     "neurocodec.cli": 6,
     "neurocodec.__main__": 6,

@@ -227,8 +227,8 @@ def decode(data: bytes | str | os.PathLike[str], model: Model | None = None, *, 
     return image.to_pil(_picture(nic, rgb))
 
 
-def untrained(architecture: str, quality: int, rgb: NDArray[np.uint8], *, bpp: float, device: str = "auto") -> Model:
-    """Random weights, with latents scaled until this picture takes about `bpp` bits per pixel.
+def untrained(architecture: str, quality: int, rgb: NDArray[np.uint8], *, bpp: float) -> Any:
+    """CompressAI's network with random weights, its latents scaled until this picture takes about `bpp` bits per pixel.
 
     Its pictures look like nothing, but the coder has about as much to do as with trained weights: for measuring speed.
     rgb: uint8 (H, W, 3). Raises what `load` raises.
@@ -241,9 +241,9 @@ def untrained(architecture: str, quality: int, rgb: NDArray[np.uint8], *, bpp: f
     for _ in range(9):
         middle = (low * high) ** 0.5
         set_spread(middle)
-        bits = 8 * len(encode(rgb, freeze(network, device=device)))
+        bits = 8 * len(encode(rgb, freeze(network, device="cpu")))
         low, high = (middle, high) if bits < bpp * rgb.shape[0] * rgb.shape[1] else (low, middle)
-    return freeze(network, device=device)
+    return network
 
 
 @dataclass(frozen=True)
