@@ -147,12 +147,12 @@ class HificDiscriminator(nn.Module):
         widths = (3 + 12, channels, 2 * channels, 4 * channels, 8 * channels)
         self.latent = nn.Sequential(_spectral(nn.Conv2d(latent_channels, 12, 3, padding=1)), nn.LeakyReLU(0.2))
         self.blocks = nn.ModuleList()
-        for i in range(4):
+        for i in range(3):
             conv = nn.Conv2d(widths[i], widths[i + 1], 4, 2, padding=1)
-            if i == 3:
-                conv = nn.Conv2d(widths[i], widths[i + 1], 4, padding="same")
             self.blocks.append(nn.Sequential(_spectral(conv), nn.LeakyReLU(0.2)))
-        self.blocks.append(_spectral(nn.Conv2d(widths[4], 1, 4, padding="same")))
+        pad = nn.ZeroPad2d((1, 2, 1, 2))  # keeps the size, as padding does in the authors' code
+        self.blocks.append(nn.Sequential(pad, _spectral(nn.Conv2d(widths[3], widths[4], 4)), nn.LeakyReLU(0.2)))
+        self.blocks.append(nn.Sequential(pad, _spectral(nn.Conv2d(widths[4], 1, 4))))
 
     def forward(self, x: Tensor, y_hat: Tensor) -> Tensor:
         return self.features(x, y_hat)[-1]

@@ -114,7 +114,7 @@ class VGG16(FeatureNetwork):
 
 
 class L2Pooling(nn.Module):
-    """sqrt(blur(x²)) at every second position, with a 3×3 Hann window (Hénaff and Simoncelli, ICLR 2016; used by DISTS).
+    """sqrt(blur(x²)) at every second position, with a 3×3 Hann window (Hénaff and Simoncelli, ICLR 2016).
 
     x: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
     """
