@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import pickle
 import sys
 import urllib.error
 from collections.abc import Iterator
@@ -33,8 +34,8 @@ from neurocodec.errors import (
 from neurocodec.interop import compressai as interop
 
 try:
-    models = interop._package("models")
-    zoo = interop._package("zoo.image")
+    models = interop.package("models")
+    zoo = interop.package("zoo.image")
 except MissingPackageError as error:
     pytest.skip(f"CompressAI is not tested here: {error}", allow_module_level=True)
 
@@ -324,9 +325,29 @@ def test_benchmark_codec(published: list[str], rgb: NDArray[np.uint8]) -> None:
     assert "mbt2018-mean-2-" in published[-1]
     with pytest.raises(ConfigError, match="quality 9, expected one of 1, 2"):
         chosen.encode(rgb, 9)
-    given = interop.ZooCodec("mbt2018-mean", "x", {4: interop.freeze(network("mbt2018-mean"), device="cpu")})
-    assert given.settings() == (4,)
-    assert given.decode(given.encode(rgb, 4)).shape == rgb.shape
+
+
+def test_weights_from_files(rgb: NDArray[np.uint8], tmp_path: Path) -> None:
+    files = []
+    for seed in (1, 2):
+        files.append((float(seed), str(tmp_path / f"{seed}.pth")))
+        torch.save(network("mbt2018-mean", seed=seed).state_dict(), files[-1][1])
+    given = pickle.loads(pickle.dumps(interop.ZooCodec("mbt2018-mean", "mine", tuple(files), "cpu")))
+    assert given.settings() == (1, 2)
+    assert "1.pth, 2.pth" in given.describe()["settings"]
+    assert given.model(1) is given.model(1)
+    assert given.model(1).model_id == interop.freeze(network("mbt2018-mean", seed=1), device="cpu").model_id
+    data = given.encode(rgb, 2)
+    assert container.read_header(data).model_id == given.model(2).model_id
+    assert np.array_equal(given.decode(data), interop.decode(data, given.model(2)))
+
+    (tmp_path / "text.pth").write_text("no weights")
+    torch.save(network("bmshj2018-factorized").state_dict(), tmp_path / "other.pth")
+    for name in ("text.pth", "other.pth", "missing.pth"):
+        with pytest.raises(ConfigError, match=rf"{name} holds no weights of mbt2018-mean"):
+            interop.load_file("mbt2018-mean", tmp_path / name, device="cpu")
+    with pytest.raises(ConfigError, match="expected one of bmshj2018-factorized"):
+        interop.load_file("mbt", tmp_path / "1.pth")
 
 
 def test_weights_that_cannot_be_had_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

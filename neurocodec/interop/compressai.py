@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,6 +43,7 @@ from neurocodec.errors import (
     MissingPackageError,
     ModelMismatchError,
     ModelNotFoundError,
+    NeurocodecError,
     NicFormatError,
     TruncatedError,
 )
@@ -110,13 +112,30 @@ def load(
     return _load(architecture, quality, metric, pretrained, resolve_device(device))
 
 
+def load_file(architecture: str, path: str | os.PathLike[str], *, device: str = "auto") -> Model:
+    """A network from a file of its state, as `torch.save(network.state_dict(), path)` writes; loaded once.
+
+    Call `network.update()` before saving: tables that are made anew on another machine may differ in their last bit,
+    and with them the model id. Raises ConfigError if the file is missing or of another network.
+    """
+    _check_architecture(architecture)
+    path = os.path.realpath(path)
+    try:
+        return _load_file(architecture, path, os.stat(path).st_mtime_ns, resolve_device(device))
+    except (OSError, RuntimeError, KeyError, ValueError, AttributeError, UnpicklingError) as error:
+        if isinstance(error, NeurocodecError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path} holds no weights of {architecture} that can be read: {reason}") from error
+
+
 def freeze(network: torch.nn.Module, *, label: str = "", device: str = "auto") -> Model:
     """A frozen copy of a network of one of ARCHITECTURES' classes. Its tables are made by `update()` if it has none.
 
     label: metric and quality of published weights, such as mse/3; without it files can be decoded by those only who
     have the network. Raises ConfigError for a network of another class or with weights that give no tables.
     """
-    models = _package("models")
+    models = package("models")
     named = [name for name, kind in ARCHITECTURES.items() if type(network) is getattr(models, kind, None)]
     if not named:
         known = ", ".join(ARCHITECTURES.values())
@@ -235,7 +254,7 @@ def untrained(architecture: str, quality: int, rgb: NDArray[np.uint8], *, bpp: f
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = _zoo(architecture, quality, "mse", pretrained=False)
+        network = zoo_network(architecture, quality, "mse", pretrained=False)
     set_spread = _spread_of_latents(network, rgb)
     low, high = 0.02, 50.0  # standard deviation of y
     for _ in range(9):
@@ -246,25 +265,59 @@ def untrained(architecture: str, quality: int, rgb: NDArray[np.uint8], *, bpp: f
     return network
 
 
+def zoo_network(architecture: str, quality: int, metric: str, *, pretrained: bool) -> Any:
+    """A network of CompressAI's zoo, as CompressAI makes it. Raises what `load` raises."""
+    if quality not in (known := _qualities(architecture)):
+        raise ConfigError(f"found {architecture} quality {quality}, expected {known[0]} to {known[-1]}")
+    if metric not in ("mse", "ms-ssim"):
+        raise ConfigError(f"found the metric {metric!r}, expected mse or ms-ssim")
+    try:
+        network = package("zoo").image_models[architecture](
+            quality, metric=metric, pretrained=pretrained, progress=False
+        )
+    except (OSError, RuntimeError) as error:  # not downloaded, not published, or a file of another version
+        reason = " ".join(str(error).split())
+        raise WeightsNotFoundError(
+            f"the weights of {architecture} {metric} {quality} are not here and could not be downloaded ({reason}): "
+            f"put CompressAI's file into {os.path.join(torch.hub.get_dir(), 'checkpoints')}"
+        ) from error
+    if type(network).__name__ != ARCHITECTURES[architecture]:  # as for bmshj2018-factorized-relu in 1.2.8
+        raise ConfigError(
+            f"CompressAI's zoo gives a {type(network).__name__} for {architecture}: freeze your own network"
+        )
+    return network
+
+
+def package(part: str = "") -> ModuleType:
+    """CompressAI, or a module of it."""
+    try:
+        return import_with_torchvision(f"{LIBRARY}.{part}" if part else LIBRARY)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"CompressAI cannot be imported ({error}): pip install 'compressai>=1.2.6', which needs numpy below 2"
+        ) from error
+
+
 @dataclass(frozen=True)
 class ZooCodec:
     """A codec of `evaluation.codecs`: published weights of one architecture in .nic files; the setting is the zoo's
-    quality. weights: other models, by setting, instead."""
+    quality. files: other weights instead, (setting, file as for `load_file`)."""
 
     architecture: str
     name: str
-    weights: Mapping[float, Model] | None = None
+    files: tuple[tuple[float, str], ...] = ()
     device: str = "auto"
 
     def settings(self) -> tuple[float, ...]:
         """The zoo's qualities."""
-        return tuple(self.weights) if self.weights is not None else tuple(_qualities(self.architecture))
+        return tuple(setting for setting, _ in self.files) or tuple(_qualities(self.architecture))
 
     def describe(self) -> dict[str, str]:
         """Versions; model ids would need every weight file."""
+        weights = ", ".join(os.path.basename(file) for _, file in self.files) or "mse"
         return {
-            "settings": f"CompressAI {self.architecture} (mse), quality=q, in .nic files with neurocodec's range coder",
-            "compressai": str(_package().__version__),
+            "settings": f"CompressAI {self.architecture} ({weights}), quality=q, in .nic files by neurocodec's coder",
+            "compressai": str(package().__version__),
             "torch": torch.__version__,
         }
 
@@ -274,19 +327,18 @@ class ZooCodec:
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
-        model = None
-        if self.weights is not None:
-            wanted = container.read_header(data).model_id
-            model = next((found for found in self.weights.values() if found.model_id == wanted), None)
+        wanted = container.read_header(data).model_id
+        model = next((m for setting, _ in self.files if (m := self.model(setting)).model_id == wanted), None)
         return np.asarray(decode(data, model, device=self.device).convert("RGB"))
 
     def model(self, setting: float) -> Model:
         """The network of a setting. Raises ConfigError if there is none, and what `load` raises."""
         if setting not in self.settings():
-            raise ConfigError(
-                f"found {self.name} quality {setting:g}, expected one of {', '.join(f'{q:g}' for q in self.settings())}"
-            )
-        return self.weights[setting] if self.weights is not None else load(self.architecture, int(setting))
+            known = ", ".join(f"{known:g}" for known in self.settings())
+            raise ConfigError(f"found {self.name} quality {setting:g}, expected one of {known}")
+        if self.files:
+            return load_file(self.architecture, dict(self.files)[setting], device=self.device)
+        return load(self.architecture, int(setting), device=self.device)
 
 
 def benchmark_codec(name: str) -> ZooCodec:
@@ -455,19 +507,9 @@ def _model_id(architecture: str, state: Mapping[str, NDArray[Any]], rows: list[A
     return digest.digest()[:8]
 
 
-def _package(part: str = "") -> ModuleType:
-    """CompressAI, or a module of it."""
-    try:
-        return import_with_torchvision(f"{LIBRARY}.{part}" if part else LIBRARY)
-    except ImportError as error:
-        raise MissingPackageError(
-            f"CompressAI cannot be imported ({error}): pip install 'compressai>=1.2.6', which needs numpy below 2"
-        ) from error
-
-
 def _qualities(architecture: str) -> list[int]:
     _check_architecture(architecture)
-    return sorted(_package("zoo.image").cfgs[architecture])
+    return sorted(package("zoo.image").cfgs[architecture])
 
 
 def _check_architecture(architecture: str) -> None:
@@ -475,32 +517,16 @@ def _check_architecture(architecture: str) -> None:
         raise ConfigError(f"found the architecture {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
 
 
-def _zoo(architecture: str, quality: int, metric: str, *, pretrained: bool) -> Any:
-    if quality not in (known := _qualities(architecture)):
-        raise ConfigError(f"found {architecture} quality {quality}, expected {known[0]} to {known[-1]}")
-    if metric not in ("mse", "ms-ssim"):
-        raise ConfigError(f"found the metric {metric!r}, expected mse or ms-ssim")
-    try:
-        network = _package("zoo").image_models[architecture](
-            quality, metric=metric, pretrained=pretrained, progress=False
-        )
-    except (OSError, RuntimeError) as error:  # not downloaded, not published, or a file of another version
-        reason = " ".join(str(error).split())
-        raise WeightsNotFoundError(
-            f"the weights of {architecture} {metric} {quality} are not here and could not be downloaded ({reason}): "
-            f"put CompressAI's file into {os.path.join(torch.hub.get_dir(), 'checkpoints')}"
-        ) from error
-    if type(network).__name__ != ARCHITECTURES[architecture]:  # as for bmshj2018-factorized-relu in 1.2.8
-        raise ConfigError(
-            f"CompressAI's zoo gives a {type(network).__name__} for {architecture}: freeze your own network"
-        )
-    return network
-
-
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)
 def _load(architecture: str, quality: int, metric: str, pretrained: bool, device: str) -> Model:
-    network = _zoo(architecture, quality, metric, pretrained=pretrained)
+    network = zoo_network(architecture, quality, metric, pretrained=pretrained)
     return freeze(network, label=f"{metric}/{quality}" if pretrained else "", device=device)
+
+
+@functools.lru_cache(maxsize=8)
+def _load_file(architecture: str, path: str, mtime: int, device: str) -> Model:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return freeze(getattr(package("models"), ARCHITECTURES[architecture]).from_state_dict(state), device=device)
 
 
 def _published(label: str, device: str) -> Model:

@@ -1,0 +1,149 @@
+"""CompressAI networks: .nic files and this project's coder beside CompressAI's own compress and decompress.
+
+    python benchmarks/compressai_interop.py [--models mbt2018-mean,...] [--sizes 768x512] [--threads 1]
+
+The same network, picture and number of threads for both; medians; model loading and pixel files stay outside the
+clocks. The networks' share is timed with hooks, the rest is entropy coding and what goes with it. Without published
+weights (--pretrained) the weights are random, scaled so that the picture takes --bpp bits per pixel: good for bytes
+and seconds of the coders on the same symbols, not for pictures. Needs compressai.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from neurocodec import container, image
+from neurocodec.evaluation.rate_distortion import commit, machine, versions
+from neurocodec.evaluation.speed import fill
+from neurocodec.interop import compressai as interop
+
+PHOTO = Path(__file__).parents[1] / "neurocodec" / "cli" / "astronaut.png"
+PARTS = ("g_a", "h_a", "h_s", "g_s", "context_prediction", "entropy_parameters")
+
+
+def medians(function: Callable[[], Any], parts: list[Any], repeats: int) -> dict[str, float]:
+    """Seconds of the whole, and of the parts that are networks."""
+    spent, started = 0.0, 0.0
+
+    def begin(*_: Any) -> None:
+        nonlocal started
+        started = time.perf_counter()
+
+    def end(*_: Any) -> None:
+        nonlocal spent
+        spent += time.perf_counter() - started
+
+    hooks = [hook for p in parts for hook in (p.register_forward_pre_hook(begin), p.register_forward_hook(end))]
+    runs = []
+    try:
+        for _ in range(repeats + 1):
+            spent, start = 0.0, time.perf_counter()
+            function()
+            total = time.perf_counter() - start
+            runs.append((total, spent, total - spent))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    columns = zip(*runs[1:], strict=True)
+    return {
+        name: round(statistics.median(column), 6)
+        for name, column in zip(("total_s", "networks_s", "coding_s"), columns, strict=True)
+    }
+
+
+def measure(network: Any, rgb: np.ndarray, repeats: int) -> list[dict[str, Any]]:
+    model = interop.freeze(network, device="cpu")
+    data = interop.encode(rgb, model)
+    ours = [p for p in (model.g_a, model.h_a, model.h_s, model.g_s, model.parameters) if p is not None]
+    theirs = [getattr(network, name) for name in PARTS if hasattr(network, name)]
+
+    def compress() -> Any:
+        with torch.inference_mode():
+            return network.compress(image.to_tensor(image.pad_to_multiple(rgb, network.downsampling_factor)))
+
+    def decompress() -> np.ndarray:
+        with torch.inference_mode():
+            return image.from_tensor(network.decompress(**out)["x_hat"])[: rgb.shape[0], : rgb.shape[1]]
+
+    out = compress()
+    streams = sum(len(stream) for part in out["strings"] for stream in part)
+    own = container.read(data, any_architecture=True).tiles[0].stream
+    apart = np.asarray(interop.decode(data, model)) != decompress()
+    return [
+        {
+            "coder": ".nic, neurocodec",
+            "stream_bytes": len(own),
+            "file_bytes": len(data),
+            "encode": medians(lambda: interop.encode(rgb, model), ours, repeats),
+            "decode": medians(lambda: interop.decode(data, model), ours, repeats),
+            "samples_that_differ_percent": round(100 * float(apart.mean()), 4),
+        },
+        {
+            "coder": "compressai",
+            "stream_bytes": streams,
+            "encode": medians(compress, theirs, repeats),
+            "decode": medians(decompress, theirs, repeats),
+        },
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="bmshj2018-factorized,bmshj2018-hyperprior,mbt2018-mean,mbt2018")
+    parser.add_argument("--sizes", default="768x512")
+    parser.add_argument("--quality", type=int, default=4, help="the zoo's: decides on the number of channels")
+    parser.add_argument("--bpp", type=float, default=0.7)
+    parser.add_argument("--pretrained", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "compressai_interop.json")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    photo, load = image.load(PHOTO).rgb, round(os.getloadavg()[0], 2)  # above 0: others' work, times are upper bounds
+
+    rows = []
+    print(
+        f"{'network':22} {'size':>9} {'coder':18} {'bytes':>8} {'encode s':>9} {'coding':>8} "
+        f"{'decode s':>9} {'coding':>8}"
+    )
+    for name in args.models.split(","):
+        if args.pretrained:
+            network = interop.zoo_network(name, args.quality, "mse", pretrained=True).eval()
+        else:
+            network = interop.untrained(name, args.quality, photo[:256, 128:384], bpp=args.bpp)
+        for size in args.sizes.split(","):
+            width, height = (int(side) for side in size.split("x"))
+            for row in measure(network, fill(photo, height, width), args.repeats):
+                rows.append({"network": name, "size": size} | row)
+                print(
+                    f"{name:22} {size:>9} {row['coder']:18} {row['stream_bytes']:8} {row['encode']['total_s']:9.3f} "
+                    f"{row['encode']['coding_s']:8.3f} {row['decode']['total_s']:9.3f} {row['decode']['coding_s']:8.3f}"
+                )
+    report = {
+        "command": " ".join(["python", "benchmarks/compressai_interop.py", *sys.argv[1:]]),
+        "commit": commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine() | {"load_before": load},
+        "versions": versions() | {"compressai": interop.package().__version__},
+        "weights": f"published, quality {args.quality}" if args.pretrained else f"random, scaled to {args.bpp} bpp",
+        "threads": args.threads,
+        "timing": f"median of {args.repeats} runs in a warm process",
+        "rows": rows,
+    }
+    args.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
