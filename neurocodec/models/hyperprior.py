@@ -269,6 +269,12 @@ class Hyperprior(nn.Module):
         Returns x_hat (B, 3, H, W) and the bits of y and z, each (B,). Rates are those of the rounded
         latents (see `training_bits`); decoded latents are rounded straight-through.
         """
+        latents = self.latents(x, quality_index)
+        y_hat = latents.pop("y_hat")
+        return {"x_hat": self.g_s(y_hat, quality_index), **latents}
+
+    def latents(self, x: Tensor, quality_index: Tensor) -> dict[str, Tensor]:
+        """`forward` without the synthesis: y_hat (B, M, H/16, W/16) in quantisation steps, and the same bits."""
         y = self.g_a(x, quality_index)
         z = self.h_a(y, quality_index)
         with torch.autocast(x.device.type, enabled=False):
@@ -291,7 +297,7 @@ class Hyperprior(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             y_bits = training_bits(y - means, indexes * INDEX_UNIT)
         return {
-            "x_hat": self.g_s(y_hat, quality_index),
+            "y_hat": y_hat,
             "y_bits": y_bits.sum((1, 2, 3)),
             "z_bits": z_bits.sum((1, 2, 3)),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,30 +18,45 @@ from neurocodec.training.config import TrainingConfig
 from neurocodec.training.processes import Processes
 
 
-class Window:
-    """The steps since the last row of the log."""
+class Steps:
+    """The steps since the last row of the log: means of named values, and the speed."""
 
     def __init__(self) -> None:
-        self.rows: list[Tensor] = []
+        self.rows: list[dict[str, Tensor]] = []
         self.images, self.waited, self.started = 0, 0.0, time.monotonic()
 
-    def add(self, losses: dict[str, Tensor], norm: Tensor, images: int, waited: float) -> None:
-        """Counts a step. images: over all processes; waited: seconds this process waited for its batch."""
-        log_mse = losses["mse"].log10().mean()
-        means = (losses["loss"], losses["bpp"].mean(), losses["z_bpp"].mean(), log_mse, norm)
-        self.rows.append(torch.stack(means).detach())
+    def count(self, values: dict[str, Tensor], images: int, waited: float) -> None:
+        """Counts a step. values: scalars, among them "gradient", its norm; images: over all processes; waited: seconds
+        this process waited for its batch."""
+        self.rows.append({name: value.detach() for name, value in values.items()})
         self.images += images
         self.waited += waited
 
     def means(self, processes: Processes) -> dict[str, float | None]:
-        """Means over the steps and the processes, skipped steps left out, and the speed."""
-        rows = torch.stack(self.rows)
-        rows = rows[rows[:, -1].isfinite()]
-        loss, bpp, z_bpp, log_mse, norm = processes.mean(rows.mean(0)).tolist()
+        """Means over the steps that have the value and the processes, skipped steps left out, and the speed."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        kept = [row for row in self.rows if row["gradient"].isfinite()]
+        columns = [[row[name].double() for row in kept if name in row] for name in names]
+        means = torch.stack([torch.stack(c).mean().cpu() if c else torch.tensor(math.nan).double() for c in columns])
         seconds = time.monotonic() - self.started
-        row = {"loss": loss, "bpp": bpp, "z_bpp": z_bpp, "psnr": -10 * log_mse, "gradient": norm}
+        row = dict(zip(names, processes.mean(means).tolist(), strict=True))
         row |= {"images_per_second": self.images / seconds, "waiting": self.waited / seconds}
         return {key: round(value, 5) if math.isfinite(value) else None for key, value in row.items()}
+
+
+class Window(Steps):
+    """The steps of the base model's loop."""
+
+    def add(self, losses: dict[str, Tensor], norm: Tensor, images: int, waited: float) -> None:
+        """Counts a step. losses: those of `rate_distortion_loss`."""
+        values = {"loss": losses["loss"], "bpp": losses["bpp"].mean(), "z_bpp": losses["z_bpp"].mean()}
+        values |= {"psnr": mean_psnr(losses["mse"]), "gradient": norm}
+        self.count(values, images, waited)
+
+
+def mean_psnr(mse: Tensor) -> Tensor:
+    """The mean over pictures of -10 log10 of their mean squared errors, in dB. mse: (B,), of pixels in [0, 1]."""
+    return -10.0 * mse.log10().mean()
 
 
 class RunLog:
@@ -66,14 +82,22 @@ class RunLog:
     def training(self, step: int, row: dict[str, Any]) -> None:
         """Adds a row of training."""
         self.write({"step": step, **row})
-        self._bar.set_postfix({key: row[key] for key in ("loss", "bpp", "psnr")})
+        shown = ("loss", "bpp", "psnr", "lpips", "real", "fake")
+        self._bar.set_postfix({key: row[key] for key in shown if row.get(key) is not None})
         self._scalars("training", row, step)
 
     def validation(self, step: int, seconds: float, rows: list[dict[str, float]]) -> None:
-        """Adds a row for each quality index that was validated."""
+        """Adds a row for each quality index, and each realism if rows tell it, that was validated."""
         for row in rows:
             self.write({"step": step, "seconds": round(seconds, 1), "validation": row})
-            self._scalars(f"validation/row_{row['quality_index']:g}", row, step)
+            realism = f"/realism_{row['realism']:g}" if "realism" in row else ""
+            self._scalars(f"validation/row_{row['quality_index']:g}{realism}", row, step)
+
+    def warning(self, step: int, text: str) -> None:
+        """Adds a warning, and prints it to stderr."""
+        self.write({"step": step, "warning": text})
+        if self._file:
+            tqdm.write(f"warning at step {step}: {text}", file=sys.stderr)
 
     def close(self) -> None:
         """Ends the log."""
@@ -84,7 +108,7 @@ class RunLog:
 
     def _scalars(self, group: str, row: dict[str, Any], step: int) -> None:
         for key, value in row.items():
-            if self._board and value is not None and key != "quality_index":
+            if self._board and value is not None and key not in ("quality_index", "realism"):
                 self._board.add_scalar(f"{group}/{key}", value, step)
 
 

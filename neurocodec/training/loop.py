@@ -136,10 +136,8 @@ def train_steps(
             log.validation(state.step, state.seconds, validate(state.ema, held_out, settings.validate_actual))
 
 
-def accelerated(
-    model: Hyperprior, settings: TrainingConfig, processes: Processes
-) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-    """The model as the loop calls it: with gradients averaged over the processes and, if asked for, compiled.
+def accelerated(model: nn.Module, settings: TrainingConfig, processes: Processes) -> Callable[..., dict[str, Tensor]]:
+    """The model as a loop calls it: with gradients averaged over the processes and, if asked for, compiled.
 
     DistributedDataParallel is compiled from outside, so that graphs end where its buckets do. Each size of crop is
     compiled for itself. Without CUDA graphs, which would keep memory for each of them.
@@ -147,7 +145,7 @@ def accelerated(
     network = processes.parallel(model)
     if settings.compile:
         mode = "max-autotune-no-cudagraphs" if processes.device.type == "cuda" else None
-        return cast("Callable[[Tensor, Tensor], dict[str, Tensor]]", torch.compile(network, mode=mode, dynamic=False))
+        return cast("Callable[..., dict[str, Tensor]]", torch.compile(network, mode=mode, dynamic=False))
     return network
 
 

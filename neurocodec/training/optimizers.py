@@ -11,7 +11,7 @@ from neurocodec.training.config import TrainingConfig
 
 
 def make_optimizers(model: nn.Module, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """One optimiser or two over all parameters; each group has its peak learning rate as "peak"."""
+    """One optimiser or two over all parameters that are not frozen; each group has its peak learning rate as "peak"."""
     muon = settings.optimizer == "muon"
     if muon and not hasattr(torch.optim, "Muon"):
         raise ConfigError("training.optimizer is 'muon', which needs PyTorch 2.9 or later; use 'adam'.")
@@ -19,7 +19,7 @@ def make_optimizers(model: nn.Module, settings: TrainingConfig) -> list[torch.op
         raise ConfigError(f"training.optimizer is {settings.optimizer!r}; known are 'adam' and 'muon'.")
     rows = {id(p) for m in model.modules() if isinstance(m, QualityRows) for p in m.parameters()}
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, Pointwise) and muon}
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if id(p) not in rows | matrices], "peak": settings.learning_rate},
         {"params": [p for p in parameters if id(p) in rows], "peak": settings.rows_learning_rate},

@@ -36,11 +36,9 @@ class State:
         self._averages: list[Tensor] = list(self.ema.requires_grad_(False).parameters())
         self._weights: list[Tensor] = list(self.model.parameters())
 
-    @torch.no_grad()
     def average_weights(self, decay: float) -> None:
-        """Moves the average towards the weights; early in a run, when there is little to remember, faster."""
-        decay = min(decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
+        """Moves the average towards the weights."""
+        move_average(self._averages, self._weights, decay, self.step)
 
     def fake_quantise(self, enabled: bool) -> None:
         """Switches the fake quantisation of the entropy path, in both copies."""
@@ -53,31 +51,54 @@ class State:
         about = {"config": dataclasses.asdict(config), "state": progress}
         ema, model = self.ema.state_dict(), self.model.state_dict()
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        _save_atomically({"model": ema, **about}, run / "model.pt")
-        _save_atomically({"model": model, "ema": ema, "optimizers": optimizers, **about}, run / "checkpoint.pt")
+        save_atomically({"model": ema, **about}, run / "model.pt")
+        save_atomically({"model": model, "ema": ema, "optimizers": optimizers, **about}, run / "checkpoint.pt")
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Goes on from what `save` wrote to checkpoint.pt; peak learning rates stay those of the configuration."""
         self.model.load_state_dict(saved["model"])
         self.ema.load_state_dict(saved["ema"])
         for optimizer, values in zip(self.optimizers, saved["optimizers"], strict=True):
-            peaks = [group["peak"] for group in optimizer.param_groups]
-            optimizer.load_state_dict(values)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["peak"] = peak
+            restore_optimizer(optimizer, values)
         progress = saved["state"]
         self.step, self.seconds, self.skipped = progress["step"], progress["seconds"], progress["skipped"]
 
 
-def open_run(run: Path, *, resume: bool) -> dict[str, Any] | None:
-    """Makes the folder of a new run, or reads the checkpoint of one to resume. Raises ConfigError."""
+@torch.no_grad()
+def move_average(averages: list[Tensor], weights: list[Tensor], decay: float, step: int) -> None:
+    """Moves averages towards weights; early in a run, when there is little to remember, faster."""
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, values: dict[str, Any]) -> None:
+    """Loads the state of an optimiser, all but the peak learning rates, which stay."""
+    peaks = [group["peak"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(values)
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["peak"] = peak
+
+
+def open_run(run: Path, *, resume: bool, generative: bool = False) -> dict[str, Any] | None:
+    """Makes the folder of a new run, or reads the checkpoint of one to resume.
+
+    generative: whether it is, or will be, a run that trains a generative decoder. Raises ConfigError.
+    """
     path = run / "checkpoint.pt"
     if resume and not path.exists():
         raise ConfigError(f"the folder {run} holds no checkpoint to resume.")
     if path.exists() and not resume:
         raise ConfigError(f"the folder {run} already holds a run; use --resume to continue it.")
     run.mkdir(parents=True, exist_ok=True)
-    return read(path) if resume else None
+    if not resume:
+        return None
+    saved = read(path)
+    if ("discriminator" in saved) != generative:
+        a, b = ("no", "has one") if generative else ("a", "has none")
+        raise ConfigError(
+            f"the run {run} trains {a} generative decoder, and the configuration {b} to train ([realism])."
+        )
+    return saved
 
 
 def load_run(path: str | Path) -> Hyperprior:
@@ -110,7 +131,8 @@ def read(path: str | Path) -> dict[str, Any]:
     return saved
 
 
-def _save_atomically(value: dict[str, Any], path: Path) -> None:
+def save_atomically(value: dict[str, Any], path: Path) -> None:
+    """Writes a .pt file under a temporary name and renames it."""
     temporary = path.with_suffix(".part")
     torch.save(value, temporary)
     temporary.replace(path)

@@ -54,6 +54,6 @@ def stages(config: Config, world: int) -> tuple[Stage, Stage]:
 
 
 def seed_of(seed: int, step: int, member: int, stream: str) -> int:
-    """The seed of one of three streams of randomness at a step: "noise" a process, "crop" a picture, "quality"."""
-    entropy = [seed, step, member, ("crop", "noise", "quality").index(stream)]
+    """The seed of a stream of randomness at a step: "noise" a process, "crop" and "realism" a picture, "quality"."""
+    entropy = [seed, step, member, ("crop", "noise", "quality", "realism").index(stream)]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
