@@ -1,6 +1,6 @@
 """Seconds to encode and to decode with nic, JPEG and WebP: the same as `neurocodec bench speed`.
 
-python benchmarks/codec_speed.py --sizes 768x512,1920x1080 --threads 1,2 -o benchmarks/results/codec_speed.json
+python benchmarks/codec_speed.py --sizes 0.25,1,6 --threads 1,2 -o benchmarks/results/speed.json
 """
 
 import sys
