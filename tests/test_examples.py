@@ -1,0 +1,165 @@
+"""The examples run, their losses fall, and what they are given wrong is one sentence; all with random weights."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from neurocodec import image
+from neurocodec.errors import ImageError, MissingWeightsError
+from neurocodec.perceptual import features
+from neurocodec.perceptual.weights import SHAPES
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+import feature_inversion  # noqa: E402
+import pixels  # noqa: E402
+import style_transfer  # noqa: E402
+import texture_synthesis  # noqa: E402
+
+SCRIPTS = {
+    "style_transfer": (style_transfer.main, ["photo.png", "painting.png"]),
+    "texture_synthesis": (texture_synthesis.main, ["painting.png"]),
+    "feature_inversion": (feature_inversion.main, ["photo.png", "--layer", "relu2_1"]),
+}
+
+
+@functools.cache
+def random_weights(part: str, *, download: bool) -> dict[str, Tensor]:
+    """Of the size that keeps the features' variance from layer to layer."""
+    generator = torch.Generator().manual_seed(7)
+    return {
+        name: torch.randn(shape, generator=generator) * (2 / max(1, shape[1:].numel())) ** 0.5
+        if len(shape) > 1
+        else torch.zeros(shape)
+        for name, shape in SHAPES[part].items()
+    }
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the scripts run, with two pictures: the bundled photograph, smaller, and stripes."""
+    monkeypatch.setattr(features, "load_weights", random_weights)
+    monkeypatch.chdir(tmp_path)
+    with Image.open(EXAMPLES.parent / "neurocodec" / "cli" / "astronaut.png") as photo:
+        photo.convert("RGB").resize((80, 64)).save("photo.png")
+    rows, columns = np.mgrid[:48, :64]
+    stripes = np.stack(((rows + columns) // 6 % 2 * 200, columns * 3, rows * 0 + 90), 2).astype(np.uint8)
+    Image.fromarray(stripes).save("painting.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_runs_and_the_loss_falls(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    main, arguments = SCRIPTS[name]
+    command = [*arguments, "-o", "out.png", "--size", "32", "--iterations", "10"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    found = re.fullmatch(r"out\.png: loss from (\S+) to (\S+)\n", out)
+    assert found is not None
+    assert 0 < float(found[2]) < 0.7 * float(found[1])
+    assert re.search(r"^iteration   10  loss \S+  \d+ s$", err, re.MULTILINE)
+    expected = {"style_transfer": (40, 32), "texture_synthesis": (32, 32), "feature_inversion": (40, 32)}[name]
+    with Image.open("out.png") as im:
+        assert im.size == expected
+        before = im.tobytes()
+
+    assert main(command) == 1
+    assert re.fullmatch(rf"{name}: .*out\.png.*\n", capsys.readouterr().err.splitlines(keepends=True)[-1])
+    assert main([*command, "--force"]) == 0
+    with Image.open("out.png") as im:
+        assert im.tobytes() == before, "the same command gives the same picture"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_one_sentence_for_what_is_wrong(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    main, arguments = SCRIPTS[name]
+    command = [*arguments, "-o", "out.png", "--iterations", "1"]
+    assert main([*command, "--size", "31"]) == 1
+    assert capsys.readouterr().err == f"{name}: a size of 31 pixels, expected at least 32\n"
+    assert main(["nothing.png", *command[1:]]) == 1
+    assert re.fullmatch(rf"{name}: nothing\.png: .*\n", capsys.readouterr().err)
+
+    def no_weights(part: str, *, download: bool) -> dict[str, Tensor]:
+        raise MissingWeightsError("no weights vgg16 on this machine")
+
+    monkeypatch.setattr(features, "load_weights", no_weights)
+    assert main([*command, "--size", "32"]) == 1
+    assert capsys.readouterr().err == f"{name}: no weights vgg16 on this machine\n"
+    assert not (folder / "out.png").exists()
+
+
+def test_a_layer_that_does_not_exist(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert feature_inversion.main(["photo.png", "--layer", "relu9", "-o", "out.png", "--size", "32"]) == 1
+    assert "expected some of conv1_1, relu1_1" in capsys.readouterr().err
+
+
+def test_inversion_of_an_early_layer_is_the_picture(folder: Path) -> None:
+    x = pixels.read("photo.png", 32)
+    found, losses = feature_inversion.invert(x, "relu1_1", tv_weight=0.0, iterations=40, seed=1)
+    assert losses[-1] < 0.01 * losses[0]
+    assert (found - x).square().mean() < 0.02 * x.var()
+
+
+def test_texture_does_not_copy(folder: Path) -> None:
+    """Of another size than the source, with its colours, and another one for another seed."""
+    texture = pixels.read("painting.png", 48)
+    one, two = (texture_synthesis.synthesise(texture, 40, 15, seed)[0] for seed in (1, 2))
+    assert one.shape == (1, 3, 40, 40)
+    assert (one - two).abs().mean() > 0.02
+    torch.testing.assert_close(one.mean((2, 3)), texture.mean((2, 3)), atol=0.12, rtol=0)
+
+
+def test_more_content_weight_stays_nearer_to_the_photograph(folder: Path) -> None:
+    content, style = pixels.read("photo.png", 32), pixels.read("painting.png", 32)
+    near, far = (style_transfer.transfer(content, style, weight, 0.0, 12)[0] for weight in (10.0, 0.01))
+    assert (near - content).square().mean() < 0.5 * (far - content).square().mean()
+
+
+def test_minimise_finds_a_known_minimum() -> None:
+    target = torch.tensor([0.3, 0.9, 0.5]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    x, losses = pixels.minimise(lambda x: (x - target).square().sum(), torch.full((1, 3, 4, 4), 0.5), 25)
+    assert len(losses) == 26
+    assert losses[0] == pytest.approx(16 * (0.04 + 0.16), rel=1e-4)
+    assert all(b <= a for a, b in itertools.pairwise(losses))
+    torch.testing.assert_close(x, target, atol=1e-3, rtol=0)
+    outside, _ = pixels.minimise(lambda x: (x - 2).square().sum(), torch.zeros(1, 3, 2, 2), 10)
+    assert 0.9 < outside.min() <= outside.max() <= 1
+
+
+def test_reading_and_writing(folder: Path) -> None:
+    assert pixels.read("photo.png", 32).shape == (1, 3, 32, 40)
+    x = pixels.read("photo.png", 64)
+    assert torch.equal(x, image.to_tensor(image.load("photo.png").rgb)), "nothing is changed at the picture's own size"
+    pixels.write(x, "again.png", force=False)
+    assert torch.equal(pixels.read("again.png", 64), x)
+    with pytest.raises(ImageError, match=r"again\.png"):
+        pixels.write(x, "again.png", force=False)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_example_is_short(name: str) -> None:
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 120
+
+
+def test_options_say_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
+    script: Any
+    for name, (script, _) in SCRIPTS.items():
+        with pytest.raises(SystemExit) as stopped:
+            script(["--help"])
+        assert stopped.value.code == 0
+        out = capsys.readouterr().out
+        assert all(option in out for option in ("--output", "--size", "--iterations", "--device", "--force")), name
