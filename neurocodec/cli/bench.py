@@ -1,14 +1,20 @@
-"""neurocodec bench: rate and distortion, or speed, beside other codecs; measured on real files only."""
+"""neurocodec bench: rate and distortion, or speed, beside other codecs and coders; measured on real files only."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from neurocodec.cli import files
+
+if TYPE_CHECKING:
+    from neurocodec.evaluation.codecs import Codec
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,18 +25,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     kinds = parser.add_subparsers(title="measurements", metavar="KIND", dest="kind", required=True)
     rd = kinds.add_parser(
         "rd",
-        help="rate and distortion: results.json, table.md, rd.png, rd.svg",
+        help="rate and distortion: results.json, table.md, rd.png, rd.svg, report.html",
         description="Rate and distortion of real files. What DIR/results.json holds already is not measured again.",
         allow_abbrev=False,
     )
     add_rd_options(rd)
     speed = kinds.add_parser(
         "speed",
-        help="seconds to encode and to decode",
-        description="Seconds to encode and to decode in a warm process, all codecs near the same bits per pixel.",
+        help="seconds and memory to encode and to decode, by stage and by size",
+        description="Seconds and peak memory to encode and to decode, each codec in a process of its own, all near the "
+        "same bits per pixel. CompressAI networks without their weights take random ones, and are named so.",
         allow_abbrev=False,
     )
     add_speed_options(speed)
+    coder = kinds.add_parser(
+        "coder",
+        help="symbols a second of the range coder, constriction and compressai's ans",
+        description="Symbols a second and bytes of the range coder, constriction and compressai's ans.",
+        allow_abbrev=False,
+    )
+    add_coder_options(coder)
 
 
 def add_rd_options(parser: argparse.ArgumentParser) -> None:
@@ -38,13 +52,46 @@ def add_rd_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", required=True, metavar="NAME|DIR", help="kodak or clic2025-validation, or a folder of pictures"
     )
-    parser.add_argument("--codecs", type=_words, default=["nic", "jpeg", "webp"], metavar="A,B", help="nic,jpeg,webp")
+    parser.add_argument(
+        "--codecs",
+        type=_words,
+        default=["nic", "jpeg", "webp"],
+        metavar="A,B",
+        help="of nic, jpeg, jpeg-444, mozjpeg, webp, avif, avif-psnr, heic, bpg, jxl and jpeg2000; nic:MODEL is "
+        "another model, by name or file, cai:NAME one of CompressAI's; all stands for those before (nic,jpeg,webp)",
+    )
     parser.add_argument("--images", type=files.integer(1), metavar="N", help="only the first N pictures")
     parser.add_argument(
-        "--qualities", type=_numbers, metavar="Q,Q", help="for all codecs, instead of each one's own list"
+        "--qualities",
+        type=_qualities,
+        action="append",
+        default=[],
+        metavar="[CODEC=]Q,Q",
+        help="instead of a codec's own list; without a name, for all whose setting is a quality of 1 to 100",
     )
     parser.add_argument(
-        "--anchors", nargs="+", default=[], type=Path, metavar="FILE", help="curves measured elsewhere, JSON"
+        "--anchors",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="FILE|DIR",
+        help="curves measured elsewhere or published, JSON; of a folder, all in it",
+    )
+    parser.add_argument(
+        "--against",
+        type=_words,
+        default=[],
+        metavar="A,B",
+        help="curves to give BD-rates against, besides JPEG and BPG",
+    )
+    parser.add_argument(
+        "--fid", action="store_true", help="also FID/256 and KID/256, or the same on another network, under its name"
+    )
+    parser.add_argument(
+        "--gallery", type=files.integer(0), default=3, metavar="N", help="pictures to show crops of in report.html (3)"
+    )
+    parser.add_argument(
+        "--download", action="store_true", help="fetch the data set, and weights for LPIPS (244 MB) and FID (96 MB)"
     )
     files.add_model_option(parser)
     parser.add_argument("-j", "--jobs", type=files.integer(1), default=1, metavar="N", help="processes (1)")
@@ -54,9 +101,16 @@ def add_rd_options(parser: argparse.ArgumentParser) -> None:
 
 def add_speed_options(parser: argparse.ArgumentParser) -> None:
     """The options of `neurocodec bench speed`."""
-    parser.add_argument("--codecs", type=_words, default=["nic", "jpeg", "webp"], metavar="A,B", help="nic,jpeg,webp")
+    codecs = "nic,jpeg,webp,avif,jxl,bpg,heic,cai:bmshj2018-hyperprior,cai:mbt2018-mean"
     parser.add_argument(
-        "--sizes", type=_sizes, default=[(768, 512)], metavar="WxH,WxH", help="width by height in pixels (768x512)"
+        "--codecs", type=_words, default=codecs.split(","), metavar="A,B", help=f"as for rd ({codecs}, if installed)"
+    )
+    parser.add_argument(
+        "--sizes",
+        type=_sizes,
+        default="0.25,1,6,24",
+        metavar="S,S",
+        help="megapixels, 3 to 2, or width by height such as 768x512 (0.25,1,6,24)",
     )
     parser.add_argument("--threads", type=_counts, default=[1], metavar="N,N", help="numbers of threads (1)")
     parser.add_argument(
@@ -67,44 +121,74 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
         "--picture", type=Path, metavar="FILE", help="pixels to fill each size with (the bundled photograph)"
     )
     files.add_model_option(parser)
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write the results there")
-    files.add_force_option(parser)
+    files.add_device_option(parser)
+    _add_output_options(parser)
     parser.set_defaults(run=run_speed)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measures what `args.kind` says. Raises NeurocodecError."""
-    return run_rd(args) if args.kind == "rd" else run_speed(args)
+def add_coder_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `neurocodec bench coder`."""
+    parser.add_argument(
+        "--count", type=files.integer(1), default=1 << 20, metavar="N", help="Gaussian symbols of each set (2^20)"
+    )
+    parser.add_argument(
+        "--symbols",
+        type=Path,
+        metavar="FILE.npz",
+        help="instead: a file with the arrays symbols, indexes, frequencies, offsets and lengths",
+    )
+    parser.add_argument("--repeats", type=files.integer(1), default=15, metavar="N", help="runs of each (15)")
+    _add_output_options(parser)
+    parser.set_defaults(run=run_coder)
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write the results there")
+    files.add_force_option(parser)
 
 
 def run_rd(args: argparse.Namespace) -> int:
-    """Measures, writes results.json, table.md, rd.png and rd.svg, and prints the BD-rates. Raises NeurocodecError."""
+    """Measures, writes results.json, table.md, rd.png, rd.svg and report.html, and prints the BD-rates.
+
+    Raises NeurocodecError.
+    """
     from neurocodec.errors import ConfigError
-    from neurocodec.evaluation import codecs, rate_distortion, report
+    from neurocodec.evaluation import codecs, curves, datasets, gallery, measures, rate_distortion, report
     from neurocodec.metrics.packages import require
 
-    chosen = codecs.create(args.codecs, model=args.model)
-    dataset = rate_distortion.load_dataset(args.dataset, args.images)
+    names = [found for name in args.codecs for found in (codecs.NAMES if name == "all" else [name])]
+    chosen, not_installed = codecs.installed(names, model=args.model)
+    settings = _settings(args.qualities, chosen, not_installed)
+    dataset = datasets.load_dataset(args.dataset, args.images, download=args.download)
     for module, package in (("matplotlib", "Matplotlib"), ("scipy", "SciPy")):
         require(module, package, "the report")  # now, rather than after the work
     if args.output.exists() and not args.output.is_dir():
         raise ConfigError(f"{args.output} is a file, expected a folder for the results: name another with -o")
-    for anchor in args.anchors:
-        if not anchor.is_file():
-            raise ConfigError(f"{anchor}: there is no such anchor file: check the name")
+    curves.anchor_files(args.anchors)  # are they there?
+    taken, not_available = measures.available(patches=args.fid, download=args.download)
+    for name, why in [*not_installed.items(), *not_available.items()]:
+        print(f"{name} is left out: {why}", file=sys.stderr)
 
     results = rate_distortion.run(
         dataset,
         chosen,
         args.output / "results.json",
-        settings=args.qualities,
+        settings=settings,
         processes=args.jobs,
         command=_command(),
+        measures=taken,
+        not_installed=not_installed,
+        not_available=not_available,
     )
-    text = report.write(results, args.output, args.anchors)
-    sections = [section for section in text.split("## ") if section.startswith(("BD-rate", "Notes"))]
-    print("\n".join(["## " + section.rstrip() + "\n" for section in sections]) or text)
-    print(f"{args.output}: results.json, table.md, rd.png, rd.svg")
+    results = curves.summarise(results, args.anchors, args.against)
+    rate_distortion.save(results, args.output / "results.json")
+    panels = gallery.panels(results, dataset, chosen, pictures=args.gallery, measures=taken)
+    text = report.write(results, args.output, panels)
+    sections = [section for section in text.split("\n## ") if section.startswith(("BD-rate", "Notes"))]
+    print(
+        "\n".join([*report.missing_lines(results), *("## " + section.rstrip() + "\n" for section in sections)]) or text
+    )
+    print(f"{args.output}: results.json, table.md, rd.png, rd.svg, report.html")
     return 0
 
 
@@ -113,26 +197,56 @@ def run_speed(args: argparse.Namespace) -> int:
     if args.output is not None:
         files.check_output(str(args.output), force=args.force)
 
-    import json
     from importlib import resources
 
-    from neurocodec.evaluation import codecs, speed
-    from neurocodec.image import write_bytes_atomic
+    from neurocodec.evaluation import speed
 
-    with resources.as_file(resources.files("neurocodec.cli") / "astronaut.png") as photo:
+    with (
+        resources.as_file(resources.files("neurocodec.cli") / "astronaut.png") as photo,
+        speed.choose(args.codecs, model=args.model, picture=args.picture or photo, bpp=args.bpp) as (chosen, missing),
+    ):
         results = speed.run(
-            codecs.create(args.codecs, model=args.model),
+            chosen,
             args.sizes,
             threads=args.threads,
             bpp=args.bpp,
             repeats=args.repeats,
             picture=args.picture or photo,
+            device=args.device,
             command=_command(),
+            missing=missing,
+            progress=lambda line: print(line, file=sys.stderr, flush=True),
         )
     print(speed.table(results))
-    if args.output is not None:
-        write_bytes_atomic(args.output, (json.dumps(results, indent=1) + "\n").encode(), force=args.force)
+    _write(results, args)
     return 0
+
+
+def run_coder(args: argparse.Namespace) -> int:
+    """Measures, prints rows as they come, and writes the results where -o says. Raises NeurocodecError."""
+    if args.output is not None:
+        files.check_output(str(args.output), force=args.force)
+
+    from neurocodec.evaluation import coder_speed
+
+    samples = [coder_speed.read(args.symbols)] if args.symbols else coder_speed.drawn(args.count)
+    results = coder_speed.run(
+        samples, repeats=args.repeats, command=_command(), progress=lambda line: print(line, flush=True)
+    )
+    _write(results, args)
+    return 0
+
+
+def _write(results: dict[str, Any], args: argparse.Namespace) -> None:
+    """The results where -o says."""
+    if args.output is None:
+        return
+
+    import json
+
+    from neurocodec.image import write_bytes_atomic
+
+    write_bytes_atomic(args.output, (json.dumps(results, indent=1) + "\n").encode(), force=args.force)
 
 
 def _command() -> str:
@@ -153,17 +267,44 @@ def _numbers(text: str) -> list[float]:
     return [number(word) for word in _words(text)]
 
 
+def _qualities(text: str) -> tuple[str, list[float]]:
+    """CODEC=Q,Q or Q,Q, whose name is empty."""
+    name, _, numbers = text.rpartition("=")
+    return name, _numbers(numbers)
+
+
+def _settings(
+    given: Sequence[tuple[str, list[float]]], chosen: Sequence[Codec], not_installed: Mapping[str, str]
+) -> dict[str, list[float]]:
+    """The settings asked for, by codec. Raises ConfigError for a name that is not among the codecs."""
+    from neurocodec.errors import ConfigError
+    from neurocodec.evaluation.codecs import has_common_quality
+
+    named = {name: numbers for name, numbers in given if name}
+    names = [codec.name for codec in chosen]
+    for name in named:
+        if name not in names and name not in not_installed:
+            raise ConfigError(f"found --qualities {name}=..., expected one of the codecs {', '.join(names)}")
+    common = [number for name, numbers in given if not name for number in numbers]
+    settings = {codec.name: common for codec in chosen if common and has_common_quality(codec)}
+    return settings | named
+
+
 def _counts(text: str) -> list[int]:
     count = files.integer(1)
     return [count(word) for word in _words(text)]
 
 
 def _sizes(text: str) -> list[tuple[int, int]]:
+    """Widths and heights, from WxH or megapixels, 3 to 2."""
+    sizes = []
     try:
-        pairs = [word.lower().split("x") for word in _words(text)]
-        sizes = [(int(width), int(height)) for width, height in pairs]
-    except ValueError:
+        for word in _words(text):
+            width, cross, height = word.lower().partition("x")
+            side = round(math.sqrt(float(width) * 1e6 / 1.5)) if not cross else int(height)
+            sizes.append((int(width) if cross else round(1.5 * side), side))
+    except (ValueError, OverflowError):
         sizes = []
     if not sizes or min(min(size) for size in sizes) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no list of sizes, such as 768x512,1920x1080")
+        raise argparse.ArgumentTypeError(f"{text} is no list of sizes, such as 0.25,6 or 768x512,1920x1080")
     return sizes

@@ -1,10 +1,12 @@
 """Rate and distortion of real files: every codec on every picture at every setting, one row each, resumable.
 
-    picture ─encode→ file ─decode→ picture      row: bytes, bpp, PSNR, MS-SSIM, seconds
+    picture ─encode→ file ─decode→ picture      row: bytes, bpp, PSNR, MS-SSIM, LPIPS, seconds
 
 The results file is a JSON object: `command`, `commit`, `machine`, `versions`, `averaging`, `dataset` (name, pictures
-with size and SHA-256), `codecs` (name -> configuration), `rows`. In a resumed file, commit, machine and versions are
-those of the last run; the fingerprint in each configuration vouches for the rows of earlier ones.
+with size and SHA-256), `codecs` (name -> configuration), `not_installed` (codec -> why), `not_available` (measure ->
+why), `rows`, `patches` (distances between sets of patches, where asked for) and what `summary` adds for readers:
+`anchors` and `bd_rates`. In a resumed file, commit, machine and versions are those of the last run; the fingerprint in
+each configuration vouches for the rows of earlier ones. Older files lack what was added since.
 """
 
 from __future__ import annotations
@@ -18,85 +20,69 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from neurocodec import image
-from neurocodec.errors import ConfigError, ImageError, NeurocodecError
+from neurocodec.errors import ConfigError, NeurocodecError
 from neurocodec.evaluation.codecs import Codec, configuration
-from neurocodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_available, psnr
+from neurocodec.evaluation.datasets import Dataset, describe, load_dataset
+from neurocodec.evaluation.measures import PATCH_NETWORKS, Measures, available, patch_features
+from neurocodec.metrics import psnr
+from neurocodec.metrics.fid import frechet_distance, kernel_distance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DATASETS = {"kodak": 24, "clic2025-validation": 12}
-"""Names of folders in NEUROCODEC_DATA, and how many pictures they hold."""
-AVERAGING = "per setting: mean of per-image bpp, mean of per-image PSNR, mean of per-image MS-SSIM"
-PACKAGES = ("neurocodec", "numpy", "pillow", "torch", "pytorch-msssim", "scipy")
+__all__ = ["averages", "load", "load_dataset", "measure", "run", "save"]
+
+AVERAGING = "per setting: mean of per-image bpp, mean of per-image PSNR, mean of per-image MS-SSIM and LPIPS"
+PACKAGES = (
+    "neurocodec",
+    "numpy",
+    "pillow",
+    "torch",
+    "pytorch-msssim",
+    "scipy",
+    "pillow-heif",
+    "imagecodecs",
+    "pyvips-binary",
+    "compressai",
+    "torch-fidelity",
+)
 Row = dict[str, Any]
-"""image, codec, setting, bytes, bpp, psnr (dB; None if the pictures are equal), ms_ssim (None if not measured),
-encode_s, decode_s (wall clock, with whatever else ran; `neurocodec bench speed` is the careful measurement)."""
+"""image, codec, setting, bytes, bpp, psnr (dB; None if the pictures are equal), ms_ssim and lpips (None if not
+measured), encode_s, decode_s (wall clock, with whatever else ran; `neurocodec bench speed` is the careful one)."""
 
 _SAVE_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Pictures to measure on, in order of their names."""
-
-    name: str
-    paths: tuple[Path, ...]
-
-
-def load_dataset(source: str, images: int | None = None) -> Dataset:
-    """A data set by name, from the folder NEUROCODEC_DATA, or all pictures of any folder; the first `images` of them.
-
-    Raises ConfigError if there is no such folder, no picture in it, or fewer than asked for.
-    """
-    folder = Path(source)
-    if source in DATASETS:
-        root = os.environ.get("NEUROCODEC_DATA")
-        if not root:
-            raise ConfigError(f"the data set {source} is looked for in NEUROCODEC_DATA, which is not set: set it")
-        folder = Path(root) / source
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder: give one of {', '.join(DATASETS)}, or a folder of pictures")
-    suffixes = Image.registered_extensions()
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.suffix.lower() != ".nic")
-    if not paths:
-        raise ConfigError(f"{folder} holds no pictures: give a folder of PNG or other picture files")
-    if images is not None and not 1 <= images <= len(paths):
-        raise ConfigError(f"found {len(paths)} pictures in {folder}, expected --images from 1 to {len(paths)}")
-    return Dataset(source if source in DATASETS else folder.resolve().name, tuple(paths[:images]))
-
-
-def measure(codec: Codec, rgb: NDArray[np.uint8], setting: float, *, with_ms_ssim: bool) -> Row:
-    """One file written and read in memory. rgb: uint8 (H, W, 3). Returns a Row without image."""
+def measure(codec: Codec, rgb: NDArray[np.uint8], setting: float, measures: Measures) -> tuple[Row, NDArray[np.uint8]]:
+    """One file written and read in memory. rgb: uint8 (H, W, 3). Returns a Row without image, and what was decoded."""
     start = time.perf_counter()
     data = codec.encode(rgb, setting)
     middle = time.perf_counter()
     decoded = codec.decode(data)
     end = time.perf_counter()
     distortion = psnr(rgb, decoded)
-    return {
+    row = {
         "codec": codec.name,
         "setting": setting,
         "bytes": len(data),
         "bpp": 8.0 * len(data) / (rgb.shape[0] * rgb.shape[1]),
         "psnr": distortion if math.isfinite(distortion) else None,
-        "ms_ssim": ms_ssim(rgb, decoded) if with_ms_ssim and min(rgb.shape[:2]) >= MS_SSIM_MIN_SIDE else None,
+        **measures.of(rgb, decoded),
         "encode_s": round(middle - start, 6),
         "decode_s": round(end - middle, 6),
     }
+    return row, decoded
 
 
 def run(
@@ -104,40 +90,49 @@ def run(
     codecs: Sequence[Codec],
     output: Path,
     *,
-    settings: Sequence[float] | None = None,
+    settings: Mapping[str, Sequence[float]] | Sequence[float] | None = None,
     processes: int = 1,
     command: str = "",
-    with_ms_ssim: bool | None = None,
+    measures: Measures | None = None,
+    not_installed: Mapping[str, str] | None = None,
+    not_available: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Measure what `output`, a results file, does not hold yet; write it as rows arrive, and return it.
 
     Rows of an earlier run stay if the codec's configuration and the picture's checksum are the same, and go if not.
-    settings: for every codec, instead of its own. processes: each with its share of the cores. with_ms_ssim: None is
-    whenever pytorch-msssim is installed. Raises ConfigError if `output` is no results file or the arguments do not
-    fit, ImageError for a picture that cannot be read, and whatever a codec raises.
+    settings: by codec, or for every codec, instead of its own. processes: each with its share of the cores. measures:
+    None is all that are available, without patches. not_installed, not_available: recorded with their reasons.
+    Features of patches are kept in a folder `features` beside `output`. Raises ConfigError if `output` is no results
+    file or the arguments do not fit, ImageError for a picture that cannot be read, and whatever a codec raises.
     """
     if processes < 1:
         raise ConfigError(f"found {processes} processes, expected at least 1")
-    with_ms_ssim = ms_ssim_available() if with_ms_ssim is None else with_ms_ssim
-    pictures = {path.name: _describe_picture(path) for path in dataset.paths}
+    if measures is None:
+        measures, not_available = available()
+    pictures = {picture["name"]: picture for picture in describe(dataset)}
     configurations = {codec.name: configuration(codec) for codec in codecs}
-    wanted = {codec.name: _distinct(settings or codec.settings()) for codec in codecs}
+    wanted = {codec.name: _distinct(_settings_of(codec, settings)) for codec in codecs}
 
     results = _begin(output, dataset.name, pictures, configurations, command, processes)
+    missing = results.get("not_installed", {}) | dict(not_installed or {})
+    results["not_installed"] = {name: why for name, why in missing.items() if name not in results["codecs"]}
+    results["not_available"] = dict(not_available or {})
+    store = _Features(output.parent / "features", measures.patches, pictures, results["codecs"])
     done = {
         (row["image"], row["codec"], float(row["setting"]))
         for row in results["rows"]
-        if not with_ms_ssim or row["ms_ssim"] is not None or min(_size(pictures, row)) < MS_SSIM_MIN_SIDE
+        if not measures.lacking(row, pictures[row["image"]]["height"], pictures[row["image"]]["width"])
+        and (not measures.patches or store.path(row["image"], row["codec"], row["setting"]).is_file())
     }
     jobs = [
-        (codec, path, missing, with_ms_ssim)
-        for path in dataset.paths
+        _Job(codec, name, path, missing_settings, measures, store)
+        for name, path in dataset.pictures.items()
         for codec in codecs
-        if (missing := [s for s in wanted[codec.name] if (path.name, codec.name, s) not in done])
+        if (missing_settings := [s for s in wanted[codec.name] if (name, codec.name, s) not in done])
     ]
 
     saved = time.monotonic()
-    with _Progress(sum(len(job[2]) for job in jobs)) as advance:
+    with _Progress(sum(len(job.settings) for job in jobs)) as advance:
         try:
             for rows in _rows(jobs, processes):
                 _merge(results, rows)
@@ -147,6 +142,9 @@ def run(
                     saved = time.monotonic()
         finally:
             save(results, output)  # also what was measured before an error or Ctrl-C
+    if measures.patches:
+        results["patches"] = _distances(results, dataset, store)
+        save(results, output)
     return results
 
 
@@ -162,17 +160,20 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def save(results: dict[str, Any], path: Path) -> None:
-    """Write a results file, whole or not at all; rows are one a line."""
+    """Write a results file, whole or not at all; what is in its long lists is one a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = {key: value for key, value in results.items() if key != "rows"}
-    rows = ",\n".join("  " + json.dumps(row, allow_nan=False) for row in results["rows"])
-    text = json.dumps(head, indent=1, allow_nan=False)[:-2] + ',\n "rows": [\n' + rows + "\n ]\n}\n"
-    image.write_bytes_atomic(path, text.encode(), force=True)
+    lists = {key: value for key, value in results.items() if key in ("anchors", "bd_rates", "rows")}
+    parts = [json.dumps({k: v for k, v in results.items() if k not in lists}, indent=1, allow_nan=False)[2:-2]]
+    for key, items in lists.items():
+        lines = ",\n".join("  " + json.dumps(item, allow_nan=False) for item in items)
+        parts.append(f' "{key}": [\n{lines}\n ]')
+    image.write_bytes_atomic(path, ("{\n" + ",\n".join(parts) + "\n}\n").encode(), force=True)
 
 
 def averages(results: dict[str, Any], codec: str) -> list[dict[str, float]]:
     """A codec's averages by setting, from the smallest: setting, bpp, psnr, encode_s, decode_s and, where every
-    picture has it, ms_ssim. Settings not measured on every picture are left out. psnr is inf if any picture's is."""
+    picture has them, ms_ssim and lpips. Settings not measured on every picture are left out. psnr is inf if any
+    picture's is."""
     names = {picture["name"] for picture in results["dataset"]["pictures"]}
     by_setting: dict[float, list[Row]] = {}
     for row in results["rows"]:
@@ -183,9 +184,9 @@ def averages(results: dict[str, Any], codec: str) -> list[dict[str, float]]:
         if {row["image"] for row in rows} != names:
             continue
         point = {"setting": setting, "psnr": math.inf}
-        for key in ("bpp", "psnr", "ms_ssim", "encode_s", "decode_s"):
-            values = [row[key] for row in rows]
-            if None not in values:
+        for key in ("bpp", "psnr", "ms_ssim", "lpips", "encode_s", "decode_s"):
+            values = [row[key] for row in rows if row.get(key) is not None]
+            if len(values) == len(rows):
                 point[key] = float(np.mean(values))
         points.append(point)
     return sorted(points, key=lambda point: (point["bpp"], point["psnr"]))
@@ -248,18 +249,10 @@ def _distinct(settings: Iterable[float]) -> list[float]:
     return list(dict.fromkeys(float(setting) for setting in settings))
 
 
-def _describe_picture(path: Path) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}: give a picture that can be read") from error
-    height, width = image.load(path).rgb.shape[:2]
-    return {"name": path.name, "width": width, "height": height, "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _size(pictures: dict[str, dict[str, Any]], row: Row) -> tuple[int, int]:
-    picture = pictures[row["image"]]
-    return picture["height"], picture["width"]
+def _settings_of(codec: Codec, settings: Mapping[str, Sequence[float]] | Sequence[float] | None) -> Sequence[float]:
+    if isinstance(settings, Mapping):
+        settings = settings.get(codec.name)
+    return settings or codec.settings()
 
 
 def _begin(
@@ -294,6 +287,9 @@ def _begin(
     gone = {name for name, found in configurations.items() if earlier["codecs"].get(name, found) != found}
     results["codecs"] = earlier["codecs"] | configurations
     results["rows"] = [r for r in earlier["rows"] if r["image"] in same and r["codec"] not in gone]
+    results["not_installed"] = earlier.get("not_installed", {})
+    if "patches" in earlier and not gone and len(same) == len(pictures) == len(earlier["dataset"]["pictures"]):
+        results["patches"] = earlier["patches"]
     return results
 
 
@@ -303,13 +299,85 @@ def _merge(results: dict[str, Any], rows: Sequence[Row]) -> None:
     results["rows"] = [merged[key] for key in sorted(merged)]
 
 
-_Job = tuple[Codec, Path, list[float], bool]
+class _Features(NamedTuple):
+    """Where features of patches lie: a file for each picture, codec and setting, or for the picture itself, under a
+    name that changes with the picture's checksum, the codec's configuration and the network."""
+
+    folder: Path
+    network: str
+    pictures: dict[str, dict[str, Any]]
+    configurations: dict[str, dict[str, str]]
+
+    def path(self, picture: str, codec: str = "", setting: float = 0.0) -> Path:
+        key = [self.network, self.pictures[picture]["sha256"], codec, self.configurations.get(codec), float(setting)]
+        return self.folder / (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32] + ".npy")
+
+    def write(self, path: Path, rgb: NDArray[np.uint8]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.save(file, patch_features(rgb, self.network), allow_pickle=False)
+        part.replace(path)
+
+    def read(self, names: Iterable[str], codec: str = "", setting: float = 0.0) -> NDArray[np.float32]:
+        """Of all these pictures: (n, d)."""
+        arrays = [np.load(self.path(name, codec, setting), allow_pickle=False) for name in names]
+        filled = [array for array in arrays if array.size]
+        return np.concatenate(filled) if filled else np.empty((0, 0), np.float32)
+
+
+def _distances(results: dict[str, Any], dataset: Dataset, store: _Features) -> dict[str, Any]:
+    """Fréchet and kernel distance of each codec at each setting that was measured on every picture."""
+    for name, path in dataset.pictures.items():
+        if not store.path(name).is_file():
+            store.write(store.path(name), image.load(path).rgb)
+    names = list(dataset.pictures)
+    originals = store.read(names)
+    network = PATCH_NETWORKS[store.network]
+    found: dict[str, Any] = {
+        "network": network.title,
+        "names": list(network.names),
+        "note": network.note,
+        "patches": len(originals),
+        "points": [],
+    }
+    if len(originals) < 2:
+        found["note"] = "none: the pictures hold fewer than two patches of 256 pixels"
+        return found
+    for codec in results["codecs"]:
+        for point in averages(results, codec):
+            if all(store.path(name, codec, point["setting"]).is_file() for name in names):
+                decoded = store.read(names, codec, point["setting"])
+                found["points"].append(
+                    {
+                        "codec": codec,
+                        "setting": point["setting"],
+                        "bpp": point["bpp"],
+                        "frechet": frechet_distance(originals, decoded),
+                        "kernel": kernel_distance(originals, decoded),
+                    }
+                )
+    return found
+
+
+class _Job(NamedTuple):
+    codec: Codec
+    picture: str
+    path: Path
+    settings: list[float]
+    measures: Measures
+    store: _Features
 
 
 def _measure_picture(job: _Job) -> list[Row]:
-    codec, path, settings, with_ms_ssim = job
-    rgb = image.load(path).rgb
-    return [{"image": path.name} | measure(codec, rgb, setting, with_ms_ssim=with_ms_ssim) for setting in settings]
+    rgb = image.load(job.path).rgb
+    rows = []
+    for setting in job.settings:
+        row, decoded = measure(job.codec, rgb, setting, job.measures)
+        if job.measures.patches:
+            job.store.write(job.store.path(job.picture, job.codec.name, setting), decoded)
+        rows.append({"image": job.picture} | row)
+    return rows
 
 
 def _rows(jobs: Sequence[_Job], processes: int) -> Iterable[list[Row]]:
@@ -317,7 +385,7 @@ def _rows(jobs: Sequence[_Job], processes: int) -> Iterable[list[Row]]:
         yield from map(_measure_picture, jobs)
         return
     threads = max(1, available_cores() // processes)
-    codecs = list({job[0].name: job[0] for job in jobs}.values())
+    codecs = list({job.codec.name: job.codec for job in jobs}.values())
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads, codecs)) as pool:
         pending = [pool.submit(_measure_picture, job) for job in jobs]

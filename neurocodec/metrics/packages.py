@@ -8,11 +8,12 @@ from types import ModuleType
 from neurocodec.errors import MissingPackageError
 
 
-def require(module: str, package: str, purpose: str) -> ModuleType:
-    """The imported module. Raises MissingPackageError, which names the package, what it is for and how to get it."""
+def require(module: str, package: str, purpose: str, extra: str = "bench") -> ModuleType:
+    """The imported module. Raises MissingPackageError, which names the package, what it is for and the extra that
+    brings it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingPackageError(
-            f"{purpose} needs {package}, which is not installed: pip install 'neurocodec[bench]'"
+            f"{purpose} needs {package}, which is not installed: pip install 'neurocodec[{extra}]'"
         ) from error

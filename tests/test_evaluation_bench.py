@@ -1,0 +1,323 @@
+"""Results that resume, what they hold, and `neurocodec bench rd`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from neurocodec.cli.main import main
+from neurocodec.errors import ConfigError, ImageError
+from neurocodec.evaluation import codecs, curves, measures, rate_distortion, report
+from neurocodec.evaluation.measures import Measures
+from neurocodec.metrics import frechet_distance, psnr
+
+SMALL = Path(__file__).parent / "golden" / "model" / "small.safetensors"
+
+
+@dataclass
+class Steps:
+    """Quantises to a step and counts calls: a codec without a library. It shares the name of nothing else."""
+
+    version: str = "1"
+    name: str = "steps"
+    calls: int = 0
+
+    def settings(self) -> tuple[float, ...]:
+        return (64, 16, 4)
+
+    def describe(self) -> dict[str, str]:
+        return {"settings": "step", "version": self.version}
+
+    def encode(self, rgb: NDArray[np.uint8], setting: float) -> bytes:
+        self.calls += 1
+        header = bytes([int(setting), *rgb.shape[:2]])
+        return header + (rgb // int(setting)).tobytes()[:: int(setting) // 2] + bytes(4096 // int(setting))
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        step, height, width = data[:3]
+        return np.full((height, width, 3), 128 - step, np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures that differ, and a file that is none."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for seed in range(3):
+        Image.fromarray(codecs.synthetic_picture(40, 56 + 8 * seed, seed)).save(pictures / f"{seed}.png")
+    (pictures / "notes.txt").write_text("no picture")
+    return pictures
+
+
+def test_rows_are_what_the_files_are(folder: Path, tmp_path: Path) -> None:
+    jpeg = codecs.Jpeg()
+    dataset = rate_distortion.load_dataset(str(folder))
+    output = tmp_path / "out" / "results.json"
+    results = rate_distortion.run(
+        dataset, [jpeg], output, settings=[80, 20], command="a command", measures=Measures(ms_ssim=True)
+    )
+    assert [(row["setting"], row["image"]) for row in results["rows"]] == [
+        (quality, f"{seed}.png") for quality in (20, 80) for seed in range(3)
+    ]
+    rgb = np.asarray(Image.open(folder / "1.png"))
+    row = results["rows"][4]
+    data = jpeg.encode(rgb, 80)
+    assert row["bytes"] == len(data)
+    assert row["bpp"] == 8 * len(data) / (40 * 64)
+    assert row["psnr"] == psnr(rgb, jpeg.decode(data))
+    assert row["ms_ssim"] is None  # too small a picture
+    assert row["lpips"] is None  # not asked for
+    assert row["encode_s"] > 0
+    assert row["decode_s"] > 0
+
+    points = rate_distortion.averages(results, "jpeg")
+    assert [point["setting"] for point in points] == [20, 80]
+    assert points[1]["psnr"] == pytest.approx(np.mean([r["psnr"] for r in results["rows"][3:]]))
+    assert "ms_ssim" not in points[0]
+
+    assert rate_distortion.load(output) == results
+    assert results["command"] == "a command"
+    assert results["machine"]["cores"] >= 1
+    assert {"python", "numpy", "pillow"} <= results["versions"].keys()
+    assert results["dataset"]["pictures"][0].keys() == {"name", "width", "height", "sha256"}
+    assert str(tmp_path) not in output.read_text()
+
+
+def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    dataset = rate_distortion.load_dataset(str(folder))
+
+    def calls(steps: Steps, settings: list[float]) -> int:
+        rate_distortion.run(dataset, [steps], output, settings=settings, measures=Measures())
+        return steps.calls - 3  # less those of the fingerprint
+
+    assert calls(Steps(), [64, 16]) == 6
+    assert calls(Steps(), [64, 16]) == 0
+    assert calls(Steps(), [16, 4]) == 3
+    assert len(rate_distortion.load(output)["rows"]) == 9
+    Image.fromarray(codecs.synthetic_picture(40, 64, 9)).save(folder / "1.png")
+    assert calls(Steps(), [64, 16, 4]) == 3  # of the picture that changed
+    assert calls(Steps(version="2"), [64]) == 3  # a codec that changed: its rows are gone
+    assert len(rate_distortion.load(output)["rows"]) == 3
+
+
+def test_other_codecs_keep_their_rows(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    dataset = rate_distortion.load_dataset(str(folder), 2)
+    missing = {"heic": "why", "webp": "because"}
+    rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures(), not_installed=missing)
+    results = rate_distortion.run(dataset, [codecs.WebP()], output, settings={"webp": [50]}, measures=Measures())
+    assert {row["codec"] for row in results["rows"]} == {"jpeg", "webp"} == results["codecs"].keys()
+    assert len(results["rows"]) == 4
+    assert results["not_installed"] == {"heic": "why"}  # WebP was found after all
+
+
+def test_what_was_measured_before_an_error_is_kept(folder: Path, tmp_path: Path) -> None:
+    class Failing(Steps):
+        def encode(self, rgb: NDArray[np.uint8], setting: float) -> bytes:
+            if rgb.shape[1] == 72:  # the last picture
+                raise ImageError("cannot encode this one")
+            return super().encode(rgb, setting)
+
+    output = tmp_path / "results.json"
+    with pytest.raises(ImageError, match="this one"):
+        rate_distortion.run(
+            rate_distortion.load_dataset(str(folder)), [Failing()], output, settings=[64], measures=Measures()
+        )
+    assert [row["image"] for row in rate_distortion.load(output)["rows"]] == ["0.png", "1.png"]
+
+
+def test_processes_give_the_same_rows(folder: Path, tmp_path: Path) -> None:
+    dataset = rate_distortion.load_dataset(str(folder), 2)
+    one, two = (
+        rate_distortion.run(
+            dataset, [codecs.Jpeg()], tmp_path / f"{n}.json", settings=[30, 60], processes=n, measures=Measures()
+        )["rows"]
+        for n in (1, 2)
+    )
+    clocks = {"encode_s", "decode_s"}
+    assert [{k: v for k, v in row.items() if k not in clocks} for row in one] == [
+        {k: v for k, v in row.items() if k not in clocks} for row in two
+    ]
+
+
+def test_lossless_pictures_are_null_in_json_and_infinite_in_averages(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), (128, 128, 128)).save(tmp_path / "flat.png")
+    output = tmp_path / "results.json"
+    dataset = rate_distortion.load_dataset(str(tmp_path))
+    results = rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[90], measures=Measures())
+    assert results["rows"][0]["psnr"] is None
+    assert rate_distortion.averages(results, "jpeg")[0]["psnr"] == math.inf
+    assert "settings at which a picture comes back without any error" in report.table(curves.summarise(results))
+
+
+def test_results_files_that_are_none(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    output.write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read as a results file"):
+        rate_distortion.run(rate_distortion.load_dataset(str(folder)), [Steps()], output)
+    output.write_text("{}")
+    with pytest.raises(ConfigError, match="is no results file"):
+        rate_distortion.load(output)
+    output.unlink()
+    rate_distortion.run(rate_distortion.load_dataset(str(folder)), [Steps()], output)
+    folder.rename(tmp_path / "others")
+    with pytest.raises(ConfigError, match="holds results on pictures, not on others"):
+        rate_distortion.run(rate_distortion.load_dataset(str(tmp_path / "others")), [Steps()], output)
+
+
+def fake_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LPIPS and AlexNet of random weights, so that tests need none."""
+    import torch
+
+    from neurocodec.perceptual.features import AlexNet
+    from neurocodec.perceptual.lpips import LPIPS
+
+    torch.manual_seed(1)
+    network = AlexNet()
+    monkeypatch.setattr(measures, "_lpips", lambda: LPIPS(network, [torch.ones(n) for n in (64, 192, 384, 256, 256)]))
+    monkeypatch.setattr(measures, "_alexnet", lambda: network)
+
+
+def test_a_measure_that_was_missing_is_taken_later(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "results.json"
+    dataset = rate_distortion.load_dataset(str(folder), 1)
+    rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures())
+    fake_lpips(monkeypatch)
+    (row,) = rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures(lpips=True))["rows"]
+    assert row["lpips"] > 0
+    steps = Steps()
+    rate_distortion.run(dataset, [steps], output, settings=[64], measures=Measures(lpips=True))
+    rate_distortion.run(dataset, [steps], output, settings=[64], measures=Measures())  # what is there stays
+    assert steps.calls == 3 + 1 + 3
+    assert all(row["lpips"] is not None for row in rate_distortion.load(output)["rows"])
+
+
+def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept beside the results and resumed; what the table says is what the features give; the network is named."""
+    fake_lpips(monkeypatch)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rgb = [codecs.synthetic_picture(260, 520, seed) for seed in (1, 2)]
+    for seed, values in enumerate(rgb):
+        Image.fromarray(values).save(pictures / f"{seed}.png")
+    dataset, output = rate_distortion.load_dataset(str(pictures)), tmp_path / "out" / "results.json"
+    taken = Measures(patches="alexnet")
+    jpeg = codecs.Jpeg()
+    found = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], measures=taken)["patches"]
+    features = [
+        np.concatenate([measures.patch_features(v, "alexnet") for v in values])
+        for values in (rgb, [jpeg.decode(jpeg.encode(v, 80)) for v in rgb])
+    ]
+    assert found["patches"] == 4
+    low, high = found["points"]
+    assert (low["codec"], low["setting"], high["setting"]) == ("jpeg", 5, 80)
+    assert high["frechet"] == pytest.approx(frechet_distance(*features))
+    assert low["frechet"] > high["frechet"]
+    files = {path: path.stat().st_mtime_ns for path in (output.parent / "features").iterdir()}
+    assert len(files) == 2 + 4
+    results = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], measures=taken)
+    assert results["patches"] == found
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    text = report.table(curves.summarise(results))
+    assert "## Fréchet distance, AlexNet features" in text
+    assert "not comparable to published FID" in text
+    assert rate_distortion.run(dataset, [jpeg], output, settings=[5], measures=Measures())["patches"] == found
+    other = codecs.WebP("jpeg")  # the name is the same, the codec is not
+    assert "patches" not in rate_distortion.run(dataset, [other], output, settings=[5], measures=Measures())
+
+
+def test_pictures_without_patches_have_no_distances(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_lpips(monkeypatch)
+    dataset = rate_distortion.load_dataset(str(folder), 1)
+    results = rate_distortion.run(
+        dataset, [codecs.Jpeg()], tmp_path / "results.json", settings=[50], measures=Measures(patches="alexnet")
+    )
+    assert results["patches"]["points"] == []
+    assert "fewer than two patches" in results["patches"]["note"]
+
+
+def test_bench_rd_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "rd", "--dataset", str(folder), "--codecs", "nic,jpeg", "--images", "1", "--qualities", "20,90"]
+    command += ["--model", str(SMALL), "--qualities", "jpeg=30,70,90", "-o", str(tmp_path / "out")]
+    for _ in range(2):
+        assert main(command) == 0
+        assert "## BD-rate against jpeg" in capsys.readouterr().out
+    written = {"results.json", "table.md", "rd.png", "rd.svg", "report.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == written
+    results = rate_distortion.load(tmp_path / "out" / "results.json")
+    settings = [(row["codec"], row["setting"]) for row in results["rows"]]
+    assert settings == [("jpeg", 30), ("jpeg", 70), ("jpeg", 90), ("nic", 20), ("nic", 90)]
+    assert [(rate["reference"], rate["curve"]) for rate in results["bd_rates"]] == [("jpeg", "nic")]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<img ") == 2 * 3  # two rates of the original, JPEG and nic
+    assert str(tmp_path) not in page
+
+
+def test_bench_rd_says_what_is_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(measures, "available", lambda **_: (Measures(), {"LPIPS": "no weights <here>"}))
+    command = ["bench", "rd", "--dataset", str(folder), "--codecs", "jpeg,bpg", "--qualities", "20,90"]
+    assert main([*command, "--gallery", "0", "-o", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    page = (tmp_path / "out" / "report.html").read_text()
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "- not installed: bpg: BPG needs bpgenc" in out
+    assert "bpg is left out: BPG needs bpgenc" in err
+    assert "- not installed: bpg: BPG needs bpgenc" in table
+    assert "- not available: LPIPS: no weights <here>" in table
+    assert "<b>bpg</b>, not installed: BPG needs bpgenc" in page
+    assert "<b>LPIPS</b>, not available: no weights &lt;here&gt;" in page
+    assert "<img " not in page
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--codecs", "jpg"], 1, "expected one of nic"),
+        (["--codecs", "jpeg", "--qualities", "0"], 1, "expected an integer from 1 to 100"),
+        (["--model", "nowhere"], 1, "nowhere"),
+        (["--images", "9"], 1, "expected --images from 1 to 3"),
+        (["--anchors", "nowhere.json"], 1, "no such anchor"),
+        (["--anchors", "."], 1, "holds no JSON files"),
+        (["--qualities", "heic=20"], 1, "expected one of the codecs nic, jpeg, webp"),
+        (["--codecs", "jpeg", "--qualities", "30,60", "--against", "vtm"], 1, "found vtm to compare against"),
+        (["--qualities", "jpeg=high"], 2, "--qualities"),
+        (["--qualities", "high"], 2, "--qualities"),
+        (["-j", "0"], 2, "-j"),
+    ],
+)
+def test_bench_rd_errors(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def call() -> int:
+        try:
+            return main(["bench", "rd", "--dataset", str(folder), "-o", str(tmp_path / "out"), *options])
+        except SystemExit as end:
+            return int(end.code or 0)
+
+    assert call() == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert status == 2 or error.count("\n") == 1
