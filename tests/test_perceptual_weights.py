@@ -274,6 +274,21 @@ def test_a_folder_with_something_else(
     assert not Path("made").exists()
 
 
+@pytest.mark.parametrize("content", [[1], {}, {"numbers": 1}, torch.zeros(3)])
+def test_a_folder_with_tensors_of_something_else(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: Any
+) -> None:
+    if isinstance(content, dict) and content:
+        content = {f"{kind}{i}.{what}": 1 for kind in ("conv", "lin") for i in range(5) for what in ("weight", "bias")}
+        content |= {f"lin{i}.weight": torch.zeros(1) for i in range(5)}
+    torch.save(content, tmp_path / "lpips_alex_full.pth")
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
+    with pytest.raises(
+        MissingWeightsError, match=r"cannot be read as|conv1\.weight is missing, expected shape \(64, 3"
+    ):
+        weights.load_weights("alexnet")
+
+
 def test_the_named_folder_is_none(nowhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path / "nothing"))
     with pytest.raises(MissingWeightsError, match="which is no folder"):

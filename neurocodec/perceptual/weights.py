@@ -181,13 +181,22 @@ def _download(source: Source) -> Path:
 def _read(source: Source, path: Path, part: str) -> dict[str, Tensor]:
     try:
         tensors = source.read(path)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        raise MissingWeightsError(f"{path} cannot be read as {source.file}: {error}") from error
-    except pickle.UnpicklingError as error:  # refused by an unpickler: torch's text goes on for pages
-        raise MissingWeightsError(f"{path} cannot be read as {source.file}: {str(error).splitlines()[0]}") from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        pickle.PickleError,
+    ) as e:
+        reason = next(iter(str(e).splitlines()), type(e).__name__)  # torch's text may go on for pages
+        raise MissingWeightsError(f"{path} cannot be read as {source.file}: {reason}") from e
     for name, shape in SHAPES[part].items():
-        if name not in tensors or tensors[name].shape != shape:
-            found = f"of shape {tuple(tensors[name].shape)}" if name in tensors else "missing"
+        tensor = tensors.get(name)
+        if not isinstance(tensor, Tensor) or tensor.shape != shape:
+            found = f"of shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else "missing"
             raise MissingWeightsError(f"in {path} the tensor {name} is {found}, expected shape {tuple(shape)}")
     return {name: tensors[name].float().contiguous() for name in SHAPES[part]}
 
