@@ -23,6 +23,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -201,9 +202,16 @@ def _read(source: Source, path: Path, part: str) -> dict[str, Tensor]:
     return {name: tensors[name].float().contiguous() for name in SHAPES[part]}
 
 
+def _load(path: Path) -> dict[str, Any]:
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, dict):
+        raise TypeError(f"it holds a {type(found).__name__}, expected named tensors")
+    return found
+
+
 def _read_alex_full(path: Path) -> dict[str, Tensor]:
     """AlexNet and its heads in one file: conv0..4 with weight and bias, lin0..4 with weight (1, C, 1, 1)."""
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = _load(path)
     found = {}
     for i, layer in enumerate(ALEX_LAYERS):
         for kind in ("weight", "bias"):
@@ -216,7 +224,7 @@ def _torchvision(layers: dict[int, str]) -> Callable[[Path], dict[str, Tensor]]:
     """torchvision's file: features.N.weight and features.N.bias; the classifier is left out."""
 
     def read(path: Path) -> dict[str, Tensor]:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = _load(path)
         return {
             f"{layer}.{kind}": tensors[f"features.{i}.{kind}"].clone()
             for i, layer in layers.items()
@@ -228,12 +236,12 @@ def _torchvision(layers: dict[int, str]) -> Callable[[Path], dict[str, Tensor]]:
 
 def _read_heads(path: Path) -> dict[str, Tensor]:
     """LPIPS heads as the lpips package stores them: lin0..4.model.1.weight, (1, C, 1, 1)."""
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = _load(path)
     return {f"lin{i}": tensors[f"lin{i}.model.1.weight"].flatten() for i in range(5)}
 
 
 def _read_dists(path: Path) -> dict[str, Tensor]:
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = _load(path)
     return {name: tensors[name].flatten() for name in ("alpha", "beta")}
 
 
