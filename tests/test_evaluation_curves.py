@@ -75,14 +75,15 @@ def test_table(tmp_path: Path) -> None:
 
 def test_figure_repeats(tmp_path: Path) -> None:
     found = curves.curves_of(made({"nic": HALF, "jpeg": CURVE, "a": CURVE, "b": HALF}), [])
-    figure.figure(found, "title", tmp_path)
+    paths = [tmp_path / "rd.png", tmp_path / "rd.svg"]
+    figure.figure(found, "title", paths)
     with Image.open(tmp_path / "rd.png") as im:
         assert im.size == (1280, 800)
         assert len(im.convert("RGB").getcolors(2**20) or ()) > 10
     svg = (tmp_path / "rd.svg").read_text()
     assert all(f">{name}<" in svg for name in ("nic", "jpeg", "a", "b"))
     assert len(set(figure.colours(found))) == 4
-    figure.figure(found, "title", tmp_path)
+    figure.figure(found, "title", paths)
     assert (tmp_path / "rd.svg").read_text() == svg
 
 

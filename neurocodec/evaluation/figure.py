@@ -1,4 +1,4 @@
-"""rd.png and rd.svg: PSNR over bits, for papers and README files."""
+"""PSNR over bits as a picture, for papers and README files."""
 
 from __future__ import annotations
 
@@ -45,10 +45,9 @@ def colours(curves: Sequence[Curve]) -> list[str]:
     return found
 
 
-def figure(curves: Sequence[Curve], title: str, folder: Path, max_bpp: float = MAX_BPP, stem: str = "rd") -> None:
-    """rd.png and rd.svg: PSNR over bpp, each curve named at its right end; anchors are gray and not continuous.
-
-    Raises MissingPackageError without Matplotlib.
+def figure(curves: Sequence[Curve], title: str, paths: Sequence[Path], *, max_bpp: float = MAX_BPP) -> None:
+    """PSNR over bpp, written to each of the paths, in the kind that its ending names; each curve is named at its right
+    end, anchors are gray and not continuous. Raises MissingPackageError without Matplotlib.
     """
     require("matplotlib", "Matplotlib", "the figure")
     import matplotlib
@@ -79,9 +78,8 @@ def figure(curves: Sequence[Curve], title: str, folder: Path, max_bpp: float = M
         axes.set_title(title, loc="left", fontsize=12)
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        folder.mkdir(parents=True, exist_ok=True)
-        plot.savefig(folder / f"{stem}.png", dpi=160)
-        plot.savefig(folder / f"{stem}.svg", metadata={"Date": None})
+        for path in paths:
+            plot.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def vertical_range(curves: Sequence[Curve], right: float) -> tuple[float, float]:

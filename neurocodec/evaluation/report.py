@@ -27,7 +27,7 @@ def write(results: dict[str, Any], folder: Path, panels: Sequence[Panel] = ()) -
     curves = curves_of(results, [])
     folder.mkdir(parents=True, exist_ok=True)
     image.write_bytes_atomic(folder / "table.md", text.encode(), force=True)
-    figure(curves, title(results), folder)
+    figure(curves, title(results), [folder / "rd.png", folder / "rd.svg"])
     image.write_bytes_atomic(folder / "report.html", page(results, panels).encode(), force=True)
     return text
 
@@ -38,10 +38,10 @@ def title(results: dict[str, Any]) -> str:
     return f"{results['dataset']['name']}, {pictures} picture{'s' * (pictures != 1)}"
 
 
-def table(results: dict[str, Any], level: int = 1) -> str:
+def table(results: dict[str, Any], *, level: int = 1, fold: bool = False) -> str:
     """The text of table.md: where the numbers come from, what is missing, BD-rates, averages by setting.
 
-    level: of its heading.
+    level: of its heading. fold: whether averages open on a click, where Markdown may hold HTML.
     """
     notes: list[str] = []
     curves = curves_of(results, notes)
@@ -55,7 +55,10 @@ def table(results: dict[str, Any], level: int = 1) -> str:
         lines += [f"{sub} {results['patches']['names'][0]}", "", *patches_table(results), ""]
     for name in results["codecs"]:
         points = averages(results, name)
-        if points:
+        if points and fold:
+            lines += ["<details>", f"<summary>{name}, by setting</summary>", "", *averages_table(points), ""]
+            lines += ["</details>", ""]
+        elif points:
             lines += [f"{sub} {name}", "", *averages_table(points), ""]
     if notes:
         lines += [f"{sub} Notes", "", *(f"- {note}" for note in notes), ""]
