@@ -27,6 +27,7 @@ LEVELS = {
     "neurocodec.models": 3,
     "neurocodec.checkpoint": 4,
     "neurocodec.codec": 5,
+    "neurocodec.collection": 5,
     "neurocodec.conformance": 5,
     "neurocodec.pillow_plugin": 5,
     "neurocodec.pillow_hook": 5,

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from neurocodec import collection
 from neurocodec.cli import files
 from neurocodec.errors import ImageError
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if os.path.splitext(args.output)[1].lower() not in (".html", ".htm"):
         raise ImageError(f"{args.output} does not end in .html, expected the name of a page: name it so")
     files.check_output(args.output, force=args.force)
-    if files.is_nic(args.input):
+    if collection.is_nic(args.input):
         raise ImageError(f"{args.input} is a .nic file, expected the picture that it was made from: give that")
 
     import neurocodec

@@ -7,6 +7,7 @@ import os
 import time
 
 from neurocodec.cli import files
+from neurocodec.collection import Job
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,7 +50,7 @@ def _format_problem(target: str) -> str:
     return ""
 
 
-def _decode(job: files.Job, args: argparse.Namespace) -> str:
+def _decode(job: Job, args: argparse.Namespace) -> str:
     """Decodes one file; the sentence if that fails."""
     import neurocodec
     from neurocodec.image import save_pil

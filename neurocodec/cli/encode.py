@@ -1,24 +1,33 @@
-"""neurocodec encode: pictures to .nic files."""
+"""neurocodec encode: pictures, or whole folders of them, to .nic files."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import os
-import signal
 import sys
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from neurocodec import collection
 from neurocodec.cli import files
+from neurocodec.collection import Job
+from neurocodec.errors import ImageError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command."""
-    parser = subparsers.add_parser("encode", help="pictures to .nic files", description=__doc__, allow_abbrev=False)
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="pictures that Pillow can read")
-    parser.add_argument("-o", "--output", metavar="OUT", help="file, or folder for several inputs (beside IN)")
+    parser = subparsers.add_parser(
+        "encode",
+        help="pictures to .nic files",
+        description="Pictures, or whole folders of them, to .nic files. Below OUT stands what stands below a folder; "
+        "files that are there already are not made again, so that a run can be continued.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="IN", help="pictures that Pillow can read, or folders of them")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="file, or folder for several inputs or a folder (beside IN)"
+    )
     files.add_rate_options(parser)
     files.add_force_option(parser)
     parser.add_argument(
@@ -30,96 +39,65 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Encodes every input that can be; 1 if one could not."""
+    """Encodes every input that can be; 1 if one could not. Raises NeurocodecError."""
+    if any(os.path.isdir(path) for path in args.inputs):
+        return _run_collection(args)
     if args.output and len(args.inputs) == 1 and not os.path.isdir(args.output) and not args.output.endswith("/"):
         suffix = os.path.splitext(args.output)[1]
         if suffix.lower() != ".nic":
             files.complain(f"{args.output}: found the suffix {suffix!r}, expected .nic: name the output so")
             return 1
+    from neurocodec.cli import workers
+
     jobs = files.plan(args.inputs, args.output, ".nic", force=args.force)
     options, status = files.encode_options(args), 0
-    results = _encode_all([job for job in jobs if not job.problem], options, args.jobs)
+    results = workers.encode_all([job for job in jobs if not job.problem], options, args.jobs)
     with _lines(len(jobs)) as show, contextlib.closing(results):
         for job in jobs:
             data, seconds, problem = (b"", 0.0, job.problem) if job.problem else next(results)
             if not problem:
-                problem = _write(job.target, data, args.force)
+                problem = _write(job, data, args.force)
             show("" if problem else f"{job.target}: {_size(data)}, {seconds:.2f} s", problem)
             status |= bool(problem)
     return status
 
 
-def _encode_all(
-    jobs: list[files.Job], options: dict[str, Any], processes: int
-) -> Generator[tuple[bytes, float, str], None, None]:
-    """Bytes, seconds and problem of each job, in order."""
-    processes = min(processes, len(jobs))
-    if processes <= 1:
-        for job in jobs:
-            yield _encode(job.source, options)
-        return
+def _run_collection(args: argparse.Namespace) -> int:
+    """Encodes what folders hold and is not done yet. Problems come at the end, and a line that counts everything."""
+    if args.output is not None and os.path.lexists(args.output) and not os.path.isdir(args.output):
+        raise ImageError(f"{args.output} is no folder, and a folder of pictures needs one: name another with -o")
+    from neurocodec.cli import workers
 
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
+    jobs = collection.plan(args.inputs, args.output, force=args.force)
+    problems = [job.problem for job in jobs if job.problem]
+    waiting = [job for job in jobs if not job.problem and not job.done]
+    encoded = 0
+    if waiting:
+        from neurocodec import checkpoint
 
-    share = max(1, _cores() // processes)
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _set_threads, (share,))
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for this process alone
-    try:
-        pending = [pool.submit(_encode, job.source, options) for job in jobs]
-    finally:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        for job, future in zip(jobs, pending, strict=True):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                yield b"", 0.0, f"{job.source}: a process ended, perhaps for lack of memory: try a smaller -j"
-    finally:
-        finished = all(future.done() for future in pending)
-        pool.shutdown(wait=finished, cancel_futures=True)
-        if not finished:  # interrupted
-            for child in multiprocessing.active_children():
-                child.terminate()
+        checkpoint.load(
+            args.model, device="cpu" if args.jobs > 1 else args.device
+        )  # one sentence now, not one for each picture
+    results = workers.encode_all(waiting, files.encode_options(args), args.jobs)
+    with _lines(len(waiting)) as show, contextlib.closing(results):
+        for job, (data, seconds, problem) in zip(waiting, results, strict=True):
+            if problem := problem or _write(job, data, args.force):
+                problems.append(problem)
+                show("", "")
+            else:
+                encoded += 1
+                show(f"{job.target}: {_size(data)}, {seconds:.2f} s", "")
+    for problem in problems:
+        files.complain(problem)
+    done = sum(job.done for job in jobs)
+    print(f"{encoded:,} encoded, {done:,} there already, {len(problems):,} failed", flush=True)
+    return int(bool(problems))
 
 
-def _set_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _encode(source: str, options: dict[str, Any]) -> tuple[bytes, float, str]:
-    """The file, the seconds it took, and what went wrong; runs in a worker, which must not write."""
-    started = time.perf_counter()
-    if files.is_nic(source):
-        return b"", 0.0, f"{source} is a .nic file already, expected a picture: decode it first"
-    try:
-        import neurocodec
-
-        data = neurocodec.encode(source, **options)
-    except Exception as error:  # the other inputs go on
-        if os.environ.get("NEUROCODEC_TRACEBACK"):
-            raise
-        return b"", 0.0, _named(source, files.sentence(error))
-    return data, time.perf_counter() - started, ""
-
-
-def _named(source: str, problem: str) -> str:
-    return problem if source in problem else f"{source}: {problem}"
-
-
-def _write(target: str, data: bytes, force: bool) -> str:
+def _write(job: Job, data: bytes, force: bool) -> str:
     """Writes the file; the sentence if that fails."""
-    from neurocodec.image import write_bytes_atomic
-
     try:
-        write_bytes_atomic(target, data, force=force)
+        collection.write(job, data, force=force)
     except Exception as error:
         return files.sentence(error)
     return ""
@@ -147,7 +125,7 @@ def _lines(total: int) -> Iterator[Any]:
             bar.clear()
         if problem:
             files.complain(problem)
-        else:
+        elif line:
             print(line, flush=True)
         if bar is not None:
             bar.update()

@@ -6,22 +6,14 @@ import argparse
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from neurocodec.collection import Job
 from neurocodec.errors import ImageError, NeurocodecError
 
 QUALITY = 50.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """One input and the output it becomes, or the sentence that says why it cannot."""
-
-    source: str
-    target: str
-    problem: str = ""
 
 
 def plan(sources: Sequence[str], output: str | None, suffix: str, *, force: bool) -> list[Job]:
@@ -47,8 +39,9 @@ def plan(sources: Sequence[str], output: str | None, suffix: str, *, force: bool
         else:
             targets.append(os.path.join(output, name) if folder else output)
     keys = [os.path.normcase(os.path.realpath(target)) for target in targets]
+    times = Counter(keys)
     return [
-        Job(source, target, _problem(source, target, keys.count(key) > 1, force))
+        Job(source, target, _problem(source, target, times[key] > 1, force))
         for source, target, key in zip(sources, targets, keys, strict=True)
     ]
 
@@ -84,17 +77,6 @@ def check_output(target: str, *, force: bool) -> None:
     """Raises ImageError if `target` cannot be written."""
     if problem := output_problem(target, force=force):
         raise ImageError(problem)
-
-
-def is_nic(path: str) -> bool:
-    """Whether the file starts as a .nic file does; False if it cannot be read."""
-    from neurocodec.container import SIGNATURE
-
-    try:
-        with open(path, "rb") as file:
-            return file.read(4) == SIGNATURE
-    except OSError:
-        return False
 
 
 def sentence(error: BaseException) -> str:

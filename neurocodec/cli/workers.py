@@ -1,0 +1,137 @@
+"""Pictures to the bytes of .nic files, in this process or in several; the bytes are written by the caller."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Any
+
+from neurocodec.cli import files
+from neurocodec.collection import Job, is_nic
+
+Result = tuple[bytes, float, str]
+"""The file, the seconds it took, and what went wrong."""
+
+
+def encode_all(jobs: Sequence[Job], options: dict[str, Any], processes: int) -> Generator[Result, None, None]:
+    """The result of each job, in order; a few jobs for each process are under way at a time.
+
+    options: keyword arguments of `neurocodec.encode`. Every process loads the model once. One that ends, for lack of
+    memory say, costs the picture that it had, and no other.
+    """
+    processes = min(processes, len(jobs))
+    if processes <= 1:
+        for job in jobs:
+            yield encode(job.source, options)
+        return
+    with _Workers(processes, options) as workers:
+        under_way: deque[tuple[Job, Future[Result]]] = deque()
+        waiting = iter(jobs)
+        while True:
+            under_way.extend((job, workers.submit(job)) for job in islice(waiting, 4 * processes - len(under_way)))
+            if not under_way:
+                return
+            try:
+                yield under_way[0][1].result()
+                under_way.popleft()
+            except BrokenProcessPool:  # by one of those under way: each of them again, alone
+                workers.renew()
+                while under_way:
+                    yield _alone(under_way.popleft()[0], workers)
+
+
+def encode(source: str, options: dict[str, Any]) -> Result:
+    """One picture. Writes nothing: it may be ended at any time."""
+    started = time.perf_counter()
+    if is_nic(source):
+        return b"", 0.0, f"{source} is a .nic file already, expected a picture: decode it first"
+    try:
+        import neurocodec
+
+        data = neurocodec.encode(source, **options)
+    except Exception as error:  # the other inputs go on
+        if os.environ.get("NEUROCODEC_TRACEBACK"):
+            raise
+        problem = files.sentence(error)
+        return b"", 0.0, problem if source in problem else f"{source}: {problem}"
+    return data, time.perf_counter() - started, ""
+
+
+def _alone(job: Job, workers: _Workers) -> Result:
+    """The result of a job while no other is under way."""
+    try:
+        return workers.submit(job).result()
+    except BrokenProcessPool:
+        workers.renew()
+        return b"", 0.0, f"{job.source}: its process ended, perhaps for lack of memory: try a smaller -j"
+
+
+class _Workers:
+    """Processes that encode. They end with the context, at once if there is work under way."""
+
+    def __init__(self, processes: int, options: dict[str, Any]) -> None:
+        self._processes, self._options = processes, options
+        self._pending: set[Future[Result]] = set()
+
+    def __enter__(self) -> _Workers:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        interrupted = any(not future.done() for future in self._pending)
+        self._pool.shutdown(wait=not interrupted, cancel_futures=True)
+        if interrupted:
+            for child in multiprocessing.active_children():
+                child.terminate()
+
+    def submit(self, job: Job) -> Future[Result]:
+        """Begins a job."""
+        with _interrupts_for_this_process_alone():
+            try:
+                future = self._pool.submit(encode, job.source, self._options)
+            except BrokenProcessPool as error:
+                future = Future()
+                future.set_exception(error)
+        self._pending = {other for other in self._pending if not other.done()} | {future}
+        return future
+
+    def renew(self) -> None:
+        """Begins anew after a process has ended."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._start()
+
+    def _start(self) -> None:
+        share = max(1, _cores() // self._processes)
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self._processes, context, _set_threads, (share,))
+
+
+@contextlib.contextmanager
+def _interrupts_for_this_process_alone() -> Iterator[None]:
+    """Processes that begin here never see Ctrl-C; one that is pressed meanwhile comes afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
