@@ -1,4 +1,4 @@
-"""neurocodec train: train a model from a TOML configuration."""
+"""neurocodec train: train a model, or a generative decoder for one, from a TOML configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--init-from",
         metavar="MODEL",
-        help="start a new run from a run's model.pt, a .safetensors file or an installed model (training.init_from)",
+        help="start a new run from a run's model.pt, a .safetensors file or an installed model, or, if a generative "
+        "decoder is trained, from the file of one (training.init_from)",
     )
     parser.set_defaults(run=run, more="overrides")
 
@@ -33,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
     if args.resume and args.init_from:
         raise ConfigError("--init-from starts a new run and --resume continues one: give one of them.")
     try:
-        from neurocodec.training.config import load_config
+        from neurocodec.training.config import GenerativeConfig, load_config
         from neurocodec.training.loop import train
+        from neurocodec.training.realism import train_realism
     except ModuleNotFoundError as error:
         if error.name not in ("tqdm", "tomli"):
             raise
@@ -45,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
     if args.init_from:
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, init_from=args.init_from))
     folder = args.resume or args.folder or os.path.join("runs", os.path.splitext(os.path.basename(args.config))[0])
-    model = train(config, folder, resume=args.resume is not None)
+    resume = args.resume is not None
+    if isinstance(config, GenerativeConfig):
+        found, what = train_realism(config, folder, resume=resume), "the trained generative decoder"
+    else:
+        found, what = train(config, folder, resume=resume), "the trained model"
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several
-        print(f"{model}: the trained model")
+        print(f"{found}: {what}")
     return 0

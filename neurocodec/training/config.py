@@ -1,4 +1,8 @@
-"""Training configuration: TOML sections [model], [data] and [training] into dataclasses."""
+"""Training configuration: TOML sections into dataclasses.
+
+[model], [data] and [training] describe a run that trains a base model; [realism] and [generator], beside [data] and
+[training], one that trains a generative decoder.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from neurocodec.errors import ConfigError
+from neurocodec.models.hific import GeneratorConfig
 from neurocodec.models.hyperprior import HyperpriorConfig
+from neurocodec.perceptual.adversarial import GanLoss
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -81,12 +87,52 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class RealismConfig:
+    """What a generative decoder is trained for. Weights are those of HiFiC (Mentzer et al. 2020, appendix A)."""
+
+    model: str = "base"  # name or .safetensors file of the model whose latents are decoded
+    joint: bool = False  # trains that model too, into a new one
+    gan_start: float = 0.2  # share of the run without discriminator
+    gan: str = "non-saturating"  # minimax, non-saturating, least-squares, hinge
+    lpips: str = "alex"  # alex, vgg
+    mse_weight: float = 0.075 * 2**-5  # k_M, of 255² · MSE
+    lpips_weight: float = 1.0  # k_P
+    gan_weight: float = 0.15  # β of the paper
+    matching_weight: float = 0.0  # of the discriminator's features
+    style_weight: float = 0.0  # of the Gram matrices of the LPIPS network's features
+    discriminator_channels: int = 64
+    discriminator_weight: float = 1.0  # of its loss; 0.5 slows it down
+    discriminator_learning_rate: float = 1e-4
+    lambda_above: float = 2.0  # joint: of the rate where it is above its target, in units of k_M / λ
+    lambda_below: float = 2**-6  # where it is below
+    guard_window: int = 300  # steps over which collapse is judged
+
+    def __post_init__(self) -> None:
+        _require(0.0 <= self.gan_start <= 1.0, "realism.gan_start", "between 0 and 1")
+        _require(self.gan in get_args(GanLoss), "realism.gan", " or ".join(get_args(GanLoss)))
+        _require(self.lpips in ("alex", "vgg"), "realism.lpips", "alex or vgg")
+        for kind in ("mse", "lpips", "gan", "matching", "style", "discriminator"):
+            _require(getattr(self, f"{kind}_weight") >= 0, f"realism.{kind}_weight", "at least 0")
+        for name in ("discriminator_channels", "guard_window"):
+            _require(getattr(self, name) >= 1, f"realism.{name}", "at least 1")
+        _require(0 <= self.lambda_below <= self.lambda_above, "realism.lambda_below", "between 0 and lambda_above")
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole training configuration."""
 
     model: HyperpriorConfig = field(default_factory=HyperpriorConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass(frozen=True)
+class GenerativeConfig(Config):
+    """A configuration that trains a generative decoder; `model` is the shape of the model it names."""
+
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    realism: RealismConfig = field(default_factory=RealismConfig)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -110,16 +156,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         except tomllib.TOMLDecodeError:
             value = text
         tables.setdefault(section, {})[key] = value
+    if "realism" in tables and "model" in tables:
+        raise ConfigError("[model] has no place beside [realism]: the shape is that of the model realism.model names.")
     return config_from_dict(tables)
 
 
 def config_from_dict(tables: dict[str, Any]) -> Config:
-    """Builds a Config from nested dictionaries; the inverse of `dataclasses.asdict`."""
-    sections = {"model": HyperpriorConfig, "data": DataConfig, "training": TrainingConfig}
+    """Builds a Config, or with [realism] a GenerativeConfig, from dictionaries; the inverse of `dataclasses.asdict`."""
+    kind, sections = Config, {"model": HyperpriorConfig, "data": DataConfig, "training": TrainingConfig}
+    if "realism" in tables:
+        kind, sections = GenerativeConfig, {**sections, "generator": GeneratorConfig, "realism": RealismConfig}
     unknown = set(tables) - set(sections)
     if unknown:
-        raise ConfigError(f"unknown section [{sorted(unknown)[0]}]; the sections are [model], [data] and [training].")
-    return Config(**{name: _section(name, kind, tables.get(name, {})) for name, kind in sections.items()})
+        raise ConfigError(
+            f"unknown section [{sorted(unknown)[0]}]; the sections are [model], [data] and [training], and to train a "
+            "generative decoder [data], [training], [generator] and [realism]."
+        )
+    return kind(**{name: _section(name, part, tables.get(name, {})) for name, part in sections.items()})
 
 
 def _require(fits: bool, name: str, expected: str) -> None:
@@ -139,4 +192,9 @@ def _section(name: str, kind: Any, table: dict[str, Any]) -> Any:
         if type(value) is not expected:
             raise ConfigError(f"{name}.{key} is {value!r}, and a value of type {expected.__name__} is needed.")
         values[key] = value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"[{name}]: {error}") from error

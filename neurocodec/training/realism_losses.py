@@ -1,0 +1,88 @@
+"""The objectives of a generative decoder and its discriminator.
+
+Every term is (B,), a value for each picture, because each picture of a batch has its own realism β.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from neurocodec.perceptual.adversarial import GanLoss, HificDiscriminator, feature_matching_loss, generator_loss
+from neurocodec.perceptual.lpips import LPIPS
+from neurocodec.perceptual.style import gram_matrix, style_loss
+from neurocodec.training.config import RealismConfig
+
+
+def picture_terms(x: Tensor, x_hat: Tensor, lpips: LPIPS, realism: RealismConfig) -> dict[str, Tensor]:
+    """mse and lpips, and style if it has a weight: of x_hat from x, both (B, 3, H, W), x in [0, 1]."""
+    terms = {"mse": (x_hat - x).square().mean((1, 2, 3)), "lpips": lpips(x_hat, x)}
+    if realism.style_weight > 0:
+        with torch.no_grad():
+            grams = {layer: gram_matrix(features) for layer, features in lpips.network(x).items()}
+        terms["style"] = style_loss(lpips.network(x_hat), grams)
+    return terms
+
+
+def adversarial_terms(
+    discriminator: HificDiscriminator, x: Tensor, x_hat: Tensor, condition: Tensor, realism: RealismConfig
+) -> dict[str, Tensor]:
+    """gan, and matching if it has a weight: what the discriminator makes of x_hat. No gradient flows into its weights.
+
+    condition: what the discriminator takes as y_hat, (B, M, H/16, W/16).
+    """
+    kind = cast("GanLoss", realism.gan)
+    with frozen(discriminator):
+        features = discriminator.features(x_hat, condition)
+        terms = {"gan": torch.stack([generator_loss(logits, kind) for logits in features[-1]])}
+        if realism.matching_weight > 0:
+            with torch.no_grad():
+                originals = discriminator.features(x, condition)[:-1]
+            pairs = zip(zip(*originals, strict=True), zip(*features[:-1], strict=True), strict=True)
+            terms["matching"] = torch.stack([feature_matching_loss(real, fake) for real, fake in pairs])
+    return terms
+
+
+def generator_objective(terms: dict[str, Tensor], beta: Tensor, realism: RealismConfig) -> Tensor:
+    """k_M · 255² · mse + β · (k_P · lpips + k_G · gan + k_F · matching + k_S · style) + rate_loss, (B,).
+
+    HiFiC's objective (Mentzer et al. 2020, section 3), with all but MSE and rate times each picture's β, as in
+    multi-realism compression (Agustsson et al. 2023). beta: (B,). Terms that are missing count as 0.
+    """
+    weights = {name: getattr(realism, f"{name}_weight") for name in ("lpips", "gan", "matching", "style")}
+    loss = realism.mse_weight * 255**2 * terms["mse"]
+    for name, weight in weights.items():
+        if name in terms:
+            loss = loss + beta * weight * terms[name]
+    return loss + terms.get("rate_loss", 0.0)
+
+
+def two_sided_lambda(bpp: Tensor, target_bpp: Tensor, lmbda: Tensor, realism: RealismConfig) -> Tensor:
+    """The weight of each picture's rate: large above its target, small below; (B,), without gradient.
+
+    λ_a or λ_b of HiFiC (Mentzer et al. 2020, section 3), times k_M / λ, which is what a bit was worth when the base
+    model was trained: lmbda is its λ at the picture's quality index.
+    """
+    side = torch.where(bpp.detach() > target_bpp, realism.lambda_above, realism.lambda_below)
+    return side * realism.mse_weight / lmbda
+
+
+def probability(logits: Tensor, kind: str) -> Tensor:
+    """Scores as probabilities of being an original: 0 and 1 are the discriminator's goals for either side."""
+    if kind == "hinge":
+        return (0.5 + 0.5 * logits).clamp(0.0, 1.0)
+    return logits.clamp(0.0, 1.0) if kind == "least-squares" else logits.sigmoid()
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Graphs that are built inside give the network's parameters no gradient."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
