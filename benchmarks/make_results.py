@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neurocodec import image
-from neurocodec.evaluation import curves, figure, report, speed
+from neurocodec.evaluation import curves, figure, speed, tables
 from neurocodec.evaluation.rate_distortion import load
 
 ROOT = Path(__file__).parents[1]
@@ -30,13 +30,13 @@ def text(folder: Path = RESULTS) -> str:
         "",
     ]
     for path, results in rate_distortion(folder):
-        heading, rest = report.table(results, level=2, fold=True).split("\n", 1)
+        heading, rest = tables.table(results, level=2, fold=True).split("\n", 1)
         parts += [
             heading,
             "",
             f"From [{path.name}](../benchmarks/results/{path.name}).",
             "",
-            f"![PSNR over bits per pixel on {report.title(results)}: the tables hold the numbers]({path.stem}.svg)",
+            f"![PSNR over bits per pixel on {tables.title(results)}: the tables hold the numbers]({path.stem}.svg)",
             rest.rstrip(),
             "",
         ]
@@ -106,7 +106,7 @@ def cell(value: Any) -> str:
 def main() -> int:
     """Writes the page and a figure for each rd-*.json."""
     for path, results in rate_distortion(RESULTS):
-        figure.figure(curves.curves_of(results, []), report.title(results), [DOCS / f"{path.stem}.svg"])
+        figure.figure(curves.curves_of(results, []), tables.title(results), [DOCS / f"{path.stem}.svg"])
     image.write_bytes_atomic(DOCS / "results.md", text().encode(), force=True)
     return 0
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from neurocodec.cli import bench
 from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError, ImageError
-from neurocodec.evaluation import codecs, curves, measures, rate_distortion, report
+from neurocodec.evaluation import codecs, curves, datasets, measures, rate_distortion, tables
 from neurocodec.evaluation.measures import Measures
-from neurocodec.metrics import frechet_distance, psnr
+from neurocodec.metrics import frechet_distance, kernel_distance, psnr
 
 SMALL = Path(__file__).parent / "golden" / "model" / "small.safetensors"
 
@@ -57,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_rows_are_what_the_files_are(folder: Path, tmp_path: Path) -> None:
     jpeg = codecs.Jpeg()
-    dataset = rate_distortion.load_dataset(str(folder))
+    dataset = datasets.load_dataset(str(folder))
     output = tmp_path / "out" / "results.json"
     results = rate_distortion.run(
         dataset, [jpeg], output, settings=[80, 20], command="a command", measures=Measures(ms_ssim=True)
@@ -91,7 +94,7 @@ def test_rows_are_what_the_files_are(folder: Path, tmp_path: Path) -> None:
 
 def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    dataset = rate_distortion.load_dataset(str(folder))
+    dataset = datasets.load_dataset(str(folder))
 
     def calls(steps: Steps, settings: list[float]) -> int:
         rate_distortion.run(dataset, [steps], output, settings=settings, measures=Measures())
@@ -109,7 +112,7 @@ def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> N
 
 def test_other_codecs_keep_their_rows(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    dataset = rate_distortion.load_dataset(str(folder), 2)
+    dataset = datasets.load_dataset(str(folder), 2)
     missing = {"heic": "why", "webp": "because"}
     rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures(), not_installed=missing)
     results = rate_distortion.run(dataset, [codecs.WebP()], output, settings={"webp": [50]}, measures=Measures())
@@ -127,14 +130,12 @@ def test_what_was_measured_before_an_error_is_kept(folder: Path, tmp_path: Path)
 
     output = tmp_path / "results.json"
     with pytest.raises(ImageError, match="this one"):
-        rate_distortion.run(
-            rate_distortion.load_dataset(str(folder)), [Failing()], output, settings=[64], measures=Measures()
-        )
+        rate_distortion.run(datasets.load_dataset(str(folder)), [Failing()], output, settings=[64], measures=Measures())
     assert [row["image"] for row in rate_distortion.load(output)["rows"]] == ["0.png", "1.png"]
 
 
 def test_processes_give_the_same_rows(folder: Path, tmp_path: Path) -> None:
-    dataset = rate_distortion.load_dataset(str(folder), 2)
+    dataset = datasets.load_dataset(str(folder), 2)
     one, two = (
         rate_distortion.run(
             dataset, [codecs.Jpeg()], tmp_path / f"{n}.json", settings=[30, 60], processes=n, measures=Measures()
@@ -150,32 +151,30 @@ def test_processes_give_the_same_rows(folder: Path, tmp_path: Path) -> None:
 def test_lossless_pictures_are_null_in_json_and_infinite_in_averages(tmp_path: Path) -> None:
     Image.new("RGB", (32, 32), (128, 128, 128)).save(tmp_path / "flat.png")
     output = tmp_path / "results.json"
-    dataset = rate_distortion.load_dataset(str(tmp_path))
+    dataset = datasets.load_dataset(str(tmp_path))
     results = rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[90], measures=Measures())
     assert results["rows"][0]["psnr"] is None
     assert rate_distortion.averages(results, "jpeg")[0]["psnr"] == math.inf
-    assert "settings at which a picture comes back without any error" in report.table(curves.summarise(results))
+    assert "settings at which a picture comes back without any error" in tables.table(curves.summarise(results))
 
 
 def test_results_files_that_are_none(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     output.write_text("{")
     with pytest.raises(ConfigError, match="cannot be read as a results file"):
-        rate_distortion.run(rate_distortion.load_dataset(str(folder)), [Steps()], output)
+        rate_distortion.run(datasets.load_dataset(str(folder)), [Steps()], output)
     output.write_text("{}")
     with pytest.raises(ConfigError, match="is no results file"):
         rate_distortion.load(output)
     output.unlink()
-    rate_distortion.run(rate_distortion.load_dataset(str(folder)), [Steps()], output)
+    rate_distortion.run(datasets.load_dataset(str(folder)), [Steps()], output)
     folder.rename(tmp_path / "others")
     with pytest.raises(ConfigError, match="holds results on pictures, not on others"):
-        rate_distortion.run(rate_distortion.load_dataset(str(tmp_path / "others")), [Steps()], output)
+        rate_distortion.run(datasets.load_dataset(str(tmp_path / "others")), [Steps()], output)
 
 
 def fake_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
     """LPIPS and AlexNet of random weights, so that tests need none."""
-    import torch
-
     from neurocodec.perceptual.features import AlexNet
     from neurocodec.perceptual.lpips import LPIPS
 
@@ -189,7 +188,7 @@ def test_a_measure_that_was_missing_is_taken_later(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "results.json"
-    dataset = rate_distortion.load_dataset(str(folder), 1)
+    dataset = datasets.load_dataset(str(folder), 1)
     rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures())
     fake_lpips(monkeypatch)
     (row,) = rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures(lpips=True))["rows"]
@@ -209,7 +208,7 @@ def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     rgb = [codecs.synthetic_picture(260, 520, seed) for seed in (1, 2)]
     for seed, values in enumerate(rgb):
         Image.fromarray(values).save(pictures / f"{seed}.png")
-    dataset, output = rate_distortion.load_dataset(str(pictures)), tmp_path / "out" / "results.json"
+    dataset, output = datasets.load_dataset(str(pictures)), tmp_path / "out" / "results.json"
     taken = Measures(patches="alexnet")
     jpeg = codecs.Jpeg()
     found = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], measures=taken)["patches"]
@@ -227,7 +226,7 @@ def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     results = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], measures=taken)
     assert results["patches"] == found
     assert {path: path.stat().st_mtime_ns for path in files} == files
-    text = report.table(curves.summarise(results))
+    text = tables.table(curves.summarise(results))
     assert "## Fréchet distance, AlexNet features" in text
     assert "not comparable to published FID" in text
     assert rate_distortion.run(dataset, [jpeg], output, settings=[5], measures=Measures())["patches"] == found
@@ -235,11 +234,50 @@ def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "patches" not in rate_distortion.run(dataset, [other], output, settings=[5], measures=Measures())
 
 
+def test_dists_is_measured_at_the_size_of_its_authors(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    def network(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        shapes.append((tuple(x.shape), tuple(y.shape)))
+        return (x - y).abs().mean((1, 2, 3))
+
+    monkeypatch.setattr(measures, "_dists", lambda: network)
+    taken = Measures(dists=True)
+    for height, width, expected in ((512, 700, (256, 350)), (100, 90, (100, 90))):
+        a, b = np.full((height, width, 3), 100, np.uint8), np.full((height, width, 3), 151, np.uint8)
+        assert taken.of(a, b) == {"ms_ssim": None, "lpips": None, "dists": pytest.approx(0.2)}
+        assert shapes.pop() == ((1, 3, *expected),) * 2
+    small = np.zeros((15, 90, 3), np.uint8)
+    assert taken.of(small, small)["dists"] is None
+    assert taken.lacking({"dists": None}, 16, 90)
+    assert not taken.lacking({"dists": None}, 15, 90)
+    assert not taken.lacking({"dists": 0.1}, 16, 90)
+
+
+def test_measures_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is named with its reason, which holds no path of the user's home."""
+    from neurocodec.perceptual import weights
+
+    for cached in (measures._lpips, measures._dists, measures._alexnet, measures._inception):
+        monkeypatch.setattr(measures, cached.__name__, cached.__wrapped__)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("NEUROCODEC_WEIGHTS", raising=False)
+    monkeypatch.setattr(weights, "_package_folder", lambda module: None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    taken, missing = measures.available(dists=True, patches=True)
+    assert taken == Measures(ms_ssim=measures.ms_ssim_available())
+    assert {"LPIPS", "DISTS", "FID/256 and KID/256", "Fréchet distance, AlexNet features"} <= missing.keys()
+    assert "NEUROCODEC_WEIGHTS" in missing["LPIPS"]
+    assert "neurocodec[fid]" in missing["FID/256 and KID/256"]
+    assert str(tmp_path) not in str(missing)
+
+
 def test_pictures_without_patches_have_no_distances(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_lpips(monkeypatch)
-    dataset = rate_distortion.load_dataset(str(folder), 1)
+    dataset = datasets.load_dataset(str(folder), 1)
     results = rate_distortion.run(
         dataset, [codecs.Jpeg()], tmp_path / "results.json", settings=[50], measures=Measures(patches="alexnet")
     )
@@ -264,6 +302,13 @@ def test_bench_rd_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert str(tmp_path) not in page
 
 
+def test_commands_are_recorded_without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["/usr/bin/neurocodec", "bench", "--dataset", "/data/kodak/", "--codecs", "jpeg,nic:/a/b.safetensors@1"]
+    monkeypatch.setattr(sys, "argv", [*words, "-o", "out/here"])
+    expected = "neurocodec bench --dataset kodak --codecs jpeg,nic:b.safetensors@1 -o out/here"
+    assert bench._command() == expected
+
+
 def test_bench_rd_says_what_is_left_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +320,7 @@ def test_bench_rd_says_what_is_left_out(
     page = (tmp_path / "out" / "report.html").read_text()
     table = (tmp_path / "out" / "table.md").read_text()
     assert "- not installed: bpg: BPG needs bpgenc" in out
-    assert "bpg is left out: BPG needs bpgenc" in err
+    assert "left out: bpg: BPG needs bpgenc" in err
     assert "- not installed: bpg: BPG needs bpgenc" in table
     assert "- not available: LPIPS: no weights <here>" in table
     assert "<b>bpg</b>, not installed: BPG needs bpgenc" in page
@@ -321,3 +366,26 @@ def test_bench_rd_errors(
     assert message in error
     assert "Traceback" not in error
     assert status == 2 or error.count("\n") == 1
+
+
+def test_distance_of_patches_rises_as_jpeg_falls(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On pictures of CLIC, with Inception where its weights are, else with AlexNet."""
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(data_folder / "weights"))
+    monkeypatch.setenv("NEUROCODEC_DATA", str(data_folder))
+    taken, missing = measures.available(patches=True)
+    if not taken.patches:
+        pytest.skip(f"no network for patches: {missing}")
+    rgb = [
+        np.asarray(Image.open(path).convert("RGB"))[:512, :1024]
+        for path in datasets.load_dataset("clic2025-validation", 2).paths
+    ]
+    jpeg = codecs.Jpeg()
+    decoded = [[jpeg.decode(jpeg.encode(picture, quality)) for picture in rgb] for quality in (60, 20, 5)]
+    originals, *sets = (
+        np.concatenate([measures.patch_features(picture, taken.patches) for picture in pictures])
+        for pictures in (rgb, *decoded)
+    )
+    for distance in (frechet_distance, kernel_distance):
+        found = [distance(originals, features) for features in sets]
+        assert found == sorted(found)
+        assert found[0] > distance(originals, originals)

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from neurocodec.evaluation import curves, report
+from neurocodec.evaluation import curves, tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ def test_results_page_is_up_to_date(maker: ModuleType) -> None:
 def test_figures_show_every_curve(maker: ModuleType) -> None:
     for path, results in maker.rate_distortion(ROOT / "benchmarks" / "results"):
         svg = (ROOT / "docs" / f"{path.stem}.svg").read_text(encoding="utf-8")
-        assert f">{report.title(results)}<" in svg
+        assert f">{tables.title(results)}<" in svg
         for curve in curves.curves_of(results, []):
             assert f">{curve.label}<" in svg, path.name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -84,6 +84,7 @@ def add_rd_options(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="curves to give BD-rates against, besides JPEG and BPG",
     )
+    parser.add_argument("--dists", action="store_true", help="also DISTS")
     parser.add_argument(
         "--fid", action="store_true", help="also FID/256 and KID/256, or the same on another network, under its name"
     )
@@ -91,7 +92,9 @@ def add_rd_options(parser: argparse.ArgumentParser) -> None:
         "--gallery", type=files.integer(0), default=3, metavar="N", help="pictures to show crops of in report.html (3)"
     )
     parser.add_argument(
-        "--download", action="store_true", help="fetch the data set, and weights for LPIPS (244 MB) and FID (96 MB)"
+        "--download",
+        action="store_true",
+        help="fetch the data set, and weights for LPIPS (244 MB), DISTS (553 MB), FID (96 MB)",
     )
     files.add_model_option(parser)
     parser.add_argument("-j", "--jobs", type=files.integer(1), default=1, metavar="N", help="processes (1)")
@@ -153,7 +156,7 @@ def run_rd(args: argparse.Namespace) -> int:
     Raises NeurocodecError.
     """
     from neurocodec.errors import ConfigError
-    from neurocodec.evaluation import codecs, curves, datasets, gallery, measures, rate_distortion, report
+    from neurocodec.evaluation import codecs, curves, datasets, gallery, measures, rate_distortion, report, tables
     from neurocodec.metrics.packages import require
 
     names = [found for name in args.codecs for found in (codecs.NAMES if name == "all" else [name])]
@@ -165,9 +168,9 @@ def run_rd(args: argparse.Namespace) -> int:
     if args.output.exists() and not args.output.is_dir():
         raise ConfigError(f"{args.output} is a file, expected a folder for the results: name another with -o")
     curves.anchor_files(args.anchors)  # are they there?
-    taken, not_available = measures.available(patches=args.fid, download=args.download)
+    taken, not_available = measures.available(dists=args.dists, patches=args.fid, download=args.download)
     for name, why in [*not_installed.items(), *not_available.items()]:
-        print(f"{name} is left out: {why}", file=sys.stderr)
+        print(f"left out: {name}: {why}", file=sys.stderr)
 
     results = rate_distortion.run(
         dataset,
@@ -186,7 +189,7 @@ def run_rd(args: argparse.Namespace) -> int:
     text = report.write(results, args.output, panels)
     sections = [section for section in text.split("\n## ") if section.startswith(("BD-rate", "Notes"))]
     print(
-        "\n".join([*report.missing_lines(results), *("## " + section.rstrip() + "\n" for section in sections)]) or text
+        "\n".join([*tables.missing_lines(results), *("## " + section.rstrip() + "\n" for section in sections)]) or text
     )
     print(f"{args.output}: results.json, table.md, rd.png, rd.svg, report.html")
     return 0
@@ -251,7 +254,7 @@ def _write(results: dict[str, Any], args: argparse.Namespace) -> None:
 
 def _command() -> str:
     """The command line as it can be published: of an absolute path only the last part."""
-    words = [os.path.basename(word.rstrip("/")) if os.path.isabs(word) else word for word in sys.argv]
+    words = [re.sub(r"(^|[,:=])/(?:[^,:=]*/)*([^,:=/]+)/?", r"\1\2", word) for word in sys.argv]
     return shlex.join(["neurocodec" if words[0] == "__main__.py" else words[0], *words[1:]])
 
 

@@ -50,6 +50,7 @@ METRICS = {
         Metric("psnr", "PSNR", "PSNR, 8-bit RGB (dB)", lambda v: v, lambda v: v),
         Metric("ms_ssim", "MS-SSIM", "MS-SSIM (dB)", ms_ssim_db, ms_ssim_db),
         Metric("lpips", "LPIPS", "LPIPS, AlexNet (less is better)", lambda v: v, lambda v: -10 * math.log10(v), True),
+        Metric("dists", "DISTS", "DISTS (less is better)", lambda v: v, lambda v: -10 * math.log10(v), True),
     )
 }
 
@@ -255,7 +256,7 @@ def _compare(
     pair = reference.points, curve.points
     found["bd_psnr"] = _value(bd_psnr, *pair)
     found["cubic"] = _value(bd_rate, *pair, method="cubic")
-    for key in ("ms_ssim", "lpips"):
+    for key in ("ms_ssim", "lpips", "dists"):
         a, b = (_rising(c, METRICS[key]) for c in (reference, curve))
         found[key] = _value(bd_rate, a, b) if a and b else None
     return found

@@ -1,4 +1,4 @@
-"""What is measured on a decoded picture besides PSNR, in one pass: MS-SSIM, LPIPS, and features of its patches.
+"""What is measured on a decoded picture besides PSNR, in one pass: MS-SSIM, LPIPS, DISTS, features of its patches.
 
 Networks are loaded once a process, and only where their weights are found; what is not available is said, not left out.
 SSIMULACRA2 is not among the measures: the package that computes it in Python is young and reads files only.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from neurocodec.errors import MissingPackageError, MissingWeightsError
 from neurocodec.evaluation.fetch import fetch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 LPIPS_MIN_SIDE = 31
 """Pixels: below it AlexNet has no output."""
+DISTS_MIN_SIDE, DISTS_SIDE = 16, 256
+"""Pixels: the least that VGG16 takes, and that to which DISTS's authors scale the shorter side of larger pictures."""
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -65,27 +68,35 @@ class Measures:
 
     ms_ssim: bool = False
     lpips: bool = False
+    dists: bool = False
     patches: str = ""
 
     def of(self, rgb: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> dict[str, float | None]:
-        """ms_ssim and lpips of a pair; None if not asked for, or if the picture is too small."""
-        side = min(rgb.shape[:2])
+        """ms_ssim, lpips and dists of a pair; None if not asked for, or if the picture is too small."""
+        taken = self._taken(*rgb.shape[:2])
         return {
-            "ms_ssim": ms_ssim(rgb, decoded) if self.ms_ssim and side >= MS_SSIM_MIN_SIDE else None,
-            "lpips": lpips(rgb, decoded) if self.lpips and side >= LPIPS_MIN_SIDE else None,
+            key: function(rgb, decoded) if key in taken else None
+            for key, function in (("ms_ssim", ms_ssim), ("lpips", lpips), ("dists", dists))
         }
 
     def lacking(self, row: dict[str, Any], height: int, width: int) -> bool:
         """Whether a row of results lacks a measure that it would have if it were measured now."""
-        side = min(height, width)
-        return (self.ms_ssim and side >= MS_SSIM_MIN_SIDE and row.get("ms_ssim") is None) or (
-            self.lpips and side >= LPIPS_MIN_SIDE and row.get("lpips") is None
-        )
+        return any(row.get(key) is None for key in self._taken(height, width))
+
+    def _taken(self, height: int, width: int) -> set[str]:
+        """The measures that are asked for and that a picture of this size is large enough for."""
+        limits = {
+            "ms_ssim": MS_SSIM_MIN_SIDE if self.ms_ssim else None,
+            "lpips": LPIPS_MIN_SIDE if self.lpips else None,
+            "dists": DISTS_MIN_SIDE if self.dists else None,
+        }
+        return {key for key, side in limits.items() if side is not None and min(height, width) >= side}
 
 
-def available(*, patches: bool = False, download: bool = False) -> tuple[Measures, dict[str, str]]:
-    """The measures that can be taken here, and why others cannot, by name. patches: whether distances between sets of
-    patches are wanted; download: whether weights may be fetched (LPIPS 244 MB, Inception 96 MB)."""
+def available(*, dists: bool = False, patches: bool = False, download: bool = False) -> tuple[Measures, dict[str, str]]:
+    """The measures that can be taken here, and why others cannot, by name. dists, patches: whether DISTS and distances
+    between sets of patches are wanted; download: whether weights may be fetched (LPIPS 244 MB, DISTS 553 MB, Inception
+    96 MB)."""
     from neurocodec.perceptual.weights import load_weights
 
     missing: dict[str, str] = {}
@@ -97,6 +108,13 @@ def available(*, patches: bool = False, download: bool = False) -> tuple[Measure
         _lpips()
     except MissingWeightsError as error:
         missing["LPIPS"] = str(error)
+    if dists:
+        try:
+            for part in ("vgg16", "dists") if download else ():
+                load_weights(part)
+            _dists()
+        except MissingWeightsError as error:
+            missing["DISTS"] = str(error)
     key = ""
     if patches:
         try:
@@ -113,7 +131,8 @@ def available(*, patches: bool = False, download: bool = False) -> tuple[Measure
                 missing[ALEXNET.names[0]] = str(without)
     home = str(Path.home())  # the reasons go into results, which may be published
     public = {name: why.replace(home, "~") for name, why in missing.items()}
-    return Measures("MS-SSIM" not in missing, "LPIPS" not in missing, key), public
+    taken = Measures("MS-SSIM" not in missing, "LPIPS" not in missing, dists and "DISTS" not in missing, key)
+    return taken, public
 
 
 def lpips(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
@@ -123,6 +142,25 @@ def lpips(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     network = _lpips()
     with torch.inference_mode():
         return float(network(*(_tensor(v[None]).float() / 255 for v in (a, b)))[0])
+
+
+def dists(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """DISTS, 0 for equal pictures; larger ones are first scaled to 256 pixels on the shorter side, as its authors do.
+
+    a, b: uint8 (H, W, 3). Raises MissingWeightsError.
+    """
+    import torch
+
+    def scaled(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        short = min(rgb.shape[:2])
+        if short <= DISTS_SIDE:
+            return rgb
+        height, width = (int(DISTS_SIDE * side / short) for side in rgb.shape[:2])
+        return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+
+    network = _dists()
+    with torch.inference_mode():
+        return float(network(*(_tensor(scaled(v)[None]).float() / 255 for v in (a, b)))[0])
 
 
 def patch_features(rgb: NDArray[np.uint8], key: str) -> NDArray[np.float32]:
@@ -163,6 +201,13 @@ def _lpips() -> Any:
     from neurocodec.perceptual.lpips import load_lpips
 
     return load_lpips("alex", _device(), download=False)
+
+
+@functools.lru_cache
+def _dists() -> Any:
+    from neurocodec.perceptual.dists import load_dists
+
+    return load_dists(_device(), download=False)
 
 
 @functools.lru_cache

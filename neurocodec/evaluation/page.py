@@ -13,7 +13,7 @@ from neurocodec.evaluation.figure import colours
 from neurocodec.evaluation.gallery import Crop, Panel
 from neurocodec.evaluation.plot import plot, swatch
 from neurocodec.evaluation.rate_distortion import averages
-from neurocodec.metrics import ms_ssim_db
+from neurocodec.evaluation.tables import averages_cells, other_measures
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1b1b; --soft: #5d5d5d; --rule: #e2e2e0; --back: #f6f6f4; }
@@ -124,6 +124,7 @@ def _rates(results: dict[str, Any]) -> Iterable[str]:
         "<p>How many more bits a curve needs for the same quality, on average over the range that both curves cover; "
         "negative is smaller. In brackets, the 95&nbsp;% bootstrap interval over the pictures.</p>"
     )
+    others = other_measures(rates)
     for reference in dict.fromkeys(rate["reference"] for rate in rates):
         rows = []
         for rate in rates:
@@ -135,24 +136,16 @@ def _rates(results: dict[str, Any]) -> Iterable[str]:
                         _delta(rate["part"]),
                         "" if rate["bd_psnr"] is None else f"{rate['bd_psnr']:+.2f} dB",
                         _percent(rate["cubic"]),
-                        _percent(rate["ms_ssim"]),
-                        _percent(rate["lpips"]),
+                        *(_percent(rate.get(key)) for key in others),
                     ]
                 )
-        heads = [
-            "Curve",
-            "BD-rate, PSNR",
-            f"{low:g} to {high:g} bpp",
-            "BD-PSNR",
-            "BD-rate, cubic",
-            "BD-rate, MS-SSIM",
-            "BD-rate, LPIPS",
-        ]
+        heads = ["Curve", "BD-rate, PSNR", f"{low:g} to {high:g} bpp", "BD-PSNR", "BD-rate, cubic"]
+        heads += [f"BD-rate, {title}" for title in others.values()]
         yield f"<h3>Against {_e(reference)}</h3>" + _table(heads, rows)
     yield (
         '<p class="note">Akima interpolation of ln(bpp) over PSNR, never beyond the ends of a curve; below each number '
         f"the PSNR range it holds for. Second column: where the reference spends {low:g} to {high:g} bpp. Cubic: "
-        "the polynomial of VCEG-M33 instead. The last columns: at equal MS-SSIM (dB) and equal LPIPS (logarithm).</p>"
+        "the polynomial of VCEG-M33 instead. The last columns: MS-SSIM in dB, the others as logarithms.</p>"
     )
 
 
@@ -212,23 +205,11 @@ def _patches(results: dict[str, Any]) -> Iterable[str]:
 
 
 def _averages(results: dict[str, Any], codec: str) -> str:
-    rows = []
-    for point in averages(results, codec):
-        similarity, distance = point.get("ms_ssim"), point.get("lpips")
-        rows.append(
-            [
-                f"{point['setting']:g}",
-                f"{point['bpp']:.4f}",
-                f"{point['psnr']:.3f}",
-                "" if similarity is None else f"{similarity:.5f}",
-                "" if similarity is None else f"{ms_ssim_db(similarity):.2f}",
-                "" if distance is None else f"{distance:.4f}",
-                f"{point['encode_s']:.3f}",
-                f"{point['decode_s']:.3f}",
-            ]
-        )
-    heads = ["Setting", "bpp", "PSNR (dB)", "MS-SSIM", "MS-SSIM (dB)", "LPIPS", "encode (s)", "decode (s)"]
-    return f"<details><summary>{_e(codec)}</summary>{_table(heads, rows)}</details>" if rows else ""
+    points = averages(results, codec)
+    if not points:
+        return ""
+    heads, rows = averages_cells(points)
+    return f"<details><summary>{_e(codec)}</summary>{_table(heads, rows)}</details>"
 
 
 def _method(results: dict[str, Any], curves: Sequence[Curve], notes: Sequence[str]) -> Iterable[str]:

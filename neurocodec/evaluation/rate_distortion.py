@@ -1,6 +1,6 @@
 """Rate and distortion of real files: every codec on every picture at every setting, one row each, resumable.
 
-    picture ─encode→ file ─decode→ picture      row: bytes, bpp, PSNR, MS-SSIM, LPIPS, seconds
+    picture ─encode→ file ─decode→ picture      row: bytes, bpp, PSNR, MS-SSIM, LPIPS, DISTS, seconds
 
 The results file is a JSON object: `command`, `commit`, `machine`, `versions`, `averaging`, `dataset` (name, pictures
 with size and SHA-256), `codecs` (name -> configuration), `not_installed` (codec -> why), `not_available` (measure ->
@@ -33,7 +33,7 @@ import numpy as np
 from neurocodec import image
 from neurocodec.errors import ConfigError, NeurocodecError
 from neurocodec.evaluation.codecs import Codec, configuration
-from neurocodec.evaluation.datasets import Dataset, describe, load_dataset
+from neurocodec.evaluation.datasets import Dataset, describe
 from neurocodec.evaluation.measures import PATCH_NETWORKS, Measures, available, patch_features
 from neurocodec.metrics import psnr
 from neurocodec.metrics.fid import frechet_distance, kernel_distance
@@ -41,9 +41,7 @@ from neurocodec.metrics.fid import frechet_distance, kernel_distance
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["averages", "load", "load_dataset", "measure", "run", "save"]
-
-AVERAGING = "per setting: mean of per-image bpp, mean of per-image PSNR, mean of per-image MS-SSIM and LPIPS"
+AVERAGING = "per setting: mean of per-image bpp, mean of per-image PSNR, mean of per-image MS-SSIM, LPIPS and DISTS"
 PACKAGES = (
     "neurocodec",
     "numpy",
@@ -58,8 +56,8 @@ PACKAGES = (
     "torch-fidelity",
 )
 Row = dict[str, Any]
-"""image, codec, setting, bytes, bpp, psnr (dB; None if the pictures are equal), ms_ssim and lpips (None if not
-measured), encode_s, decode_s (wall clock, with whatever else ran; `neurocodec bench speed` is the careful one)."""
+"""image, codec, setting, bytes, bpp, psnr (dB; None if the pictures are equal), ms_ssim, lpips and dists (None if
+not measured), encode_s, decode_s (wall clock, with whatever else ran; `neurocodec bench speed` is the careful one)."""
 
 _SAVE_SECONDS = 10.0
 
@@ -172,7 +170,7 @@ def save(results: dict[str, Any], path: Path) -> None:
 
 def averages(results: dict[str, Any], codec: str) -> list[dict[str, float]]:
     """A codec's averages by setting, from the smallest: setting, bpp, psnr, encode_s, decode_s and, where every
-    picture has them, ms_ssim and lpips. Settings not measured on every picture are left out. psnr is inf if any
+    picture has them, ms_ssim, lpips and dists. Settings not measured on every picture are left out. psnr is inf if any
     picture's is."""
     names = {picture["name"] for picture in results["dataset"]["pictures"]}
     by_setting: dict[float, list[Row]] = {}
@@ -184,7 +182,7 @@ def averages(results: dict[str, Any], codec: str) -> list[dict[str, float]]:
         if {row["image"] for row in rows} != names:
             continue
         point = {"setting": setting, "psnr": math.inf}
-        for key in ("bpp", "psnr", "ms_ssim", "lpips", "encode_s", "decode_s"):
+        for key in ("bpp", "psnr", "ms_ssim", "lpips", "dists", "encode_s", "decode_s"):
             values = [row[key] for row in rows if row.get(key) is not None]
             if len(values) == len(rows):
                 point[key] = float(np.mean(values))
