@@ -185,7 +185,7 @@ def test_references(tmp_path: Path) -> None:
 
     assert references(["nic", "jpeg", "heic", "bpg"], ["bpg_444_x265"]) == ["jpeg", "bpg"]
     assert references(["nic", "heic"], ["bpg_420", "bpg_444_x265"]) == ["bpg_444_x265 (anchor)"]
-    assert references(["nic", "heic"], ["vtm"]) == ["heic", "vtm (anchor)"]
+    assert references(["nic", "heic"], ["vtm"]) == ["heic (HEVC intra)", "vtm (anchor)"]
     assert references(["nic", "webp"], [], "webp") == ["webp"]
     with pytest.raises(ConfigError, match="found av1 to compare against, expected one of nic"):
         references(["nic"], [], "av1")

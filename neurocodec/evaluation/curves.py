@@ -71,7 +71,14 @@ class Curve:
 
     @property
     def label(self) -> str:
-        return self.name + {"run": "", "measured": " (anchor)", "published": " (published)"}[self.source]
+        if self.source == "run":
+            return run_label(self.name)
+        return self.name + {"measured": " (anchor)", "published": " (published)"}[self.source]
+
+
+def run_label(codec: str) -> str:
+    """What tables and figures call a codec of the run: HEIC by what it is, as it stands in for BPG."""
+    return "heic (HEVC intra)" if codec == "heic" else codec
 
 
 def measured(results: dict[str, Any], codec: str, notes: list[str]) -> Curve:

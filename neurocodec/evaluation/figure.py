@@ -104,7 +104,7 @@ def _name_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]], low: fl
     """Names right of the axes at the height where the curves end, moved apart where they would touch."""
     order = sorted(ends, key=lambda end: end[1])
     for (x, y, label, colour), height in zip(
-        order, spread([end[1] for end in order], (high - low) / 20, high), strict=True
+        order, spread([end[1] for end in order], (high - low) / max(20, len(order)), high), strict=True
     ):
         axes.annotate(
             label,

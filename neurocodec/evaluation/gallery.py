@@ -17,6 +17,7 @@ from PIL import Image
 
 from neurocodec import image
 from neurocodec.evaluation.codecs import Codec, is_ours
+from neurocodec.evaluation.curves import run_label
 from neurocodec.evaluation.datasets import Dataset
 from neurocodec.evaluation.measures import Measures
 from neurocodec.evaluation.rate_distortion import measure
@@ -120,7 +121,7 @@ def _shown(results: dict[str, Any], codecs: Sequence[Codec]) -> list[Codec]:
         if rate["reference"] == reference and rate["whole"] is not None
     }
     others = [codec for codec in codecs if codec not in [*first, *ours]]
-    others.sort(key=lambda codec: rates.get(codec.name, math.inf))
+    others.sort(key=lambda codec: rates.get(run_label(codec.name), math.inf))
     return [*first, *ours, *others[:RIVALS]]
 
 

@@ -72,9 +72,10 @@ def plot(curves: Sequence[Curve], metric: Metric, width: int, height: int, *, na
         ends = [y_of(_at(points, end)) for _, _, points in order]
         for (index, curve, points), y, at in zip(order, spread(ends, 15, bottom + 6), ends, strict=True):
             start = x_of(min(points[-1][0], end))
+            written = curve.label if curve.source == "run" else curve.name  # dashes say the rest
             parts.append(
                 f'<g class="c{index}"><path d="M{start + 4:.1f} {at:.1f}L{right + 8} {y:.1f}" class="lead"/>'
-                f'<text x="{right + 12}" y="{y + 4:.1f}">{html.escape(curve.name)}</text></g>'
+                f'<text x="{right + 12}" y="{y + 4:.1f}">{html.escape(written)}</text></g>'
             )
     parts.append("</svg>")
     return "".join(parts)

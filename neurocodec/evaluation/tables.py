@@ -132,7 +132,8 @@ def _facts(results: dict[str, Any], curves: Sequence[Curve]) -> list[str]:
     return [
         f"{len(results['dataset']['pictures'])} pictures, real files. Averages: "
         f"{results.get('averaging', 'unknown')}. bpp: bits of the whole file over pixels. PSNR: 8-bit RGB.",
-        f"Commit {results.get('commit') or 'unknown'}, {results.get('date', 'no date')}, "
+        f"Made by `{results.get('command') or 'unknown'}`, commit {results.get('commit') or 'unknown'}, "
+        f"{results.get('date', 'no date')}, "
         f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores, "
         f"{machine.get('processes', 1)} processes: seconds are indicative, `neurocodec bench speed` measures them.",
         "",
