@@ -47,7 +47,7 @@ class HyperpriorConfig:
     hidden_channels: int = 192  # entropy networks
     encoder_blocks: int = 1  # at 1/8
     decoder_blocks: int = 2  # at 1/8
-    latent_blocks: int = 1  # at 1/16, in both transforms
+    latent_blocks: int = 3  # at 1/16, in both transforms
     quality_rows: int = 16
     lambda_min: float = 0.0004
     lambda_max: float = 0.5
