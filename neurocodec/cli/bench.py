@@ -185,9 +185,11 @@ def run_rd(args: argparse.Namespace) -> int:
     )
     results = curves.summarise(results, args.anchors, args.against)
     rate_distortion.save(results, args.output / "results.json")
-    panels = gallery.panels(results, dataset, chosen, pictures=args.gallery, measures=taken)
+    shown = measures.Measures(lpips=taken.lpips)
+    panels = gallery.panels(results, dataset, chosen, pictures=args.gallery, measures=shown)
     text = report.write(results, args.output, panels)
-    sections = [section for section in text.split("\n## ") if section.startswith(("BD-rate", "Notes"))]
+    wanted = ("BD-rate", *results.get("patches", {}).get("names", ())[:1], "Notes")
+    sections = [section for section in text.split("\n## ") if section.startswith(wanted)]
     print(
         "\n".join([*tables.missing_lines(results), *("## " + section.rstrip() + "\n" for section in sections)]) or text
     )

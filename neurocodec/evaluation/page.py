@@ -32,7 +32,7 @@ p.note, figcaption, .legend, dd { color: var(--soft); font-size: .875rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem .3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule);
   vertical-align: top; }
-th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
+th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; min-width: 5rem; }
 th:first-child, td:first-child { text-align: left; }
 td small { display: block; color: var(--soft); }
 tr.own td { font-weight: 600; }
