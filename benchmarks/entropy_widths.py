@@ -101,20 +101,20 @@ def float_bytes(model: checkpoint.Model, network: Hyperprior, y: Tensor, index: 
     z_hat = model.h_a(y, row).round()
     z_rows = model.entropy.z_rows(index, y.shape[2], y.shape[3])
     z_symbols = z_hat[0].permute(1, 2, 0).numpy().astype(np.int32)
-    symbols, rows = [z_symbols[z_rows > 0]], [z_rows[z_rows > 0]]
-    features = network.h_s(z_hat * torch.from_numpy(z_rows > 0).permute(2, 0, 1)[None], row)
+    symbols, rows = [z_symbols.ravel()], [z_rows.ravel()]
+    features = network.h_s(z_hat, row)
     features = features[:, :, : y.shape[2], : y.shape[3]]
     base, y_hat = network.prediction(features, row), torch.zeros_like(y)
     for step, mask in enumerate(pass_masks(y.shape[1], y.shape[2], y.shape[3], y.device)):
         entropy = base if step == 0 else base + network.contexts[step - 1](features, y_hat, row)
         means, indexes = entropy.chunk(2, dim=1)
         table_rows = (indexes * INDEX_UNIT).round().clamp(0, 63)
-        residual = (y - means).round() * (table_rows > 0)
+        residual = (y - means).round()
         y_hat = torch.where(mask, residual + means, y_hat)
         picked = mask[0].permute(1, 2, 0)
         part, part_rows = (t[0].permute(1, 2, 0)[picked].numpy() for t in (residual, table_rows))
-        symbols.append(part[part_rows > 0].astype(np.int32))
-        rows.append(part_rows[part_rows > 0].astype(np.uint8))
+        symbols.append(part.ravel().astype(np.int32))
+        rows.append(part_rows.ravel().astype(np.uint8))
     calls = [part.size for part in symbols]
     return len(coder.encode(np.concatenate(symbols), np.concatenate(rows), model.tables, calls=calls))
 

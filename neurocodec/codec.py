@@ -319,17 +319,15 @@ def _quantise_latents(
 
     z_rows = network.z_rows(index, height, width)
     z_hat = z[0].permute(1, 2, 0).round().clamp(-127, 127).cpu().numpy().astype(np.int32)
-    z_hat[z_rows == 0] = 0
-    coded, rows = [z_hat[z_rows > 0]], [z_rows[z_rows > 0]]
+    coded, rows = [z_hat.ravel()], [z_rows.ravel()]
 
     passes = network.start(z_hat, index, height, width)
     for step in range(PASSES):
         means, table_rows = passes.predict()
         symbols = _quantise(gather(values, step).astype(np.float64) - means / UNIT)
-        symbols[table_rows == 0] = 0
         passes.put(_latents(symbols, means))
-        coded.append(symbols[table_rows > 0])
-        rows.append(table_rows[table_rows > 0])
+        coded.append(symbols.ravel())
+        rows.append(table_rows.ravel())
     return coded, rows, _checksum(z_hat, passes.y_hat)
 
 
@@ -339,17 +337,12 @@ def _decode_tile(tile: container.Tile, window: Window, model: checkpoint.Model, 
     network = model.entropy
     decoder = coder.Decoder(tile.stream, model.tables, threads=_threads())
 
-    def read(rows: NDArray[np.uint8]) -> NDArray[np.int32]:
-        values = np.zeros(rows.shape, np.int32)
-        values[rows > 0] = decoder.decode(rows[rows > 0])
-        return values
-
-    z_hat = read(network.z_rows(index, height, width))
+    z_hat = decoder.decode(network.z_rows(index, height, width))
     passes = network.start(z_hat, index, height, width)
     symbols = []
     for _ in range(PASSES):
         means, rows = passes.predict()
-        symbols.append(read(rows))
+        symbols.append(decoder.decode(rows))
         passes.put(_latents(symbols[-1], means))
     decoder.finish()
     if _checksum(z_hat, passes.y_hat) != tile.symbols_crc:
