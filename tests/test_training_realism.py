@@ -22,7 +22,9 @@ from torch import nn
 from neurocodec import checkpoint, codec
 from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError
+from neurocodec.models.complexity import count_generator_macs
 from neurocodec.models.hific import Generator, GeneratorConfig
+from neurocodec.models.hyperprior import HyperpriorConfig
 from neurocodec.perceptual.adversarial import HificDiscriminator, feature_matching_loss, generator_loss
 from neurocodec.perceptual.features import FeatureNetwork
 from neurocodec.perceptual.lpips import LPIPS
@@ -631,6 +633,11 @@ def test_the_configurations_that_come_along(name, joint):
     assert isinstance(config, GenerativeConfig)
     assert config.realism.joint == joint
     assert config_from_dict(dataclasses.asdict(config)) == config
+
+
+def test_the_documentation_says_what_the_generator_costs():
+    macs = count_generator_macs(Generator(GeneratorConfig(), HyperpriorConfig()))["generator"]
+    assert f"takes {macs / 1000:.0f} kMAC a pixel" in (ROOT / "docs" / "realism.md").read_text()
 
 
 def test_the_documentation_lists_every_setting_with_its_default():

@@ -100,7 +100,7 @@ def train_steps(
         cast("GanLoss", config.realism.gan),
     )
     codec, discriminator = accelerated(state.codec, settings, processes), processes.parallel(state.discriminator)
-    reference = checkpoint.thaw(state.model).to(device).requires_grad_(False) if realism.joint else None
+    reference = frozen_base(state.model, device) if realism.joint else None
     bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
     started, steps, guard = time.monotonic() - state.seconds, Steps(), Guard(realism.guard_window, state.warned)
     skipped_in_a_row = 0
@@ -195,6 +195,13 @@ def draw_realism(seed: int, step: int, pictures: int, processes: Processes) -> T
     members = range(processes.rank, pictures * processes.world, processes.world)
     drawn = [np.random.default_rng(seed_of(seed, step, k, "realism")).random() for k in members]
     return torch.tensor([1.0 if (i + step) % 2 == 0 else beta for i, beta in enumerate(drawn)])
+
+
+def frozen_base(model: checkpoint.Model, device: torch.device) -> Hyperprior:
+    """The float twin of a frozen model, which rounds as that does."""
+    base = checkpoint.thaw(model).to(device).requires_grad_(False)
+    base.fake_quantise = True
+    return base
 
 
 @torch.no_grad()
