@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import neurocodec
 from neurocodec import container, errors
 from neurocodec.container import Header, NicFile, Tile, describe, read, read_header, tile_grid, write
 
@@ -224,6 +225,35 @@ def test_describe() -> None:
     assert "16 bits" in info.note
     plain = describe(write(small()))
     assert (plain.mode, plain.note, plain.icc_bytes, plain.source_depth) == ("L", "", 0, 8)
+
+
+def test_a_file_of_another_projects_network() -> None:
+    data = (GOLDEN / "invalid" / "architecture-foreign.nic").read_bytes()
+    nic = read(data, any_architecture=True)
+    assert nic.chunks == {"Arch": b"compressai/mbt2018-mean/mse/3"}
+    assert write(nic) == data
+    info = describe(data)
+    assert info.architecture == "compressai/mbt2018-mean/mse/3"
+    assert "another machine may fail to decode it" in info.note
+    assert describe(write(small())).architecture == ""
+    sentence = (
+        "CompressAI network mbt2018-mean/mse/3 with the weights 1011121314151617: install compressai and decode it"
+    )
+    for source in (data, GOLDEN / "invalid" / "architecture-foreign.nic"):
+        with pytest.raises(errors.UnsupportedVersionError, match=sentence):
+            neurocodec.decode(source)
+    other = write(small(chunks={"Arch": b"other/network"}))
+    with pytest.raises(errors.UnsupportedVersionError, match="network of other, which this release does not know"):
+        read(other)
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"compressai", b"compressai/", b"/x", b"a//b", b"a/.b", b"A/b", b"a/b\n", b"a/b c", b"a/" + b"b" * 63]
+)
+def test_malformed_architectures(name: bytes) -> None:
+    with pytest.raises(errors.NicFormatError, match="Arch holds"):
+        write(small(chunks={"Arch": name}))
+    write(small(chunks={"Arch": b"a/" + b"b" * 62}))
 
 
 def test_the_example_in_the_format_text_holds() -> None:

@@ -96,7 +96,9 @@ def run(
     """
     if extension() is None:
         raise NativeUnavailableError("the compiled range coder is not there: install neurocodec with a C++ compiler.")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of others: above 0, times are upper bounds
+    load = (
+        round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    )  # of others: above 0, times are upper bounds
     results = []
     for sample in samples:
         progress(_head(sample))

@@ -126,7 +126,7 @@ def run(
     if max(threads) > available_cores():
         raise ConfigError(f"found {max(threads)} threads, expected at most the {available_cores()} cores there are")
     sample = _sample(picture)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     rows = []
     for codec in codecs:
         setting = setting_near(codec, sample, bpp)
