@@ -89,7 +89,8 @@ def new_generator(config: GeneratorConfig, model: Model) -> Generator:
     """A generator on top of a model's g_s, with random weights."""
     generator = Generator(config, model.config)
     generator.trunk.load_state_dict(model.g_s.state_dict())
-    return generator.to(device=model.device, memory_format=torch.channels_last)
+    generator.to(device=model.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return generator
 
 
 def save_generator(generator: Generator, model: Model, path: str | Path) -> None:
