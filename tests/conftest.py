@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,9 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 PHOTO = ROOT / "neurocodec" / "cli" / "astronaut.png"
 sys.path.insert(0, str(GOLDEN.parent))
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # shells start background jobs with it ignored; children inherit
 
 
 @pytest.fixture(scope="session")

@@ -369,8 +369,8 @@ def test_the_first_process_decodes_then_the_first_of_each_machine_then_the_other
 
 def tiny_model(**shape):
     torch.manual_seed(1)
-    shape = {"channels": 8, "latent_channels": 16, "hyper_channels": 8, "hidden_channels": 8, "latent_blocks": 1} | shape
-    model = Hyperprior(HyperpriorConfig(**shape))
+    tiny = {"channels": 8, "latent_channels": 16, "hyper_channels": 8, "hidden_channels": 8, "latent_blocks": 1}
+    model = Hyperprior(HyperpriorConfig(**tiny | shape))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))  # no block is the identity any more
