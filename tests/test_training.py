@@ -406,6 +406,15 @@ def test_a_run_starts_from_an_installed_model(config_file, tmp_path, monkeypatch
     assert rows(tmp_path / "run")[0]["config"]["training"]["init_from"] == "mine"
 
 
+def test_another_lambda_may_be_trained_for_from_the_same_weights(tmp_path, config_file):
+    model = tiny_model()
+    State(model, model, []).save(tmp_path, dataclasses.replace(load_config(config_file), model=model.config))
+    moved = Hyperprior(dataclasses.replace(model.config, lambda_min=0.0001, lambda_max=0.7))
+    start_from(moved, str(tmp_path / "model.pt"))
+    assert moved.config.lambda_min == 0.0001
+    assert all(torch.equal(value, moved.state_dict()[name]) for name, value in model.state_dict().items())
+
+
 def test_models_that_cannot_be_started_from(tmp_path, config_file, capsys):
     model = tiny_model(latent_blocks=2)
     State(model, model, []).save(tmp_path, dataclasses.replace(load_config(config_file), model=model.config))
@@ -413,7 +422,7 @@ def test_models_that_cannot_be_started_from(tmp_path, config_file, capsys):
     for change, message in {
         ("channels", 12): r"model\.channels is 12, and the model '.*model.pt' has 8: set it to 8\.",
         ("latent_blocks", 1): r"model\.latent_blocks is 1, and .* has 2: set it to 2 or more\.",
-        ("lambda_max", 0.4): r"model\.lambda_max is 0\.4",
+        ("quality_rows", 8): r"model\.quality_rows is 8",
     }.items():
         with pytest.raises(ConfigError, match=message):
             start_from(Hyperprior(dataclasses.replace(model.config, **dict([change]))), source)

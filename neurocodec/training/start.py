@@ -20,6 +20,9 @@ from neurocodec.training.run import State, load_run
 GROWABLE = ("encoder_blocks", "decoder_blocks", "latent_blocks")
 """Counts of residual blocks that may be larger than those of the model to start from: new blocks are the identity."""
 
+MOVABLE = ("lambda_min", "lambda_max")
+"""What may differ from the model to start from: training moves the quality rows to other λ."""
+
 
 def start(config: Config, photographs: Photographs, saved: dict[str, Any] | None, device: torch.device) -> State:
     """The state of a run before its next step. saved: its checkpoint, if it is resumed. Raises ConfigError."""
@@ -45,7 +48,8 @@ def start_from(model: Hyperprior, source: str) -> None:
     """Gives `model` the weights of a run's model.pt, of a .safetensors file or of an installed model's name.
 
     `model` may have more residual blocks; the additional ones do nothing until they are trained, so it computes what
-    the source computes. Raises ConfigError if the source cannot be read or has another shape.
+    the source computes. Its λ may differ: training then moves the quality rows. Raises ConfigError if the source cannot
+    be read or has another shape.
     """
     try:
         if Path(source).suffix == ".pt":
@@ -54,13 +58,19 @@ def start_from(model: Hyperprior, source: str) -> None:
             found = checkpoint.thaw(checkpoint.load(source, device="cpu"))
     except (ModelNotFoundError, ModelMismatchError) as error:
         raise ConfigError(f"cannot start from {source!r}: {error}") from error
-    _check_fit(f"the model {source!r}", found.config, model.config, growable=GROWABLE)
+    _check_fit(f"the model {source!r}", found.config, model.config, growable=GROWABLE, movable=MOVABLE)
     model.load_state_dict(found.state_dict(), strict=False)  # only additional blocks are missing: the rest was compared
 
 
-def _check_fit(source: str, found: HyperpriorConfig, wanted: HyperpriorConfig, growable: tuple[str, ...] = ()) -> None:
+def _check_fit(
+    source: str,
+    found: HyperpriorConfig,
+    wanted: HyperpriorConfig,
+    growable: tuple[str, ...] = (),
+    movable: tuple[str, ...] = (),
+) -> None:
     for name, value in dataclasses.asdict(wanted).items():
         there = getattr(found, name)
-        if value != there and not (name in growable and value > there):
+        if value != there and name not in movable and not (name in growable and value > there):
             more = " or more" if name in growable else ""
             raise ConfigError(f"model.{name} is {value}, and {source} has {there}: set it to {there}{more}.")
