@@ -1,0 +1,81 @@
+"""Whether measured points are those that others measured: averages of a results file beside anchor files.
+
+    neurocodec bench rd --dataset kodak --codecs jpeg,webp,heic --qualities jpeg=5,10,20 ... -o DIR
+    python benchmarks/anchors.py DIR/results.json jpeg=jpeg_420.json webp=webp_m6.json heic=bpg_444_x265.json
+
+Settings that both have are compared one by one: bpp in percent, PSNR in dB, over the same pictures. Where they share
+none, as HEIC and BPG do, the BD-rate over their overlap is given instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurocodec import image
+from neurocodec.evaluation.rate_distortion import averages, load
+from neurocodec.metrics import bd_rate
+
+BPP_PERCENT, PSNR_DB = 1.0, 0.05
+"""How far a reproduced point may be off."""
+
+
+def compare(results: dict[str, Any], codec: str, anchor: dict[str, Any]) -> dict[str, Any]:
+    """The largest differences over the shared settings, or the BD-rate if there are none."""
+    pictures = {picture["name"] for picture in results["dataset"]["pictures"]}
+    theirs = {}
+    for point in anchor["points"]:
+        rows = [row for row in point["per_image"] if row["file"] in pictures]
+        if len(rows) == len(pictures):
+            theirs[float(point["q"])] = [float(np.mean([row[key] for row in rows])) for key in ("bpp", "psnr")]
+    if not theirs:
+        raise SystemExit(f"{anchor['codec']} lacks some of the {len(pictures)} pictures of these results")
+    ours = {point["setting"]: [point["bpp"], point["psnr"]] for point in averages(results, codec)}
+    shared = sorted(ours.keys() & theirs.keys()) if same_settings(ours, theirs) else []
+    found = {"codec": codec, "anchor": anchor["codec"], "pictures": len(pictures), "settings": len(shared)}
+    if not shared:
+        result = bd_rate([*map(tuple, theirs.values())], [*map(tuple, ours.values())])
+        return found | {"bd_rate_percent": result.value}
+    bpp = [100 * (ours[q][0] / theirs[q][0] - 1) for q in shared]
+    psnr = [ours[q][1] - theirs[q][1] for q in shared]
+    worst = {"bpp_percent": max(bpp, key=abs), "psnr_db": max(psnr, key=abs)}
+    return found | worst | {"reproduced": max(map(abs, bpp)) <= BPP_PERCENT and max(map(abs, psnr)) <= PSNR_DB}
+
+
+def same_settings(ours: dict[float, list[float]], theirs: dict[float, list[float]]) -> bool:
+    """Whether settings mean the same: a quality rises with the bits, a quantiser falls."""
+
+    def rises(points: dict[float, list[float]]) -> bool:
+        return points[max(points)][0] > points[min(points)][0]
+
+    return bool(ours) and rises(ours) == rises(theirs)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints one line a pair; with -o writes them as JSON. The status is 1 if a point was not reproduced."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("pairs", nargs="+", metavar="CODEC=FILE")
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args(arguments)
+    results = load(args.results)
+    rows = []
+    for pair in args.pairs:
+        codec, _, path = pair.partition("=")
+        rows.append(compare(results, codec, json.loads(Path(path).read_text(encoding="utf-8"))))
+        print(", ".join(f"{k} {v:+.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
+    if args.output:
+        about = {key: results[key] for key in ("date", "commit", "machine", "versions") if key in results}
+        written = {"kind": "anchors", **about, "dataset": results["dataset"]["name"], "rows": rows}
+        image.write_bytes_atomic(args.output, (json.dumps(written, indent=1) + "\n").encode(), force=True)
+    return 0 if all(row.get("reproduced", True) for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
