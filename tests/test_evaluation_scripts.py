@@ -1,0 +1,96 @@
+"""The scripts in benchmarks/ that read results: the slider beside other codecs, and points that others measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PICTURES = ("one.png", "two.png")
+
+
+def script(name: str) -> ModuleType:
+    """benchmarks/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def results(points: dict[str, list[tuple[float, float, float, float]]]) -> dict[str, Any]:
+    """points: by codec, (setting, bpp, PSNR, LPIPS) of either picture."""
+    rows = [
+        {"image": name, "codec": codec, "setting": setting, "bpp": bpp, "psnr": psnr, "lpips": lpips}
+        | {"encode_s": 0.1, "decode_s": 0.1}
+        for codec, curve in points.items()
+        for setting, bpp, psnr, lpips in curve
+        for name in PICTURES
+    ]
+    pictures = [{"name": name} for name in PICTURES]
+    return {"dataset": {"name": "two", "pictures": pictures}, "codecs": {key: {} for key in points}, "rows": rows}
+
+
+def anchor(points: list[tuple[float, float, float]]) -> dict[str, Any]:
+    """points: (setting, bpp, PSNR)."""
+    return {
+        "codec": "theirs",
+        "points": [
+            {"q": q, "per_image": [{"file": name, "bpp": bpp, "psnr": psnr} for name in PICTURES]}
+            for q, bpp, psnr in points
+        ],
+    }
+
+
+def test_the_slider_stands_beside_the_others_at_the_same_bits_and_at_twice_as_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = results(
+        {
+            "nic": [(30, 0.2, 30.0, 0.2), (60, 0.8, 36.0, 0.1)],
+            "nic@1": [(30, 0.2, 29.0, 0.1), (60, 0.8, 35.0, 0.05)],
+            "jpeg": [(10, 0.1, 24.0, 0.5), (50, 0.4, 28.0, 0.3)],
+        }
+    )
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    realism = script("realism")
+    output = tmp_path / "realism.json"
+    assert realism.main([str(tmp_path / "results.json"), "--targets", "0.22", "0.7", "-o", str(output)]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert [(row["target_bpp"], row["codec"], row["bpp"]) for row in rows] == [
+        *[(0.22, "nic", 0.2), (0.22, "nic@1", 0.2), (0.22, "jpeg", 0.2), (0.22, "jpeg", 0.4)],
+        *[(0.7, "nic", 0.8), (0.7, "nic@1", 0.8), (0.7, "jpeg", 0.8), (0.7, "jpeg", 1.6)],
+    ]
+    assert rows[2]["psnr"] == pytest.approx(26.0), "halfway between 0.1 and 0.4 bpp on a logarithmic scale"
+    assert rows[2]["lpips"] == pytest.approx(0.4)
+    assert rows[3]["lpips"] == pytest.approx(0.3)
+    assert rows[6]["psnr"] is None, "nothing is extrapolated"
+    assert "| 0.22 | nic@1 | 0.200 | 29.00 | 0.1000 |  |" in capsys.readouterr().out
+
+
+def test_points_that_are_reproduced_and_points_that_are_not(tmp_path: Path) -> None:
+    anchors = script("anchors")
+    found = results({"jpeg": [(10, 0.1, 24.0, 0.5), (50, 0.4, 28.0, 0.3), (90, 1.4, 36.0, 0.1)]})
+    close = anchors.compare(found, "jpeg", anchor([(10, 0.1, 24.0), (50, 0.403, 28.04), (95, 2.0, 40.0)]))
+    assert (close["settings"], close["reproduced"]) == (2, True)
+    assert close["bpp_percent"] == pytest.approx(100 * (0.4 / 0.403 - 1))
+    assert not anchors.compare(found, "jpeg", anchor([(10, 0.1, 24.06), (50, 0.4, 28.0)]))["reproduced"]
+    assert not anchors.compare(found, "jpeg", anchor([(10, 0.102, 24.0), (50, 0.4, 28.0)]))["reproduced"]
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    (tmp_path / "off.json").write_text(json.dumps(anchor([(10, 0.2, 24.0), (50, 0.8, 28.0)])))
+    assert anchors.main([str(tmp_path / "results.json"), f"jpeg={tmp_path / 'off.json'}"]) == 1
+
+
+def test_a_quality_and_a_quantiser_are_compared_by_their_curves() -> None:
+    found = results({"heic": [(10, 0.1, 24.0, 0.5), (20, 0.2, 26.0, 0.4), (50, 0.8, 30.0, 0.3)]})
+    row = script("anchors").compare(found, "heic", anchor([(20, 0.05, 24.0), (10, 0.4, 30.0)]))
+    assert row["settings"] == 0
+    assert row["bd_rate_percent"] == pytest.approx(100.0)
+    assert math.isfinite(row["bd_rate_percent"])
