@@ -90,7 +90,8 @@ REDUCE_ONLY = (
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"cos\nsystem\n(S'exit 3'\ntR.", "opcode STRING"),
+        (b"cos\nsystem\n(S'exit 3'\ntR.", "names os.system"),
+        (b"S'exit 3'\n.", "opcode STRING"),
         (b"\x80\x03cos\nsystem\nX\x06\x00\x00\x00exit 3\x85R.", "names os.system"),
         (b"\x80\x03cnumpy\nload\nX\x01\x00\x00\x00x\x85R.", "names numpy.load"),
         (b"\x80\x03cnumpy.core.multiarray\nndarray\n.", "names numpy.core.multiarray.ndarray"),
@@ -101,12 +102,19 @@ REDUCE_ONLY = (
         (b"\x80\x03\x82\x01.", "opcode EXT1"),
         (b"\x80\x03K\x01Q.", "opcode BINPERSID"),
         (b"\x80\x03}r\xff\xff\xff\x7f.", "opcode LONG_BINPUT"),
-        (b"\x80\x03cnumpy\nndarray\n}X\x01\x00\x00\x00aK\x01sb.", "changes an imported name"),
-        (b"\x80\x03cnumpy\ndtype\nN}X\x01\x00\x00\x00aK\x01s\x86b.", "changes an imported name"),
+        (b"\x80\x03cnumpy\nndarray\n}X\x01\x00\x00\x00aK\x01sb.", "changes something else"),
+        (b"\x80\x03cnumpy\ndtype\nN}X\x01\x00\x00\x00aK\x01s\x86b.", "changes something else"),
+        (b"\x80\x03}}b.", "changes something else"),
         (b"\x80\x03cnumpy\nndarray\nK\x00\x85R.", "no well-formed pickle"),
         (b"\x80\x03X\x01\x00\x00\x00aK\x00\x85R.", "no well-formed pickle"),
         (b"\x80\x03}N}s.", "key of type NoneType"),
-        (b"\x80\x03}}}s.", "no well-formed pickle"),
+        (b"\x80\x03}}}s.", "key of type dict"),
+        (b"\x80\x03})}s.", "key of type tuple"),
+        (b"\x80\x03NNNs.", "items for a NoneType"),
+        (b"\x80\x03}(Nu.", "no well-formed pickle"),
+        (b"\x80\x03u.", "no well-formed pickle"),
+        (b"\x80\x03h\x00.", "no well-formed pickle"),
+        (b"\x80\x03(" + 9 * b"N" + b"t.", "tuples of more than 8 items"),
         (REDUCE_ONLY % b"", "a pickled _Array at 'a', expected an array"),
         (REDUCE_ONLY % b"(K\x01K\x01\x85NK\x00C\x04abcdtb", "do not fit each other"),
         (pickle.dumps({"a": np.zeros(2)}, 3), "type 'f8', expected float32"),
@@ -136,6 +144,19 @@ def test_a_size_that_does_not_fit_its_bytes() -> None:
     assert data.count(b"K\x03\x85") == 1
     with pytest.raises(pickle.UnpicklingError, match="do not fit"):
         pickled_arrays.loads(data.replace(b"K\x03\x85", b"K\x04\x85"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x80\x03})" + 1_000_000 * b"\x85" + b"Ns.", "nested"),  # hashing it overflows the C stack
+        (b"\x80\x03cnumpy\ndtype\n)" + 60 * b"q\x01h\x01\x86" + b"\x85R.", "nested"),  # 2^60 items as text
+        (pickle.dumps({"a": np.zeros(300, "f4")}, 3)[:-2] + 9 * b"h\x02h\x06Rh\x10b" + b"s.", "larger than the pickle"),
+    ],
+)
+def test_no_crash_no_hang_no_large_allocation(data: bytes, message: str) -> None:
+    with pytest.raises(pickle.UnpicklingError, match=message):
+        pickled_arrays.loads(data)
 
 
 @settings(max_examples=300, deadline=None)
