@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import neurocodec
-from neurocodec import codec
+from neurocodec import checkpoint, codec
 from neurocodec.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -356,6 +358,51 @@ def test_compare_of_a_picture_too_small_for_ms_ssim(capsys: pytest.CaptureFixtur
     page = photo_file.with_suffix(".html")
     assert run(capsys, "compare", photo_file, "-o", page)[0] == 0
     assert "<td>-\n" in page.read_text()
+
+
+def test_compare_shows_both_ends_of_realism(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: Any
+) -> None:
+    from neurocodec.evaluation import measures
+    from neurocodec.models.hific import GeneratorConfig
+
+    torch.manual_seed(1)
+    generator = checkpoint.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
+    generator.head.weight.data.normal_(0.0, 0.02)
+    with_generator = dataclasses.replace(small_model, generator=generator.eval())
+    monkeypatch.setattr(checkpoint, "load", lambda *_, **__: with_generator)
+    monkeypatch.setattr(measures, "available", lambda: (measures.Measures(lpips=True), {}))
+    monkeypatch.setattr(measures, "lpips", lambda a, b: float(np.abs(a.astype(int) - b).mean()))
+    source, page = make_picture(tmp_path / "a.png", size=(60, 50)), tmp_path / "page.html"
+    status, out, err = run(capsys, "compare", source, "-o", page)
+    assert (status, err) == (0, "")
+    assert "realism 0 and 1" in out
+    text = page.read_text()
+    assert "<th scope=col>LPIPS" in text
+    rows = re.findall(r"<th scope=row>(.*?)<td>([\d,]+)<td>.*<td>([\d.]+)\n", text)
+    data, original = neurocodec.encode(source, model=with_generator), np.asarray(Image.open(source)).astype(int)
+    for (name, size, lpips), realism in zip(rows, (0, 1), strict=False):
+        decoded = np.asarray(neurocodec.decode(data, model=with_generator, realism=realism))
+        assert name == f"neurocodec, quality 50, realism {realism}"
+        assert int(size.replace(",", "")) == len(data)
+        assert float(lpips) == pytest.approx(np.abs(original - decoded).mean(), abs=1e-4)
+    assert [row[0].split(",")[0] for row in rows] == ["neurocodec", "neurocodec", "JPEG"]
+    assert len(set(re.findall(r'src="(data:[^"]+)"', text))) == 4
+
+    monkeypatch.setattr(measures, "available", lambda: (measures.Measures(), {"LPIPS": "no weights"}))
+    status, out, _ = run(capsys, "compare", source, "-o", page, "--force")
+    assert status == 0
+    assert "no LPIPS: no weights" in out
+    assert "LPIPS" not in page.read_text()
+
+
+def test_compare_with_a_model_that_is_not_installed(
+    capsys: pytest.CaptureFixture[str], photo_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    model, page = ROOT / "tests" / "golden" / "model" / "small.safetensors", photo_file.with_suffix(".html")
+    assert run(capsys, "compare", photo_file, "-o", page, "--model", model)[::2] == (0, "")
+    assert page.read_text().count("data:image/png;base64,") == 3
 
 
 def test_compare_says_what_is_wrong(capsys: pytest.CaptureFixture[str], nic_file: Path) -> None:

@@ -1,4 +1,7 @@
-"""neurocodec compare: a page with a picture, its .nic and a JPEG of the same bytes, to look at with a slider."""
+"""neurocodec compare: a page with a picture, its .nic and a JPEG of the same bytes, to look at with a slider.
+
+Where a generative decoder for the model is installed, the page shows the .nic decoded with realism 0 and with 1.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from neurocodec.checkpoint import Model
 
 MS_SSIM_HINT = "MS-SSIM needs pytorch-msssim: pip install 'neurocodec[bench]'"
 
@@ -42,29 +47,46 @@ def run(args: argparse.Namespace) -> int:
         raise ImageError(f"{args.input} is a .nic file, expected the picture that it was made from: give that")
 
     import neurocodec
+    from neurocodec import checkpoint
     from neurocodec.image import load, write_bytes_atomic
 
-    picture = load(args.input)
-    data = neurocodec.encode(args.input, **files.encode_options(args))
-    nic = nic_variant(picture.rgb, data, neurocodec.decode(data, device=args.device))
-    jpeg = jpeg_variant(picture.rgb, len(nic.data))
-    page = make_page(os.path.basename(args.input), picture.rgb, [nic, jpeg])
+    rgb = load(args.input).rgb
+    model = checkpoint.load(args.model, device=args.device)
+    data = neurocodec.encode(args.input, **files.encode_options(args) | {"model": model})
+    realisms: tuple[float | None, ...] = (None,)
+    lpips, hint = False, ""
+    if _has_generator(model):
+        from neurocodec.evaluation.measures import available
+
+        measures, missing = available()
+        realisms, lpips, hint = (0.0, 1.0), measures.lpips, missing.get("LPIPS", "")
+    variants = [
+        nic_variant(rgb, data, neurocodec.decode(data, model=model, realism=realism or 0), realism=realism, lpips=lpips)
+        for realism in realisms
+    ]
+    jpeg = jpeg_variant(rgb, len(data), lpips=lpips)
+    page = make_page(os.path.basename(args.input), rgb, [*variants, jpeg])
     write_bytes_atomic(args.output, page.encode(), force=args.force)
-    print(f"{args.output}: {len(nic.data):,} bytes as .nic, {len(jpeg.data):,} as JPEG")
-    if nic.ms_ssim is None and min(picture.rgb.shape[:2]) > 160:
+    both = ", decoded with realism 0 and 1" if len(variants) > 1 else ""
+    print(f"{args.output}: {len(data):,} bytes as .nic{both}, {len(jpeg.data):,} as JPEG")
+    if jpeg.ms_ssim is None and min(rgb.shape[:2]) > 160:
         print(MS_SSIM_HINT)
+    if hint:
+        print(f"no LPIPS: {hint}")
     return 0
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A picture as one codec left it. rgb: uint8 (H, W, 3). psnr: dB. ms_ssim: None if it cannot be computed."""
+    """A picture as one codec left it. rgb: uint8 (H, W, 3). psnr: dB. ms_ssim: None if it cannot be computed. lpips:
+    None if it was not asked for, or cannot."""
 
     name: str
     data: bytes
     rgb: NDArray[np.uint8]
     psnr: float
     ms_ssim: float | None
+    lpips: float | None
 
     @property
     def bpp(self) -> float:
@@ -72,17 +94,24 @@ class Variant:
         return 8 * len(self.data) / float(self.rgb.shape[0] * self.rgb.shape[1])
 
 
-def nic_variant(original: NDArray[np.uint8], data: bytes, decoded: Image) -> Variant:
-    """A .nic file and what it decodes to, as RGB (alpha is lossless and left out), measured against the original."""
+def nic_variant(
+    original: NDArray[np.uint8], data: bytes, decoded: Image, *, realism: float | None = None, lpips: bool = False
+) -> Variant:
+    """A .nic file and what it decodes to, as RGB (alpha is lossless and left out), measured against the original.
+
+    realism: what it was decoded with, if the name is to say it. lpips: whether to measure it.
+    """
     import numpy as np
 
     import neurocodec
 
     rgb = np.asarray(decoded.convert("RGB"))
-    return _measured(f"neurocodec, quality {neurocodec.info(data).quality:.3g}", data, original, rgb)
+    name = f"neurocodec, quality {neurocodec.info(data).quality:.3g}"
+    name += "" if realism is None else f", realism {realism:g}"
+    return _measured(name, data, original, rgb, lpips)
 
 
-def jpeg_variant(original: NDArray[np.uint8], size: int) -> Variant:
+def jpeg_variant(original: NDArray[np.uint8], size: int, *, lpips: bool = False) -> Variant:
     """The smallest JPEG of at least `size` bytes (4:2:0, optimised): never fewer bytes than it is compared with,
     except where quality 100 has fewer."""
     import bisect
@@ -92,14 +121,26 @@ def jpeg_variant(original: NDArray[np.uint8], size: int) -> Variant:
     codec = Jpeg()
     quality = bisect.bisect_left(range(1, 100), size, key=lambda q: len(codec.encode(original, q))) + 1
     data = codec.encode(original, quality)
-    return _measured(f"JPEG, quality {quality}", data, original, codec.decode(data))
+    return _measured(f"JPEG, quality {quality}", data, original, codec.decode(data), lpips)
 
 
-def _measured(name: str, data: bytes, original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Variant:
-    from neurocodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_available, psnr
+def _measured(name: str, data: bytes, original: NDArray[np.uint8], decoded: NDArray[np.uint8], lpips: bool) -> Variant:
+    from neurocodec.evaluation.measures import Measures
+    from neurocodec.metrics import ms_ssim_available, psnr
 
-    measurable = ms_ssim_available() and min(original.shape[:2]) >= MS_SSIM_MIN_SIDE
-    return Variant(name, data, decoded, psnr(original, decoded), ms_ssim(original, decoded) if measurable else None)
+    found = Measures(ms_ssim=ms_ssim_available(), lpips=lpips).of(original, decoded)
+    return Variant(name, data, decoded, psnr(original, decoded), found["ms_ssim"], found["lpips"])
+
+
+def _has_generator(model: Model) -> bool:
+    from neurocodec import checkpoint
+    from neurocodec.errors import ModelNotFoundError
+
+    try:
+        checkpoint.generator_of(model)
+    except ModelNotFoundError:
+        return False
+    return True
 
 
 def shown(value: float | None, digits: int) -> str:
@@ -114,9 +155,10 @@ def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) 
     height, width = original.shape[:2]
     names = ["Original", *(variant.name for variant in variants)]
     sources = [_data_url(pixels) for pixels in (original, *(variant.rgb for variant in variants))]
+    lpips = any(variant.lpips is not None for variant in variants)
     rows = "".join(
         f"<tr><th scope=row>{html.escape(v.name)}<td>{len(v.data):,}<td>{v.bpp:.3f}"
-        f"<td>{shown(v.psnr, 2)}<td>{shown(v.ms_ssim, 4)}\n"
+        f"<td>{shown(v.psnr, 2)}<td>{shown(v.ms_ssim, 4)}{f'<td>{shown(v.lpips, 4)}' if lpips else ''}\n"
         for v in variants
     )
     fields: dict[str, Any] = {
@@ -125,7 +167,9 @@ def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) 
         "HEIGHT": height,
         "OPTIONS": "".join(f"<option value={i}>{html.escape(name)}" for i, name in enumerate(names)),
         "IMAGES": "".join(f'<img hidden draggable="false" alt="" src="{source}">\n' for source in sources),
+        "MORE": "<th scope=col>LPIPS" if lpips else "",
         "ROWS": rows,
+        "NOTE": _LPIPS_NOTE if lpips else "",
     }
     page = _PAGE
     for name, value in fields.items():
@@ -143,6 +187,8 @@ def _data_url(rgb: NDArray[np.uint8]) -> str:
     fromarray(rgb).save(out, format="PNG")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
+
+_LPIPS_NOTE = " LPIPS: distance in features of AlexNet, 0 for equal pictures."
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -179,10 +225,10 @@ _PAGE = """<!doctype html>
 <div id="view"><div id="stage">
 @IMAGES@<div id="edge"></div></div></div>
 <table>
-<tr><th scope=col>Codec<th scope=col>Bytes<th scope=col>bpp<th scope=col>PSNR, dB<th scope=col>MS-SSIM
+<tr><th scope=col>Codec<th scope=col>Bytes<th scope=col>bpp<th scope=col>PSNR, dB<th scope=col>MS-SSIM@MORE@
 @ROWS@</table>
 <p>The JPEG (4:2:0, optimised) is the smallest that has at least as many bytes. bpp: bits of the file per pixel.
-PSNR and MS-SSIM: 8-bit RGB.</p>
+PSNR and MS-SSIM: 8-bit RGB.@NOTE@</p>
 <script>
   const get = id => document.getElementById(id);
   const images = [...document.querySelectorAll("#stage img")];
