@@ -15,13 +15,21 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from neurocodec import checkpoint
 from neurocodec.checkpoint import Model
 from neurocodec.cli.main import main
 from neurocodec.entropy import coder
 from neurocodec.entropy.integer import PASSES, EntropyNetwork
 from neurocodec.entropy.tables import gaussian_tables
-from neurocodec.errors import ConfigError, ImageError, MissingPackageError, NativeUnavailableError
+from neurocodec.errors import (
+    ConfigError,
+    ImageError,
+    MissingPackageError,
+    ModelNotFoundError,
+    NativeUnavailableError,
+)
 from neurocodec.evaluation import codecs, coder_speed, speed
+from neurocodec.models.hific import GeneratorConfig
 
 SMALL = Path(__file__).parent / "golden" / "model" / "small.safetensors"
 RGB = codecs.synthetic_picture(48, 80, seed=5)
@@ -170,6 +178,22 @@ def test_stages_count_every_pass_of_the_entropy_network_and_the_coder(
     assert speed.stage_runs(codecs.Jpeg(), RGB, 50, speed.Clock("cpu"), 1) is None
 
 
+def test_realism_is_what_is_measured(small_model: Model) -> None:
+    """The generator decodes, in the process that measures and in the runs by stage."""
+    on_cpu = speed._on_device(codecs.Nic(SMALL, "nic@0.5", realism=0.5), "cpu")
+    assert isinstance(on_cpu, codecs.Nic)
+    assert (on_cpu.name, on_cpu.realism) == ("nic@0.5", 0.5)
+    with pytest.raises(ModelNotFoundError, match="generative decoder"):
+        speed._load(on_cpu, 50)
+    generator = checkpoint.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
+    nic = codecs.Nic(dataclasses.replace(small_model, generator=generator.eval()), "nic@0.5", realism=0.5)
+    runs = speed.stage_runs(nic, RGB, 50, speed.Clock("cpu"), 1)
+    assert runs is not None
+    (stages,) = runs["decode"]
+    assert stages["generator"] > 0
+    assert "g_s" not in stages
+
+
 def test_setting_near_a_rate() -> None:
     jpeg = codecs.Jpeg()
     sizes = {setting: 8 * len(jpeg.encode(RGB, setting)) / (48 * 80) for setting in jpeg.settings()}
@@ -288,7 +312,10 @@ def test_bench_coder_on_given_symbols(tmp_path: Path) -> None:
 
     np.savez(tmp_path / "less.npz", symbols=np.zeros(3, np.int32))
     (tmp_path / "text.npz").write_text("text")
-    for name in ("less.npz", "text.npz", "missing.npz"):
+    (tmp_path / "empty.npz").touch()
+    np.savez(tmp_path / "none.npz", symbols=np.zeros(0, np.int32), indexes=np.zeros(0, np.int32), **arrays)
+    np.savez(tmp_path / "row.npz", symbols=np.zeros(1, np.int32), indexes=np.array([256]), **arrays)
+    for name in ("less.npz", "text.npz", "empty.npz", "none.npz", "row.npz", "missing.npz"):
         with pytest.raises(ConfigError, match=rf"{name} is no .npz file"):
             coder_speed.read(tmp_path / name)
 

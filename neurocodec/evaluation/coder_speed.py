@@ -76,9 +76,21 @@ def read(path: Path) -> Sample:
         with np.load(path) as arrays:
             symbols, indexes, *table = (arrays[name] for name in _ARRAYS)
         tables = Tables(*table)
+        if not indexes.size or not 0 <= indexes.min() <= indexes.max() < tables.rows:
+            raise ValueError(f"found no indexes, or some that are not from 0 to {tables.rows - 1}")
         symbols, indexes = symbols.reshape(-1).astype(np.int32), indexes.reshape(-1).astype(np.uint8)
         return Sample(path.name, _clipped(symbols, indexes, tables), indexes, tables)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile, ModelMismatchError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        zipfile.BadZipFile,
+        ModelMismatchError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is no .npz file with the arrays {', '.join(_ARRAYS)}: {reason}") from error
 

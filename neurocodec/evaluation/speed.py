@@ -51,6 +51,7 @@ STAGES = {
     "h_s": "h_s and context",
     "parameters": "h_s and context",
     "g_s": "g_s",
+    "generator": "generator",
 }
 """Parts of a model of this project or of the CompressAI interop, and what their seconds are called."""
 CODER = "range coder"
@@ -496,7 +497,7 @@ def _is_compressai(codec: Codec) -> bool:
 def _on_device(codec: Codec, device: str) -> Codec:
     """The codec, its networks to be loaded on that device."""
     if isinstance(codec, Nic) and isinstance(codec.model, (str, Path)):
-        return _NicOn(codec.model, codec.name, device)
+        return _NicOn(codec.model, codec.name, device, realism=codec.realism)
     if _is_compressai(codec):
         return dataclasses.replace(codec, device=device)  # type: ignore[type-var]
     return codec
@@ -519,8 +520,11 @@ class _NicOn(Nic):
 def _load(codec: Codec, setting: float) -> None:
     if isinstance(codec, Nic):
         import neurocodec.codec  # noqa: F401  (its own imports are part of loading)
+        from neurocodec import checkpoint
 
-        codec.loaded()
+        model = codec.loaded()
+        if codec.realism:
+            checkpoint.generator_of(model)
     elif _is_compressai(codec):
         codec.model(setting)  # type: ignore[attr-defined]
 
@@ -539,7 +543,7 @@ def _with_clock(codec: Codec, setting: float, clock: Clock) -> tuple[_Encode | N
         timed = _timed_parts(codec.loaded(), clock)
         patch = mock.patch("neurocodec.codec.coder", _Timed(coder, CODER, clock))
         encode: _Encode = lambda rgb: neurocodec.encode(rgb, quality=setting, model=timed)  # noqa: E731
-        return encode, lambda data: neurocodec.decode(data, model=timed), [patch]
+        return encode, lambda data: neurocodec.decode(data, model=timed, realism=codec.realism), [patch]
     if _is_compressai(codec):
         from neurocodec.interop import compressai
 
