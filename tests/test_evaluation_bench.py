@@ -110,6 +110,15 @@ def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> N
     assert len(rate_distortion.load(output)["rows"]) == 3
 
 
+def test_fewer_pictures_do_not_throw_results_away(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    rate_distortion.run(datasets.load_dataset(str(folder)), [Steps()], output, settings=[64], measures=Measures())
+    before = output.read_bytes()
+    with pytest.raises(ConfigError, match=r"pictures that are not asked for now, such as 1.png"):
+        rate_distortion.run(datasets.load_dataset(str(folder), 1), [Steps()], output, measures=Measures())
+    assert output.read_bytes() == before
+
+
 def test_other_codecs_keep_their_rows(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     dataset = datasets.load_dataset(str(folder), 2)

@@ -4,7 +4,7 @@
 
 The results file is a JSON object: `command`, `commit`, `machine`, `versions`, `averaging`, `dataset` (name, pictures
 with size and SHA-256), `codecs` (name -> configuration), `not_installed` (codec -> why), `not_available` (measure ->
-why), `rows`, `patches` (distances between sets of patches, where asked for) and what `summary` adds for readers:
+why), `rows`, `patches` (distances between sets of patches, where asked for) and what `summarise` adds for readers:
 `anchors` and `bd_rates`. In a resumed file, commit, machine and versions are those of the last run; the fingerprint in
 each configuration vouches for the rows of earlier ones. Older files lack what was added since.
 """
@@ -97,7 +97,8 @@ def run(
 ) -> dict[str, Any]:
     """Measure what `output`, a results file, does not hold yet; write it as rows arrive, and return it.
 
-    Rows of an earlier run stay if the codec's configuration and the picture's checksum are the same, and go if not.
+    Rows of an earlier run stay if the codec's configuration and the picture's checksum are the same, and go if not;
+    a file with rows of pictures that are not in the data set is refused.
     settings: by codec, or for every codec, instead of its own. processes: each with its share of the cores. measures:
     None is all that are available, without patches. not_installed, not_available: recorded with their reasons.
     Features of patches are kept in a folder `features` beside `output`. Raises ConfigError if `output` is no results
@@ -280,6 +281,11 @@ def _begin(
     if earlier["dataset"]["name"] != dataset:
         raise ConfigError(
             f"{output} holds results on {earlier['dataset']['name']}, not on {dataset}: give another folder"
+        )
+    if lost := [picture["name"] for picture in earlier["dataset"]["pictures"] if picture["name"] not in pictures]:
+        raise ConfigError(
+            f"{output} holds results of pictures that are not asked for now, such as {lost[0]}, which would be lost: "
+            "give another folder"
         )
     same = {p["name"] for p in earlier["dataset"]["pictures"] if p == pictures.get(p["name"])}
     gone = {name for name, found in configurations.items() if earlier["codecs"].get(name, found) != found}
