@@ -75,15 +75,20 @@ def is_nic(path: str) -> bool:
         return False
 
 
+def picture_suffixes() -> set[str]:
+    """The suffixes of files that are taken for pictures, in small letters."""
+    from PIL import Image
+
+    kinds = Image.registered_extensions()
+    return {suffix for suffix, kind in kinds.items() if kind in Image.OPEN and kind not in _NOT_PICTURES} - {SUFFIX}
+
+
 def _pictures(given: str) -> Iterator[tuple[str, str]]:
     """Path of each picture and why it cannot be read; of what holds none, its own path and why."""
     if not os.path.isdir(given):
         yield given, "" if os.path.exists(given) else f"{given}: No such file or directory: check the name"
         return
-    from PIL import Image
-
-    kinds = Image.registered_extensions()
-    suffixes = {suffix for suffix, kind in kinds.items() if kind in Image.OPEN and kind not in _NOT_PICTURES} - {SUFFIX}
+    suffixes = picture_suffixes()
     errors: list[OSError] = []
     empty = True
     for parent, folders, names in os.walk(given, onerror=errors.append):

@@ -42,7 +42,10 @@ def test_folders(tmp_path: Path) -> None:
     folder.mkdir()
     for index, rgb in enumerate(RGB):
         Image.fromarray(rgb).save(folder / f"{index}.png")
-    (folder / "notes.txt").write_text("no picture")
+    for name in ("notes.txt", "scan.pdf", "film.mpg", "._0.png", "a.nic"):
+        (folder / name).write_text("no picture")
+    (folder / "more.png").mkdir()
+    assert list(load_dataset(str(folder)).pictures) == ["0.png", "1.png", "2.png"]
     found = load_dataset(str(folder), 2)
     assert found.name == "pictures"
     assert found.pictures == {f"{i}.png": folder / f"{i}.png" for i in range(2)}
@@ -100,6 +103,10 @@ def test_a_name_is_a_promise_about_pixels(server: Path, tmp_path: Path) -> None:
     assert [picture["name"] for picture in describe(load_dataset("tiny", 2))] == ["0.png", "1.png"]
     with pytest.raises(ConfigError, match=r"2.png does not hold the pixels of 2.png in tiny"):
         describe(found)
+    with pytest.raises(ConfigError, match="a folder with another name"):
+        describe(load_dataset(str(folder)))
+    elsewhere = load_dataset(str(folder.rename(tmp_path / "mine")))
+    assert [picture["name"] for picture in describe(elsewhere)] == ["0.webp", "1f00ba55.png", "2.png"]
     with pytest.raises(ConfigError, match="expected a number from 1 to 3"):
         load_dataset("tiny", 4)
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from neurocodec import image
+from neurocodec.collection import picture_suffixes
 from neurocodec.errors import ConfigError, ImageError
 from neurocodec.evaluation.fetch import fetch
 
@@ -58,8 +57,10 @@ def load_dataset(source: str, images: int | None = None, *, download: bool = Fal
     folder = Path(source)
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder: give one of {', '.join(SOURCES)}, or a folder of pictures")
-    suffixes = Image.registered_extensions()
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.suffix.lower() != ".nic")
+    suffixes = picture_suffixes()
+    paths = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()
+    )
     if not paths:
         raise ConfigError(f"{folder} holds no pictures: give a folder of PNG or other picture files")
     if images is not None and not 1 <= images <= len(paths):
@@ -82,8 +83,8 @@ def describe(dataset: Dataset) -> list[dict[str, Any]]:
         rgb = image.load(path).rgb
         if name in known and hashlib.sha256(rgb.tobytes()).hexdigest() != known[name]:
             raise ConfigError(
-                f"{path} does not hold the pixels of {name} in {dataset.name}: replace it, or give its folder as a "
-                "path instead of the name"
+                f"{path} does not hold the pixels of {name} in {dataset.name}: replace it, or give the path of a "
+                "folder with another name"
             )
         sha256 = hashlib.sha256(data).hexdigest()
         found.append({"name": name, "width": rgb.shape[1], "height": rgb.shape[0], "sha256": sha256})
