@@ -342,8 +342,9 @@ def test_weights_from_files(rgb: NDArray[np.uint8], tmp_path: Path) -> None:
     assert np.array_equal(given.decode(data), interop.decode(data, given.model(2)))
 
     (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "empty.pth").touch()
     torch.save(network("bmshj2018-factorized").state_dict(), tmp_path / "other.pth")
-    for name in ("text.pth", "other.pth", "missing.pth"):
+    for name in ("text.pth", "empty.pth", "other.pth", "missing.pth"):
         with pytest.raises(ConfigError, match=rf"{name} holds no weights of mbt2018-mean"):
             interop.load_file("mbt2018-mean", tmp_path / name, device="cpu")
     with pytest.raises(ConfigError, match="expected one of bmshj2018-factorized"):

@@ -119,10 +119,10 @@ def load_file(architecture: str, path: str | os.PathLike[str], *, device: str = 
     and with them the model id. Raises ConfigError if the file is missing or of another network.
     """
     _check_architecture(architecture)
-    path = os.path.realpath(path)
+    path, device = os.path.realpath(path), resolve_device(device)
     try:
-        return _load_file(architecture, path, os.stat(path).st_mtime_ns, resolve_device(device))
-    except (OSError, RuntimeError, KeyError, ValueError, AttributeError, UnpicklingError) as error:
+        return _load_file(architecture, path, os.stat(path).st_mtime_ns, device)
+    except (OSError, EOFError, RuntimeError, KeyError, ValueError, AttributeError, UnpicklingError) as error:
         if isinstance(error, NeurocodecError):
             raise
         reason = " ".join(str(error).split())[:200]
