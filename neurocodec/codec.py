@@ -24,7 +24,7 @@ from neurocodec import checkpoint, container, image, tiling
 from neurocodec.entropy import coder
 from neurocodec.entropy.integer import MAX_LATENT, MEAN_BITS, PASSES, QUALITY_STEPS, gather
 from neurocodec.entropy.tables import Tables, tables_from_histogram
-from neurocodec.errors import ChecksumError, ImageError, NicFormatError
+from neurocodec.errors import ChecksumError, ImageError, ModelMismatchError, NicFormatError
 from neurocodec.tiling import LATENT, Window
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def decode(
     data: the bytes of the file, or its path. region: (x, y, width, height) in pixels, to decode only that part.
     realism: from 0, the reconstruction of least distortion, to 1, the most realistic one, which invents detail; above 0
         a generative decoder for the file's model must be installed.
-    model: the loaded model to use instead of the installed one with the file's id.
+    model: the loaded model with the file's id, to use instead of the installed one.
 
     Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model or the
     generative decoder, ValueError for a region outside the picture and a realism out of range.
@@ -155,8 +155,9 @@ def decode_picture(
 ) -> image.Picture:
     """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. realism: as in `decode`.
 
-    Raises ValueError for a region outside the picture, NicFormatError or a subclass for streams that are damaged, do
-    not decode to the encoder's symbols, or ask for more memory than MAX_PIXELS and tiling.LARGEST allow.
+    Raises ValueError for a region outside the picture, ModelMismatchError for another model than the file's,
+    NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's symbols, or ask for more
+    memory than MAX_PIXELS and tiling.LARGEST allow.
     """
     header = nic.header
     x, y, width, height = region = region or (0, 0, header.width, header.height)
@@ -164,9 +165,7 @@ def decode_picture(
         raise ValueError(f"the region {region} is not inside the picture of {header.width}×{header.height} pixels.")
     if width * height > MAX_PIXELS:
         raise NicFormatError(f"the picture has {width * height} pixels; decode regions of at most {MAX_PIXELS} pixels.")
-    longest = max(header.height, header.width)
-    if min(longest, header.tile_edge or longest) > tiling.LARGEST:
-        raise NicFormatError(f"the file has tiles of more than {tiling.LARGEST} pixels; this release refuses them.")
+    _check_decodable(header, model)
     rows, columns = -(-header.height // LATENT), -(-header.width // LATENT)
     wanted = tiling.region_window(region)
     synthesis = _synthesis(model, header.quality_index, realism)
@@ -245,9 +244,21 @@ class Latents:
 def decode_latents(nic: container.NicFile, model: checkpoint.Model) -> list[Latents]:
     """The latents of each tile of a file, exactly; pixels are not computed. Raises what `decode_picture` raises."""
     header = nic.header
+    _check_decodable(header, model)
     rows, columns = -(-header.height // LATENT), -(-header.width // LATENT)
     windows = tiling.windows(rows, columns, header.tile_edge)
     return [_decode_tile(t, w, model, header.quality_index) for w, t in zip(windows, nic.tiles, strict=True)]
+
+
+def _check_decodable(header: container.Header, model: checkpoint.Model) -> None:
+    """Whether this is the file's model, and its tiles are of a size that memory is taken for."""
+    if header.model_id != model.model_id:
+        raise ModelMismatchError(
+            f"the file needs model {header.model_id.hex()}, and the model given is {model.model_id.hex()}."
+        )
+    longest = max(header.height, header.width)
+    if min(longest, header.tile_edge or longest) > tiling.LARGEST:
+        raise NicFormatError(f"the file has tiles of more than {tiling.LARGEST} pixels; this release refuses them.")
 
 
 def analysis_halo(model: checkpoint.Model) -> int:

@@ -19,8 +19,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import neurocodec
-from neurocodec import codec, container, image, tiling
-from neurocodec.errors import ImageError, ModelNotFoundError, NeurocodecError, NicFormatError, TruncatedError
+from neurocodec import checkpoint, codec, container, image, tiling
+from neurocodec.errors import (
+    ImageError,
+    ModelMismatchError,
+    ModelNotFoundError,
+    NeurocodecError,
+    NicFormatError,
+    TruncatedError,
+)
 
 
 def psnr(a, b):
@@ -297,6 +304,19 @@ def test_a_file_of_an_unknown_model_names_it(photo, small_model):
     data = codec.encode(photo[:20, :20], model=small_model)
     with pytest.raises(ModelNotFoundError, match=small_model.model_id.hex()):
         neurocodec.decode(data)
+
+
+def test_another_model_than_the_file_s_is_refused(photo, small_model):
+    """Also one that decodes the same latents: it would show another picture."""
+    arrays = {name: value.copy() for name, value in small_model.arrays.items()}
+    arrays["g_s.head.weight"] += 0.1
+    other = checkpoint._assemble(small_model.config, arrays, "cpu")
+    data = codec.encode(photo[:20, :20], model=small_model)
+    for decode in (codec.decode_picture, codec.decode_latents):
+        with pytest.raises(ModelMismatchError, match=f"needs model {small_model.model_id.hex()}"):
+            decode(container.read(data), other)
+    with pytest.raises(ModelMismatchError):
+        codec.decode(data, model=other)
 
 
 def test_the_models_of_a_folder_are_found(photo, small_model, monkeypatch):
