@@ -101,3 +101,19 @@ def test_halos_cover_the_receptive_field(part):
         a, b = frozen.g_s(y, q), frozen.g_s(outside, q)
         assert torch.allclose(a[..., 80:], b[..., 80:], atol=1e-5)
         assert not torch.allclose(a[..., :80], b[..., :80], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": 0}, "channels is 0; it must be at least 1"),
+        ({"latent_blocks": -1}, "latent_blocks is -1; it must be at least 0"),
+        ({"latent_channels": 18}, "multiple of 4"),  # the last two would never be coded
+        ({"quality_rows": 8}, "files count qualities on 16 rows"),  # quality 100 would be far beyond the last
+        ({"lambda_min": 0.0}, "lambda_min must be above 0"),
+        ({"lambda_max": 0.0001}, "lambda_max no less"),
+    ],
+)
+def test_impossible_shapes(change, message):
+    with pytest.raises(ValueError, match=message):
+        HyperpriorConfig(**change)

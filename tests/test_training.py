@@ -415,6 +415,11 @@ def test_another_lambda_may_be_trained_for_from_the_same_weights(tmp_path, confi
     assert all(torch.equal(value, moved.state_dict()[name]) for name, value in model.state_dict().items())
 
 
+def test_the_transform_start_needs_its_channels(tmp_path, config_file):
+    with pytest.raises(ConfigError, match=r"model\.channels is 8, and the transform start needs at least 192"):
+        train(load_config(config_file, ["training.init_images=1"]), tmp_path / "run")
+
+
 def test_models_that_cannot_be_started_from(tmp_path, config_file, capsys):
     model = tiny_model(latent_blocks=2)
     State(model, model, []).save(tmp_path, dataclasses.replace(load_config(config_file), model=model.config))
@@ -422,7 +427,7 @@ def test_models_that_cannot_be_started_from(tmp_path, config_file, capsys):
     for change, message in {
         ("channels", 12): r"model\.channels is 12, and the model '.*model.pt' has 8: set it to 8\.",
         ("latent_blocks", 1): r"model\.latent_blocks is 1, and .* has 2: set it to 2 or more\.",
-        ("quality_rows", 8): r"model\.quality_rows is 8",
+        ("hidden_channels", 12): r"model\.hidden_channels is 12",
     }.items():
         with pytest.raises(ConfigError, match=message):
             start_from(Hyperprior(dataclasses.replace(model.config, **dict([change]))), source)

@@ -22,7 +22,7 @@ from neurocodec.models.layers import Depthwise, Pointwise, QualityRows
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Shape of a `Generator`. `channels` is a multiple of 16."""
+    """Shape of a `Generator`. `channels` is a multiple of 16. Raises ValueError for one that is impossible."""
 
     channels: int = 320  # at 1/8
     blocks: int = 6
@@ -31,8 +31,11 @@ class GeneratorConfig:
     frequencies: int = 6  # of β
 
     def __post_init__(self) -> None:
-        if self.channels % 16:
+        if self.channels < 16 or self.channels % 16:
             raise ValueError(f"channels is {self.channels}; it must be a multiple of 16.")
+        for name, least in {"blocks": 0, "fine_blocks": 0, "fine_width": 1, "frequencies": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
 
 
 class ChannelNorm(nn.Module):
@@ -123,5 +126,5 @@ class Generator(nn.Module):
         return picture
 
     def halo(self) -> int:
-        """Latents beyond a tile that the detail, and the trunk below it, see."""
+        """Latents that the detail sees beyond those around a tile that the trunk sees."""
         return -(-self.config.blocks // 2) + -(-self.config.fine_blocks // 8)

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocodec.entropy.integer import ACTIVATION_BITS, MEAN_BITS, PASSES, lattice
+from neurocodec.container import QUALITY_INDEX_MAX
+from neurocodec.entropy.integer import ACTIVATION_BITS, MEAN_BITS, PASSES, QUALITY_STEPS, lattice
 from neurocodec.entropy.likelihood import index_of_scale, training_bits
 from neurocodec.models.layers import (
     Block,
@@ -31,6 +32,8 @@ from neurocodec.models.layers import (
 
 ACTIVATION_MAX = 127.0
 """Hidden activations of the entropy path are clamped to [0, 127], so that they fit 16 bits with 8 fractional ones."""
+QUALITY_ROWS = QUALITY_INDEX_MAX // QUALITY_STEPS + 1
+"""Rows of the gains, as files count qualities: 16."""
 INDEX_UNIT = 8.0
 """Networks predict scale indexes in units of 8 rows (about 0.9 nats)."""
 MEAN_INPUT = 1.0 / 8.0
@@ -39,7 +42,11 @@ MEAN_INPUT = 1.0 / 8.0
 
 @dataclass(frozen=True)
 class HyperpriorConfig:
-    """Shape of a `Hyperprior`. `latent_channels` is a multiple of 4; the DCT start needs `channels` ≥ 192."""
+    """Shape of a `Hyperprior`. `latent_channels` is a multiple of 4; the DCT start needs `channels` ≥ 192.
+
+    There are 16 `quality_rows`, because files count qualities from the first to the sixteenth; with fewer, decoding
+    would go beyond the last. Raises ValueError for an impossible shape.
+    """
 
     channels: int = 192  # C, transforms at 1/8
     latent_channels: int = 256  # M, y at 1/16
@@ -51,6 +58,20 @@ class HyperpriorConfig:
     quality_rows: int = 16
     lambda_min: float = 0.0004
     lambda_max: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "latent_channels", "hyper_channels", "hidden_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("encoder_blocks", "decoder_blocks", "latent_blocks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        if self.latent_channels % PASSES:
+            raise ValueError(f"latent_channels is {self.latent_channels}; it must be a multiple of {PASSES}.")
+        if self.quality_rows != QUALITY_ROWS:
+            raise ValueError(f"quality_rows is {self.quality_rows}; files count qualities on {QUALITY_ROWS} rows.")
+        if not 0 < self.lambda_min <= self.lambda_max:
+            raise ValueError("lambda_min must be above 0, and lambda_max no less.")
 
     def lmbda(self, quality_index: Tensor) -> Tensor:
         """λ of a (fractional) quality index: log-spaced from lambda_min to lambda_max."""

@@ -32,6 +32,11 @@ def start(config: Config, photographs: Photographs, saved: dict[str, Any] | None
     if saved is None and settings.init_from:
         start_from(model, settings.init_from)
     elif saved is None and settings.init_images:
+        if config.model.channels < 192:
+            raise ConfigError(
+                f"model.channels is {config.model.channels}, and the transform start needs at least 192: with fewer, "
+                "set training.init_images to 0."
+            )
         chosen = range(0, len(photographs), max(1, len(photographs) // settings.init_images))
         model.start_as_transform_codec([photographs.tensor(i) for i in chosen])
     model.to(device=device)
