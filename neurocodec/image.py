@@ -148,7 +148,8 @@ def decode_alpha(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
             f"the alpha plane is {size[0]} x {size[1]}, depth {depth}, colour type {colour}, interlace {interlace}, "
             f"expected {width} x {height}, depth 8, colour type 0, interlace 0: encode the picture again"
         )
-    if _inflated_bytes(data) != (width + 1) * height:  # Pillow would fill in what is missing
+    expected = (width + 1) * height
+    if _inflated_bytes(data, expected) != expected:  # Pillow would fill in what is missing
         raise NicFormatError(f"the alpha plane does not hold {width} x {height} samples: encode the picture again")
     try:
         with PngImagePlugin.PngImageFile(io.BytesIO(data)) as im:
@@ -161,8 +162,8 @@ def decode_alpha(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     return alpha
 
 
-def _inflated_bytes(png: bytes) -> int | None:
-    """Bytes of scan lines in a PNG, counted without keeping them; None if they are damaged."""
+def _inflated_bytes(png: bytes, most: int) -> int | None:
+    """Bytes of scan lines in a PNG, counted without keeping them; None if they are damaged or more than `most`."""
     at, stream, count = 8, [], 0
     while at + 12 <= len(png):
         (length,) = struct.unpack_from(">I", png, at)
@@ -171,7 +172,7 @@ def _inflated_bytes(png: bytes) -> int | None:
         at += 12 + length
     engine, rest = zlib.decompressobj(), b"".join(stream)
     try:
-        while rest and not engine.eof:
+        while rest and not engine.eof and count <= most:
             count += len(engine.decompress(rest, 2**20))
             rest = engine.unconsumed_tail
     except zlib.error:

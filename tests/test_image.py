@@ -405,6 +405,20 @@ def test_hostile_alpha_is_a_typed_error() -> None:
         image.decode_alpha(data, 8, 5)
 
 
+def test_an_alpha_plane_that_inflates_without_end_is_not_read_to_its_end() -> None:
+    def chunk(kind: bytes, payload: bytes) -> bytes:
+        return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+    packer = zlib.compressobj(9)
+    scan_lines = packer.compress(bytes(1 << 24)) + packer.flush()
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 7, 5, 8, 0, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", scan_lines) + chunk(b"IEND", b"")
+    assert image._inflated_bytes(data, 1 << 24) == 1 << 24
+    assert image._inflated_bytes(data, 40) is None
+    with pytest.raises(errors.NicFormatError, match="does not hold 7 x 5"):
+        image.decode_alpha(data, 7, 5)
+
+
 def test_changed_bytes_in_an_alpha_plane_never_change_it_silently() -> None:
     data = image.encode_alpha(GRAY)
     for at in range(len(data)):
