@@ -156,8 +156,14 @@ def find(model_id: bytes, *, device: str = "auto") -> Model:
 
 
 def resolve_device(device: str) -> str:
-    """'auto' -> 'cuda' where there is one, else 'cpu'."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    """'auto' -> 'cuda' where there is one, else 'cpu'. Raises ValueError for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not device.startswith("cuda"):
+        raise ValueError(f"device is {device!r}; known are auto, cpu and cuda.")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, and PyTorch finds no GPU here; use cpu or auto.")
+    return device
 
 
 def _folders() -> list[Path]:
@@ -167,7 +173,7 @@ def _folders() -> list[Path]:
 
 def _installed() -> Iterator[Path]:
     for folder in _folders():
-        yield from sorted(folder.glob("*.safetensors"))
+        yield from sorted(path for path in folder.glob("*.safetensors") if path.is_file())
 
 
 @functools.lru_cache(maxsize=64)

@@ -66,6 +66,22 @@ def test_unknown_models():
         checkpoint.find(bytes.fromhex("0123456789abcdef"))
 
 
+def test_links_to_nowhere_are_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nothing")
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
+    with pytest.raises(ModelNotFoundError, match="0123"):
+        checkpoint.find(bytes.fromhex("0123456789abcdef"))
+
+
+def test_devices_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(checkpoint.torch.cuda, "is_available", lambda: False)
+    assert checkpoint.resolve_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="'cuda', and PyTorch finds no GPU"):
+        checkpoint.load("base", device="cuda")
+    with pytest.raises(ValueError, match="'gpu'; known are auto, cpu and cuda"):
+        checkpoint.load("base", device="gpu")
+
+
 def test_the_shipped_model_is_small_enough(base_model):
     path = checkpoint.Path(checkpoint.__file__).parent / "weights" / "base.safetensors"
     assert path.stat().st_size <= 25_000_000
