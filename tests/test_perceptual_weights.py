@@ -282,7 +282,15 @@ def test_from_the_named_folder(nowhere: Path, monkeypatch: pytest.MonkeyPatch, t
         weights.load_weights("alexnet")
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps({"conv0.weight": MakesFolder(Path("made"))}, 2)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no weights",
+        b"\x80\x02X\x01",  # torch raises struct.error
+        pickle.dumps({"conv0.weight": MakesFolder(Path("made"))}, 2),
+    ],
+)
 def test_a_folder_with_something_else(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
 ) -> None:
