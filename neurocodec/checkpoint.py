@@ -72,7 +72,7 @@ def freeze(model: Hyperprior, *, tables: Tables | None = None, device: str = "cp
         tables = gaussian_tables(scales.tolist())
     arrays |= {"tables." + name: getattr(tables, name) for name in _TABLES}
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    return _assemble(model.config, arrays, device)
+    return _assemble(model.config, arrays, device, _model_id(model.config, arrays))
 
 
 def thaw(model: Model) -> Hyperprior:
@@ -209,20 +209,21 @@ def _load(path: str, mtime: int, device: str) -> Model:
         raise ModelMismatchError(f"{path} is not a neurocodec model file of a kind this release reads.")
     try:
         config = HyperpriorConfig(**json.loads(metadata["config"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelMismatchError(f"{path} is not a readable model file ({error}).") from error
-    model = _assemble(config, arrays, device)
-    if model.model_id.hex() != metadata.get("model_id"):
+    model_id = _model_id(config, arrays)
+    if model_id.hex() != metadata.get("model_id"):
         raise ModelMismatchError(f"{path} is damaged: its contents do not match its model id; install it again.")
-    return model
+    return _assemble(config, arrays, device, model_id)
 
 
-def _assemble(config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], device: str) -> Model:
-    def network(module: Any, prefix: str) -> Any:
+def _assemble(config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], device: str, model_id: bytes) -> Model:
+    def network(kind: Any, prefix: str) -> Any:
         state = {n[len(prefix) :]: torch.from_numpy(v) for n, v in arrays.items() if n.startswith(prefix)}
         try:
+            module = kind(config)
             module.load_state_dict(state)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise ModelMismatchError(f"the model file does not fit its configuration at {prefix[:-1]}.") from error
         return module.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
 
@@ -237,10 +238,10 @@ def _assemble(config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], devi
     return Model(
         config=config,
         arrays=arrays,
-        model_id=_model_id(config, arrays),
-        g_a=network(Analysis(config), "g_a."),
-        h_a=network(HyperAnalysis(config), "h_a."),
-        g_s=network(Synthesis(config), "g_s."),
+        model_id=model_id,
+        g_a=network(Analysis, "g_a."),
+        h_a=network(HyperAnalysis, "h_a."),
+        g_s=network(Synthesis, "g_s."),
         tables=tables,
         entropy=EntropyNetwork(config, integers, arithmetic(device)),
         device=device,

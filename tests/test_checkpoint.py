@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import GOLDEN
@@ -52,7 +54,7 @@ def test_a_file_without_its_tables(tmp_path, small_model):
     arrays = load_file(SMALL)
     del arrays["tables.offsets"]
     with pytest.raises(ModelMismatchError, match="offsets"):
-        checkpoint._assemble(small_model.config, arrays, "cpu")
+        checkpoint._assemble(small_model.config, arrays, "cpu", small_model.model_id)
     path = tmp_path / "other.safetensors"
     save_file({"a": np.zeros(3)}, path)
     with pytest.raises(ModelMismatchError, match="not a neurocodec model"):
@@ -64,6 +66,16 @@ def test_unknown_models():
         checkpoint.load("nosuch")
     with pytest.raises(ModelNotFoundError, match="0123"):
         checkpoint.find(bytes.fromhex("0123456789abcdef"))
+
+
+@pytest.mark.parametrize("change", [{"channels": 9}, {"channels": 10**12}, {"channels": 8.5}, {"latent_blocks": 2}])
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_configuration_that_does_not_fit_the_weights(tmp_path, small_model, change, forged):
+    config = dataclasses.replace(small_model.config, **change)
+    model_id = checkpoint._model_id(config, small_model.arrays) if forged else small_model.model_id
+    dataclasses.replace(small_model, config=config, model_id=model_id).save(tmp_path / "m.safetensors")
+    with pytest.raises(ModelMismatchError, match="does not fit its configuration" if forged else "is damaged"):
+        checkpoint.load(tmp_path / "m.safetensors", device="cpu")
 
 
 def test_links_to_nowhere_are_passed_over(tmp_path, monkeypatch):

@@ -310,7 +310,8 @@ def test_another_model_than_the_file_s_is_refused(photo, small_model):
     """Also one that decodes the same latents: it would show another picture."""
     arrays = {name: value.copy() for name, value in small_model.arrays.items()}
     arrays["g_s.head.weight"] += 0.1
-    other = checkpoint._assemble(small_model.config, arrays, "cpu")
+    config = small_model.config
+    other = checkpoint._assemble(config, arrays, "cpu", checkpoint._model_id(config, arrays))
     data = codec.encode(photo[:20, :20], model=small_model)
     for decode in (codec.decode_picture, codec.decode_latents):
         with pytest.raises(ModelMismatchError, match=f"needs model {small_model.model_id.hex()}"):
