@@ -258,6 +258,21 @@ def test_plots_tell_their_numbers() -> None:
     assert plot.plot([], curves.METRICS["psnr"], 960, 480, named=True) == ""
 
 
+def test_a_point_without_any_error_is_not_drawn() -> None:
+    """A smooth picture has an MS-SSIM of 1, which is infinitely many dB, long before it comes back exactly."""
+    results = made({"nic": HALF, "jpeg": CURVE})
+    best = {codec: max(row["setting"] for row in results["rows"] if row["codec"] == codec) for codec in ("nic", "jpeg")}
+    for row in results["rows"]:
+        row["ms_ssim"] = 1.0 if row["setting"] == best[row["codec"]] else 0.9
+    (curve, _), key = curves.curves_of(results, []), curves.METRICS["ms_ssim"]
+    drawn = plot.plot([curve], key, 960, 480, named=True)
+    assert drawn.count("<circle") == 2 * (len(curve.values["ms_ssim"]) - 1)
+    for row in results["rows"]:
+        row["ms_ssim"] = 1.0
+    assert plot.plot(curves.curves_of(results, []), key, 960, 480, named=True) == ""
+    assert "<h3>MS-SSIM" not in page(results)
+
+
 def test_ticks() -> None:
     assert plot.ticks(0.0, 2.0, 6) == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert plot.ticks(24.3, 42.1, 5) == [25.0, 30.0, 35.0, 40.0]

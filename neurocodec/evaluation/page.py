@@ -155,12 +155,9 @@ def _plots(curves: Sequence[Curve]) -> Iterable[str]:
     yield f'<p class="note">Point at a dot for its numbers. Lines: {kept}.</p>'
     for metric in METRICS.values():
         drawn = [(i, curve) for i, curve in enumerate(curves) if metric.key in curve.values]
-        if drawn:
+        if wide := plot(curves, metric, 960, max(480, 80 + 15 * len(drawn)), named=True):
+            narrow = plot(curves, metric, 360, 330, named=False)
             items = "".join(f"<li>{swatch(i, curve)}{_e(curve.label)}</li>" for i, curve in drawn)
-            wide, narrow = (
-                plot(curves, metric, 960, max(480, 80 + 15 * len(drawn)), named=True),
-                plot(curves, metric, 360, 330, named=False),
-            )
             yield f'<h3>{_e(metric.axis)}</h3>{wide}{narrow}<ul class="legend">{items}</ul>'
 
 

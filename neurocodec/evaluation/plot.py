@@ -20,7 +20,11 @@ def plot(curves: Sequence[Curve], metric: Metric, width: int, height: int, *, na
     Each curve is a group of class `c0`, `c1` and so on, by its place among `curves`; the page gives the classes their
     colours. named: whether names stand at the right ends, where there is room for them.
     """
-    shown = [(i, c, _scaled(c.values[metric.key], metric)) for i, c in enumerate(curves) if metric.key in c.values]
+    shown = [
+        (i, curve, points)
+        for i, curve in enumerate(curves)
+        if (points := _scaled(curve.values.get(metric.key, ()), metric))
+    ]
     if not shown:
         return ""
     left, top, right, bottom = 46, 14, width - (150 if named else 14), height - 42
@@ -106,8 +110,8 @@ def _log_ticks(low: float, high: float) -> dict[float, str]:
 
 
 def _scaled(points: Points, metric: Metric) -> Points:
-    """Heights in the plot: dB, or the logarithm of what falls."""
-    shown = [(bpp, metric.shown(value)) for bpp, value in points]
+    """Heights in the plot: dB, or the logarithm of what falls. Points of infinitely many dB are left out."""
+    shown = [(bpp, value) for bpp, value in ((bpp, metric.shown(value)) for bpp, value in points) if value < math.inf]
     return tuple((bpp, math.log10(max(value, 1e-9)) if metric.falls else value) for bpp, value in shown)
 
 
