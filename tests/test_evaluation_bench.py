@@ -16,7 +16,7 @@ from PIL import Image
 from neurocodec.cli import bench
 from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError, ImageError
-from neurocodec.evaluation import codecs, curves, datasets, measures, rate_distortion, tables
+from neurocodec.evaluation import codecs, curves, datasets, gallery, measures, rate_distortion, tables
 from neurocodec.evaluation.measures import Measures
 from neurocodec.metrics import frechet_distance, kernel_distance, psnr
 
@@ -335,6 +335,16 @@ def test_bench_rd_says_what_is_left_out(
     assert "<b>bpg</b>, not installed: BPG needs bpgenc" in page
     assert "<b>LPIPS</b>, not available: no weights &lt;here&gt;" in page
     assert "<img " not in page
+
+
+def test_bench_rd_says_how_many_crops_are_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "MAX_BYTES", 0)
+    monkeypatch.setattr(measures, "available", lambda **_: (Measures(), {}))
+    command = ["bench", "rd", "--dataset", str(folder), "--codecs", "jpeg", "--qualities", "20,90"]
+    assert main([*command, "--gallery", "9", "-o", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err == "left out: 6 of 6 panels of crops: too large for a page\n"
 
 
 @pytest.mark.parametrize(

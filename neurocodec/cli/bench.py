@@ -58,7 +58,8 @@ def add_rd_options(parser: argparse.ArgumentParser) -> None:
         default=["nic", "jpeg", "webp"],
         metavar="A,B",
         help="of nic, jpeg, jpeg-444, mozjpeg, webp, avif, avif-psnr, heic, bpg, jxl and jpeg2000; nic:MODEL is "
-        "another model, by name or file, cai:NAME one of CompressAI's; all stands for those before (nic,jpeg,webp)",
+        "another model, by name or file, nic@R and nic:MODEL@R are decoded with realism R, cai:NAME is one of "
+        "CompressAI's; all stands for those before (nic,jpeg,webp)",
     )
     parser.add_argument("--images", type=files.integer(1), metavar="N", help="only the first N pictures")
     parser.add_argument(
@@ -187,6 +188,9 @@ def run_rd(args: argparse.Namespace) -> int:
     rate_distortion.save(results, args.output / "results.json")
     shown = measures.Measures(lpips=taken.lpips)
     panels = gallery.panels(results, dataset, chosen, pictures=args.gallery, measures=shown)
+    asked = min(args.gallery, len(dataset.pictures)) * len(gallery.TARGETS)
+    if len(panels) < asked:
+        print(f"left out: {asked - len(panels)} of {asked} panels of crops: too large for a page", file=sys.stderr)
     text = report.write(results, args.output, panels)
     wanted = ("BD-rate", *results.get("patches", {}).get("names", ())[:1], "Notes")
     sections = [section for section in text.split("\n## ") if section.startswith(wanted)]
