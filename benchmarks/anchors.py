@@ -31,12 +31,14 @@ def compare(results: dict[str, Any], codec: str, anchor: dict[str, Any]) -> dict
     pictures = {picture["name"] for picture in results["dataset"]["pictures"]}
     theirs = {}
     for point in anchor["points"]:
-        rows = [row for row in point["per_image"] if row["file"] in pictures]
+        rows = [row for row in point.get("per_image", ()) if row["file"] in pictures]
         if len(rows) == len(pictures):
             theirs[float(point["q"])] = [float(np.mean([row[key] for row in rows])) for key in ("bpp", "psnr")]
     if not theirs:
         raise SystemExit(f"{anchor['codec']} lacks some of the {len(pictures)} pictures of these results")
     ours = {point["setting"]: [point["bpp"], point["psnr"]] for point in averages(results, codec)}
+    if not ours:
+        raise SystemExit(f"these results hold no setting of {codec} on every picture")
     shared = sorted(ours.keys() & theirs.keys()) if same_settings(ours, theirs) else []
     found = {"codec": codec, "anchor": anchor["codec"], "pictures": len(pictures), "settings": len(shared)}
     if not shared:
@@ -54,7 +56,7 @@ def same_settings(ours: dict[float, list[float]], theirs: dict[float, list[float
     def rises(points: dict[float, list[float]]) -> bool:
         return points[max(points)][0] > points[min(points)][0]
 
-    return bool(ours) and rises(ours) == rises(theirs)
+    return rises(ours) == rises(theirs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

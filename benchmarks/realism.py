@@ -56,6 +56,8 @@ def rows(results: dict[str, Any], targets: Sequence[float]) -> list[dict[str, An
     """For each target: this codec at every realism, then the others at the same bits and at twice as many."""
     names = list(results["codecs"])
     ours = sorted((name for name in names if is_ours(name)), key=realism_of)
+    if not ours:
+        raise SystemExit(f"found the codecs {', '.join(names)}, expected nic@R among them")
     settings = set.intersection(*({point["setting"] for point in points(results, name)} for name in ours))
     curve = [point for point in points(results, ours[0]) if point["setting"] in settings]
     found: list[dict[str, Any]] = []

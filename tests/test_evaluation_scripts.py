@@ -88,6 +88,16 @@ def test_points_that_are_reproduced_and_points_that_are_not(tmp_path: Path) -> N
     assert anchors.main([str(tmp_path / "results.json"), f"jpeg={tmp_path / 'off.json'}"]) == 1
 
 
+def test_results_that_do_not_fit_are_a_sentence() -> None:
+    found = results({"jpeg": [(10, 0.1, 24.0, 0.5)]})
+    with pytest.raises(SystemExit, match="lacks some of the 2 pictures"):
+        script("anchors").compare(found, "jpeg", {"codec": "published", "points": [{"bpp": 0.1, "psnr": 24.0}]})
+    with pytest.raises(SystemExit, match="no setting of webp"):
+        script("anchors").compare(found, "webp", anchor([(10, 0.1, 24.0)]))
+    with pytest.raises(SystemExit, match="expected nic@R"):
+        script("realism").rows(found, [0.2])
+
+
 def test_a_quality_and_a_quantiser_are_compared_by_their_curves() -> None:
     found = results({"heic": [(10, 0.1, 24.0, 0.5), (20, 0.2, 26.0, 0.4), (50, 0.8, 30.0, 0.3)]})
     row = script("anchors").compare(found, "heic", anchor([(20, 0.05, 24.0), (10, 0.4, 30.0)]))
