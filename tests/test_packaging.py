@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import resources
 from pathlib import Path
@@ -67,6 +68,15 @@ def test_data_files_are_listed_and_there(project: dict[str, Any]) -> None:
     for name in ("py.typed", "cli/astronaut.png"):
         assert package / name in listed
         assert (resources.files("neurocodec") / name).is_file()
+
+
+def test_links_in_the_documentation_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))]
+    assert len(links) > 10
+    assert not [
+        f"{page.name}: {link}" for page, link in links if "://" not in link and not (page.parent / link).exists()
+    ]
 
 
 def test_licence(project: dict[str, Any]) -> None:
