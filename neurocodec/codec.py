@@ -166,6 +166,10 @@ def decode_picture(
     if width * height > MAX_PIXELS:
         raise NicFormatError(f"the picture has {width * height} pixels; decode regions of at most {MAX_PIXELS} pixels.")
     _check_decodable(header, model)
+    alpha = None
+    if container.ALPHA in nic.chunks:
+        alpha = image.decode_alpha(nic.chunks[container.ALPHA], header.width, header.height)
+        alpha = alpha[y : y + height, x : x + width]
     rows, columns = -(-header.height // LATENT), -(-header.width // LATENT)
     wanted = tiling.region_window(region)
     synthesis = _synthesis(model, header.quality_index, realism)
@@ -187,10 +191,6 @@ def decode_picture(
     top, left = y - wanted.top * LATENT, x - wanted.left * LATENT
     rgb = rgb[top : top + height, left : left + width]
 
-    alpha = None
-    if container.ALPHA in nic.chunks:
-        alpha = image.decode_alpha(nic.chunks[container.ALPHA], header.width, header.height)
-        alpha = alpha[y : y + height, x : x + width]
     if header.gray:
         luma = (rgb.astype(np.uint16).sum(axis=2) + 1) // 3
         rgb = np.repeat(luma.astype(np.uint8)[:, :, None], 3, axis=2)

@@ -117,6 +117,14 @@ def test_alpha_is_lossless(small_model, photo):
     assert (decoded[..., 3] == rgba[..., 3]).all()
 
 
+def test_a_malformed_alpha_plane_is_found_before_a_stream_is_decoded(small_model, photo, monkeypatch):
+    nic = container.read(codec.encode(photo[:20, :20], model=small_model))
+    wrong = container.NicFile(nic.header, {container.ALPHA: b"no PNG"}, nic.tiles)
+    monkeypatch.setattr(codec, "_decode_tile", lambda *_: pytest.fail("decodes a stream"))
+    with pytest.raises(NicFormatError, match="alpha plane"):
+        codec.decode_picture(wrong, small_model)
+
+
 def test_metadata_survives_and_orientation_is_applied(small_model, photo):
     im = Image.fromarray(photo[:40, :64])
     exif = Image.Exif()
