@@ -56,7 +56,7 @@ class HyperpriorConfig:
     decoder_blocks: int = 2  # at 1/8
     latent_blocks: int = 3  # at 1/16, in both transforms
     quality_rows: int = 16
-    lambda_min: float = 0.0004
+    lambda_min: float = 0.0003
     lambda_max: float = 0.5
 
     def __post_init__(self) -> None:
