@@ -192,7 +192,7 @@ def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
     try:
-        with open(data, "rb") as file:
+        with open(os.fspath(data), "rb") as file:  # a number would be somebody's open file
             return file.read()
     except OSError as error:
         raise NicFormatError(f"cannot read {os.fsdecode(data)}: {error.strerror}.") from error

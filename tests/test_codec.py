@@ -344,6 +344,8 @@ def test_paths_and_errors_of_the_api(tmp_path, photo, base_model):
         neurocodec.decode(tmp_path / "none.nic")
     with pytest.raises(NicFormatError, match="PNG"):
         neurocodec.decode(source)
+    with open(target, "rb") as file, pytest.raises(TypeError):
+        neurocodec.decode(file.fileno())
     with pytest.raises(ImageError):
         neurocodec.encode(tmp_path / "none.png")
     with pytest.raises(ModelNotFoundError, match="generative"):
