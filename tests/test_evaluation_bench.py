@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -345,6 +349,33 @@ def test_bench_rd_says_how_many_crops_are_left_out(
     command = ["bench", "rd", "--dataset", str(folder), "--codecs", "jpeg", "--qualities", "20,90"]
     assert main([*command, "--gallery", "9", "-o", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().err == "left out: 6 of 6 panels of crops: too large for a page\n"
+
+
+CHILDREN = "/proc/{0}/task/{0}/children"
+
+
+@pytest.mark.skipif(not os.path.exists(CHILDREN.format(os.getpid())), reason="needs Linux's list of child processes")
+@pytest.mark.parametrize("words", [["rd", "-j", "2", "--gallery", "0"], ["speed", "--sizes", "24"]])
+def test_an_interrupt_ends_all_processes_without_a_traceback(folder: Path, tmp_path: Path, words: list[str]) -> None:
+    """While they still import what they need, which is when Python would print the most."""
+    if words[0] == "rd":
+        words = [*words, "--dataset", str(folder), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neurocodec", "bench", *words, "--codecs", "webp,jpeg"],
+        cwd=SMALL.parents[3],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while len(Path(CHILDREN.format(process.pid)).read_text().split()) < (3 if words[0] == "rd" else 2):
+        assert process.poll() is None
+        time.sleep(0.05)  # the processes, and multiprocessing's resource tracker
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [line for line in err.splitlines() if not line.startswith("left out: ")] == []
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ LEVELS = {
     "neurocodec.image": 1,
     "neurocodec.entropy.native": 1,
     "neurocodec.tiling": 1,
+    "neurocodec.processes": 1,
     "neurocodec.metrics": 1,
     "neurocodec.entropy": 2,
     "neurocodec.perceptual": 2,

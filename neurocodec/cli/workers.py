@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import signal
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -16,6 +14,7 @@ from typing import Any
 
 from neurocodec.cli import files
 from neurocodec.collection import Job, is_nic
+from neurocodec.processes import close, interrupts_for_this_process_alone
 
 Result = tuple[bytes, float, str]
 """The file, the seconds it took, and what went wrong."""
@@ -86,15 +85,11 @@ class _Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        interrupted = any(not future.done() for future in self._pending)
-        self._pool.shutdown(wait=not interrupted, cancel_futures=True)
-        if interrupted:
-            for child in multiprocessing.active_children():
-                child.terminate()
+        close(self._pool, unfinished=any(not future.done() for future in self._pending))
 
     def submit(self, job: Job) -> Future[Result]:
         """Begins a job."""
-        with _interrupts_for_this_process_alone():
+        with interrupts_for_this_process_alone():
             try:
                 future = self._pool.submit(encode, job.source, self._options)
             except BrokenProcessPool as error:
@@ -112,19 +107,6 @@ class _Workers:
         share = max(1, _cores() // self._processes)
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(self._processes, context, _set_threads, (share,))
-
-
-@contextlib.contextmanager
-def _interrupts_for_this_process_alone() -> Iterator[None]:
-    """Processes that begin here never see Ctrl-C; one that is pressed meanwhile comes afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _set_threads(threads: int) -> None:

@@ -11,6 +11,7 @@ each configuration vouches for the rows of earlier ones. Older files lack what w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -20,8 +21,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
 from importlib import metadata
@@ -37,6 +38,7 @@ from neurocodec.evaluation.datasets import Dataset, describe
 from neurocodec.evaluation.measures import PATCH_NETWORKS, Measures, available, patch_features
 from neurocodec.metrics import psnr
 from neurocodec.metrics.fid import frechet_distance, kernel_distance
+from neurocodec.processes import close, interrupts_for_this_process_alone
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,9 +133,12 @@ def run(
     ]
 
     saved = time.monotonic()
-    with _Progress(sum(len(job.settings) for job in jobs)) as advance:
+    with (
+        _Progress(sum(len(job.settings) for job in jobs)) as advance,
+        contextlib.closing(_rows(jobs, processes)) as found,
+    ):
         try:
-            for rows in _rows(jobs, processes):
+            for rows in found:
                 _merge(results, rows)
                 advance(len(rows))
                 if time.monotonic() - saved > _SAVE_SECONDS:
@@ -384,23 +389,24 @@ def _measure_picture(job: _Job) -> list[Row]:
     return rows
 
 
-def _rows(jobs: Sequence[_Job], processes: int) -> Iterable[list[Row]]:
+def _rows(jobs: Sequence[_Job], processes: int) -> Generator[list[Row], None, None]:
     if processes == 1 or len(jobs) <= 1:
         yield from map(_measure_picture, jobs)
         return
     threads = max(1, available_cores() // processes)
     codecs = list({job.codec.name: job.codec for job in jobs}.values())
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads, codecs)) as pool:
-        pending = [pool.submit(_measure_picture, job) for job in jobs]
-        try:
-            for future in as_completed(pending):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise NeurocodecError("a measuring process ended early, perhaps for lack of memory: use -j 1") from error
-        finally:
-            for future in pending:
-                future.cancel()
+    pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads, codecs))
+    pending: list[Future[list[Row]]] = []
+    try:
+        with interrupts_for_this_process_alone():
+            pending += [pool.submit(_measure_picture, job) for job in jobs]
+        for future in as_completed(pending):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise NeurocodecError("a measuring process ended early, perhaps for lack of memory: use -j 1") from error
+    finally:
+        close(pool, unfinished=any(not future.done() for future in pending))
 
 
 def _start(threads: int, codecs: Sequence[Codec]) -> None:

@@ -36,6 +36,7 @@ from neurocodec.errors import ConfigError, MissingPackageError, NeurocodecError
 from neurocodec.evaluation.codecs import Bpg, Codec, Nic, installed, synthetic_picture
 from neurocodec.evaluation.rate_distortion import available_cores, commit, machine, versions
 from neurocodec.metrics import psnr
+from neurocodec.processes import interrupts_for_this_process_alone
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -336,7 +337,8 @@ def _in_own_process(task: Task) -> dict[str, Any]:
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(task.threads)))  # read when libraries are loaded
     try:
         process = context.Process(target=_work, args=(sender, pickle.dumps(task)))
-        process.start()
+        with interrupts_for_this_process_alone():
+            process.start()
     finally:
         for name, value in before.items():
             if value is None:
