@@ -129,8 +129,8 @@ def available(*, dists: bool = False, patches: bool = False, download: bool = Fa
                 key = ALEXNET.key
             except MissingWeightsError as without:
                 missing[ALEXNET.names[0]] = str(without)
-    home = str(Path.home())  # the reasons go into results, which may be published
-    public = {name: why.replace(home, "~") for name, why in missing.items()}
+    home = os.path.expanduser("~")  # the reasons go into results, which may be published
+    public = {name: why if home == "/" else why.replace(home, "~") for name, why in missing.items()}
     taken = Measures("MS-SSIM" not in missing, "LPIPS" not in missing, dists and "DISTS" not in missing, key)
     return taken, public
 
