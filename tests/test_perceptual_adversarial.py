@@ -254,6 +254,17 @@ def test_hific_scores_do_not_depend_on_the_crop() -> None:
     torch.testing.assert_close(whole[..., 4 + 10 :, 6 + 10 :], crop[..., 10:, 10:])
 
 
+def test_hific_without_spectral_norm_has_the_same_layers_and_free_norms() -> None:
+    kinds = []
+    for spectral in (True, False):
+        network = HificDiscriminator(6, channels=8, spectral=spectral)
+        convs = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+        kinds.append([(conv.weight.shape, conv.stride) for conv in convs])
+        norms = [torch.linalg.matrix_norm(conv.weight.flatten(1), 2).item() for conv in convs]
+        assert spectral is all(norm == pytest.approx(1, rel=0.5) for norm in norms)
+    assert kinds[0] == kinds[1]
+
+
 def test_hific_convolutions_have_spectral_norm_one() -> None:
     network = HificDiscriminator(6, channels=8)
     x, y_hat = torch.rand(1, 3, 32, 32), torch.randn(1, 6, 2, 2)

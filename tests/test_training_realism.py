@@ -36,6 +36,7 @@ from neurocodec.training.realism import draw_realism, train_realism
 from neurocodec.training.realism_losses import (
     adversarial_terms,
     generator_objective,
+    left_to_invent,
     picture_terms,
     probability,
     two_sided_lambda,
@@ -307,6 +308,11 @@ def test_picture_terms():
     assert set(picture_terms(x, x_hat, tiny_lpips(), RealismConfig())) == {"mse", "lpips"}
 
 
+def test_there_is_nothing_to_invent_at_the_highest_quality():
+    found = left_to_invent(torch.tensor([0.0, 7.5, 15.0]), 16)
+    assert found.tolist() == pytest.approx([1.0, 0.25, 0.001])
+
+
 def test_two_sided_lambda_by_hand():
     settings = RealismConfig(mse_weight=0.002, lambda_above=2.0, lambda_below=0.125)
     bpp = torch.tensor([0.31, 0.29, 0.31], requires_grad=True)
@@ -477,7 +483,7 @@ class Doctored(nn.Module):
 
     real, fake = 0.0, 0.0
 
-    def __init__(self, latent_channels, *, channels):
+    def __init__(self, latent_channels, *, channels, spectral):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 

@@ -136,23 +136,25 @@ class HificDiscriminator(nn.Module):
     authors' code, no gradient flows into y_hat and sides are padded with zeros.
 
     x: (B, 3, H, W) in [0, 1]; y_hat: (B, latent_channels, ceil(H/16), ceil(W/16)). Gives logits (B, 1, ⌊H/8⌋, ⌊W/8⌋).
-    Weights start as N(0, 0.02), biases as 0. Raises ImageError.
+    Weights start as N(0, 0.02), biases as 0. spectral: False leaves spectral normalisation out; it then learns in
+    hundreds of steps what takes thousands with it, and can also run away from the generator. Raises ImageError.
     """
 
     stride = 16
 
-    def __init__(self, latent_channels: int, *, channels: int = 64) -> None:
+    def __init__(self, latent_channels: int, *, channels: int = 64, spectral: bool = True) -> None:
         super().__init__()
         self.latent_channels = latent_channels
         widths = (3 + 12, channels, 2 * channels, 4 * channels, 8 * channels)
-        self.latent = nn.Sequential(_spectral(nn.Conv2d(latent_channels, 12, 3, padding=1)), nn.LeakyReLU(0.2))
+        made = _spectral if spectral else _small
+        self.latent = nn.Sequential(made(nn.Conv2d(latent_channels, 12, 3, padding=1)), nn.LeakyReLU(0.2))
         self.blocks = nn.ModuleList()
         for i in range(3):
             conv = nn.Conv2d(widths[i], widths[i + 1], 4, 2, padding=1)
-            self.blocks.append(nn.Sequential(_spectral(conv), nn.LeakyReLU(0.2)))
+            self.blocks.append(nn.Sequential(made(conv), nn.LeakyReLU(0.2)))
         pad = nn.ZeroPad2d((1, 2, 1, 2))  # keeps the size, as padding does in the authors' code
-        self.blocks.append(nn.Sequential(pad, _spectral(nn.Conv2d(widths[3], widths[4], 4)), nn.LeakyReLU(0.2)))
-        self.blocks.append(nn.Sequential(pad, _spectral(nn.Conv2d(widths[4], 1, 4))))
+        self.blocks.append(nn.Sequential(pad, made(nn.Conv2d(widths[3], widths[4], 4)), nn.LeakyReLU(0.2)))
+        self.blocks.append(nn.Sequential(pad, made(nn.Conv2d(widths[4], 1, 4))))
 
     def forward(self, x: Tensor, y_hat: Tensor) -> Tensor:
         return self.features(x, y_hat)[-1]
@@ -184,7 +186,11 @@ def _start_small(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _spectral(conv: nn.Conv2d) -> nn.Module:
+def _small(conv: nn.Conv2d) -> nn.Module:
     _start_small(conv)
-    wrapped: nn.Module = nn.utils.parametrizations.spectral_norm(conv)
+    return conv
+
+
+def _spectral(conv: nn.Conv2d) -> nn.Module:
+    wrapped: nn.Module = nn.utils.parametrizations.spectral_norm(_small(conv))
     return wrapped

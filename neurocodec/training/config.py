@@ -101,6 +101,7 @@ class RealismConfig:
     matching_weight: float = 0.0  # of the discriminator's features
     style_weight: float = 0.0  # of the Gram matrices of the LPIPS network's features
     discriminator_channels: int = 64
+    spectral_norm: bool = True  # of the discriminator, as in the paper; without it, it learns sooner
     discriminator_weight: float = 1.0  # of its loss; 0.5 slows it down
     discriminator_learning_rate: float = 1e-4
     lambda_above: float = 2.0  # joint: of the rate where it is above its target, in units of k_M / λ

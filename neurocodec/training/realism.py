@@ -33,6 +33,7 @@ from neurocodec.training.processes import Processes, join_processes
 from neurocodec.training.realism_losses import (
     adversarial_terms,
     generator_objective,
+    left_to_invent,
     picture_terms,
     probability,
     two_sided_lambda,
@@ -121,6 +122,7 @@ def train_steps(
         beta = draw_realism(settings.seed, state.step, len(x), processes)  # (B,)
         full = (beta == 1.0).nonzero()[:, 0].to(device)  # which pictures the discriminator learns from
         beta = beta.to(device)
+        to_invent = left_to_invent(quality_index, config.model.quality_rows)
 
         torch.manual_seed(seed_of(settings.seed, state.step, processes.rank, "noise"))
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
@@ -132,14 +134,19 @@ def train_steps(
         if adversarial:  # the discriminator's step; in float32, because spectral norms know no autocast
             pictures, latents = torch.cat([x[full], x_hat[full].detach()]), condition[full]
             real, fake = discriminator(pictures, torch.cat([latents, latents])).chunk(2)
-            loss = discriminator_loss(real, fake, kind, weight=realism.discriminator_weight)
+            share = to_invent[full] / to_invent[full].sum()  # of each picture in means over them
+            each = zip(real, fake, strict=True)
+            losses = torch.stack([discriminator_loss(r, f, kind, weight=realism.discriminator_weight) for r, f in each])
+            loss = (share * losses).sum()
             norm = descend(loss, [state.discriminator_optimizer], state.discriminator, settings.clip)
             values |= {"discriminator_loss": loss, "discriminator_gradient": norm}
-            values |= {"real": probability(real, kind).mean(), "fake": probability(fake, kind).mean()}
+            scores = {"real": real.detach(), "fake": fake.detach()}
+            values |= {side: (share * probability(v, kind).mean((1, 2, 3))).sum() for side, v in scores.items()}
 
         terms = picture_terms(x, x_hat, lpips, realism)  # the generator's step
         if adversarial:
-            terms |= adversarial_terms(state.discriminator, x, x_hat, condition, realism)
+            found = adversarial_terms(state.discriminator, x, x_hat, condition, realism)
+            terms |= {name: to_invent * term for name, term in found.items()}
         if reference is not None:
             target_bpp = bits_per_pixel(reference, x, quality_index)
             lmbda = two_sided_lambda(output["bpp"], target_bpp, config.model.lmbda(quality_index), realism)

@@ -47,6 +47,15 @@ def adversarial_terms(
     return terms
 
 
+def left_to_invent(quality_index: Tensor, rows: int) -> Tensor:
+    """The weight of each picture in the adversarial game, (B,): (1 - q / (rows - 1))², and never quite 0.
+
+    HiFiC trains at low rates only. Near the highest quality the pictures of both sides are the same, and a
+    discriminator that has to tell them apart learns nothing from them but noise.
+    """
+    return (1.0 - quality_index / (rows - 1)).square().clamp(min=1e-3)
+
+
 def generator_objective(terms: dict[str, Tensor], beta: Tensor, realism: RealismConfig) -> Tensor:
     """k_M · 255² · mse + β · (k_P · lpips + k_G · gan + k_F · matching + k_S · style) + rate_loss, (B,).
 

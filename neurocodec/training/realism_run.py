@@ -138,7 +138,9 @@ def start_gan(
         _check_fit(config, model, saved)
     torch.manual_seed(settings.seed)
     generator = checkpoint.new_generator(config.generator, model)
-    discriminator = HificDiscriminator(model.config.latent_channels, channels=realism.discriminator_channels)
+    discriminator = HificDiscriminator(
+        model.config.latent_channels, channels=realism.discriminator_channels, spectral=realism.spectral_norm
+    )
     if saved is None and settings.init_from:
         generator.load_state_dict(_generator_to_start_from(settings.init_from, config.generator, model).state_dict())
     codec = GenerativeCodec(checkpoint.thaw(model), generator, joint=realism.joint).to(device)
@@ -182,7 +184,10 @@ def _check_fit(config: GenerativeConfig, model: checkpoint.Model, saved: dict[st
     there = config_from_dict(saved["config"])
     assert isinstance(there, GenerativeConfig)
     _check_shape("the run to resume", there.generator, config.generator)
-    for section, names in {"realism": ("joint", "discriminator_channels"), "training": ("optimizer",)}.items():
+    for section, names in {
+        "realism": ("joint", "discriminator_channels", "spectral_norm"),
+        "training": ("optimizer",),
+    }.items():
         for name in names:
             found, wanted = (getattr(getattr(c, section), name) for c in (there, config))
             if found != wanted:
