@@ -270,12 +270,12 @@ def test_objective_by_hand():
     }
     expected = [
         152.40234375 * 0.001 + 0.7,  # 0.075 / 32 · 255²
-        152.40234375 * 0.002 + 0.5 * (0.4 + 0.15 * 2 + 2 * 0.2 + 3 * 0.02) + 0.8,
+        152.40234375 * 0.002 + 0.125 * (0.4 + 0.15 * 2 + 2 * 0.2 + 3 * 0.02) + 0.8,
         152.40234375 * 0.004 + 1.0 * (0.3 + 0.15 * 3 + 2 * 0.3 + 3 * 0.03) + 0.9,
     ]
     assert generator_objective(terms, torch.tensor([0.0, 0.5, 1.0]), settings).tolist() == pytest.approx(expected)
     only = generator_objective({k: terms[k] for k in ("mse", "lpips")}, torch.tensor([0.0, 0.5, 1.0]), settings)
-    assert only[1].item() == pytest.approx(152.40234375 * 0.002 + 0.5 * 0.4)
+    assert only[1].item() == pytest.approx(152.40234375 * 0.002 + 0.125 * 0.4)
 
 
 @pytest.mark.parametrize("kind", ["minimax", "non-saturating", "least-squares", "hinge"])

@@ -98,6 +98,7 @@ class RealismConfig:
     mse_weight: float = 0.075 * 2**-5  # k_M, of 255² · MSE
     lpips_weight: float = 1.0  # k_P
     gan_weight: float = 0.15  # β of the paper
+    exponent: float = 3.0  # of β, which weighs all but the squared error
     matching_weight: float = 0.0  # of the discriminator's features
     style_weight: float = 0.0  # of the Gram matrices of the LPIPS network's features
     discriminator_channels: int = 64
@@ -112,6 +113,7 @@ class RealismConfig:
         _require(0.0 <= self.gan_start <= 1.0, "realism.gan_start", "between 0 and 1")
         _require(self.gan in get_args(GanLoss), "realism.gan", " or ".join(get_args(GanLoss)))
         _require(self.lpips in ("alex", "vgg"), "realism.lpips", "alex or vgg")
+        _require(self.exponent > 0, "realism.exponent", "above 0")
         for kind in ("mse", "lpips", "gan", "matching", "style", "discriminator"):
             _require(getattr(self, f"{kind}_weight") >= 0, f"realism.{kind}_weight", "at least 0")
         for name in ("discriminator_channels", "guard_window"):

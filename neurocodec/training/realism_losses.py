@@ -57,16 +57,17 @@ def left_to_invent(quality_index: Tensor, rows: int) -> Tensor:
 
 
 def generator_objective(terms: dict[str, Tensor], beta: Tensor, realism: RealismConfig) -> Tensor:
-    """k_M · 255² · mse + β · (k_P · lpips + k_G · gan + k_F · matching + k_S · style) + rate_loss, (B,).
+    """k_M · 255² · mse + β^n · (k_P · lpips + k_G · gan + k_F · matching + k_S · style) + rate_loss, (B,).
 
-    HiFiC's objective (Mentzer et al. 2020, section 3), with all but MSE and rate times each picture's β, as in
-    multi-realism compression (Agustsson et al. 2023). beta: (B,). Terms that are missing count as 0.
+    HiFiC's objective (Mentzer et al. 2020, section 3), with all but MSE and rate times a power of each picture's β: n
+    is 1 in multi-realism compression (Agustsson et al. 2023), but then half of β has nearly all of the effect. beta:
+    (B,). Terms that are missing count as 0.
     """
     weights = {name: getattr(realism, f"{name}_weight") for name in ("lpips", "gan", "matching", "style")}
     loss = realism.mse_weight * 255**2 * terms["mse"]
     for name, weight in weights.items():
         if name in terms:
-            loss = loss + beta * weight * terms[name]
+            loss = loss + beta**realism.exponent * weight * terms[name]
     return loss + terms.get("rate_loss", 0.0)
 
 
