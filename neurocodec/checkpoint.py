@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from neurocodec.entropy.arithmetic import arithmetic
 from neurocodec.entropy.integer import EntropyNetwork, freeze_entropy, thaw_entropy
 from neurocodec.entropy.likelihood import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 from neurocodec.entropy.tables import Tables, gaussian_tables
 from neurocodec.errors import ModelMismatchError, ModelNotFoundError
+from neurocodec.image import write_bytes_atomic
 from neurocodec.models.hific import Generator, GeneratorConfig
 from neurocodec.models.hyperprior import Analysis, HyperAnalysis, Hyperprior, HyperpriorConfig, Synthesis
 
@@ -195,11 +196,8 @@ def _read(path: str) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
 
 
 def _write(path: str | Path, arrays: Mapping[str, NDArray[Any]], kind: str, config: Any, model_id: bytes) -> None:
-    path = Path(path)
     metadata = {"format": kind, "config": json.dumps(dataclasses.asdict(config)), "model_id": model_id.hex()}
-    temporary = path.with_name(path.name + ".part")
-    save_file(dict(arrays), temporary, metadata=metadata)
-    temporary.replace(path)
+    write_bytes_atomic(path, save(dict(arrays), metadata=metadata), force=True)  # save_file's are for the owner alone
 
 
 @functools.lru_cache(maxsize=4)

@@ -22,6 +22,8 @@ def test_a_saved_model_is_the_same_model(small_model, tmp_path, photo):
     assert again.model_id == small_model.model_id
     assert codec.encode(photo[:40, :40], model=again) == codec.encode(photo[:40, :40], model=small_model)
     assert [p.name for p in tmp_path.iterdir()] == ["copy.safetensors"]
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode, "others may read a model that is installed for all"
 
 
 def test_the_id_covers_what_decoding_reads_and_nothing_else(small_model):
