@@ -74,7 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(", ".join(f"{k} {v:+.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
     if args.output:
         about = {key: results[key] for key in ("date", "commit", "machine", "versions") if key in results}
-        written = {"kind": "anchors", **about, "dataset": results["dataset"]["name"], "rows": rows}
+        pairs = " ".join(
+            f"{codec}={Path(path).name}" for codec, _, path in (pair.partition("=") for pair in args.pairs)
+        )
+        command = f"python benchmarks/anchors.py {args.results.name} {pairs}"
+        written = {"kind": "anchors", "command": command, **about, "dataset": results["dataset"]["name"], "rows": rows}
         image.write_bytes_atomic(args.output, (json.dumps(written, indent=1) + "\n").encode(), force=True)
     return 0 if all(row.get("reproduced", True) for row in rows) else 1
 
