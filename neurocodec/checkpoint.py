@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,12 @@ def load_generator(path: str | Path, model: Model) -> Generator:
 
 
 def generator_of(model: Model) -> Generator:
-    """The model's generator, or the installed one for it. Raises ModelNotFoundError if there is none."""
+    """The model's generator, or the installed one for it, one in NEUROCODEC_WEIGHTS rather than the package's own.
+
+    Raises ModelNotFoundError if there is none.
+    """
     if model.generator is None:
-        for path in _installed():
+        for path in _installed(reversed(_folders())):
             metadata = _metadata(str(path), path.stat().st_mtime_ns)
             if metadata.get("format") == GENERATOR_FORMAT and metadata.get("model_id") == model.model_id.hex():
                 model.generator = load_generator(path, model)
@@ -149,7 +152,7 @@ def load(name: str | Path, *, device: str = "auto") -> Model:
 
 def find(model_id: bytes, *, device: str = "auto") -> Model:
     """The installed model with this id. Raises ModelNotFoundError if there is none."""
-    for path in _installed():
+    for path in _installed(_folders()):
         metadata = _metadata(str(path), path.stat().st_mtime_ns)
         if metadata.get("format") == FILE_FORMAT and metadata.get("model_id") == model_id.hex():
             return load(path, device=device)
@@ -172,8 +175,8 @@ def _folders() -> list[Path]:
     return [Path(__file__).parent / "weights", *([Path(extra)] if extra else [])]
 
 
-def _installed() -> Iterator[Path]:
-    for folder in _folders():
+def _installed(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
         yield from sorted(path for path in folder.glob("*.safetensors") if path.is_file())
 
 

@@ -10,7 +10,9 @@ import safetensors.numpy
 import torch
 
 from neurocodec import checkpoint, codec, container, tiling
-from neurocodec.errors import ModelMismatchError, ModelNotFoundError
+from neurocodec.errors import MissingWeightsError, ModelMismatchError, ModelNotFoundError
+from neurocodec.evaluation.measures import lpips
+from neurocodec.metrics import psnr
 from neurocodec.models.complexity import count_generator_macs
 from neurocodec.models.hific import ChannelNorm, Generator, GeneratorConfig, RealismGain
 from neurocodec.models.hyperprior import HyperpriorConfig, Synthesis
@@ -119,6 +121,33 @@ def test_a_generator_file_is_found_by_its_model(with_generator, small_model, pho
     fresh = dataclasses.replace(small_model, generator=None)
     expected = codec.decode(data, model=with_generator, realism=0.5)
     assert levels(codec.decode(data, model=fresh, realism=0.5), expected) == 0
+
+
+def test_a_generator_of_ones_own_comes_before_the_one_that_ships(small_model, tmp_path, monkeypatch):
+    shipped, own = tmp_path / "shipped", tmp_path / "own"
+    for folder, value in ((shipped, 1.0), (own, 2.0)):
+        folder.mkdir()
+        generator = checkpoint.new_generator(SMALL, small_model)
+        generator.head.bias.data.fill_(value)
+        checkpoint.save_generator(generator, small_model, folder / "realism.safetensors")
+    monkeypatch.setattr(checkpoint, "_folders", lambda: [shipped, own])
+    found = checkpoint.generator_of(dataclasses.replace(small_model, generator=None))
+    assert found.head.bias.unique().item() == 2.0
+
+
+def test_the_shipped_generator_trades_psnr_for_lpips(base_model, photo):
+    """The bundled photograph at a low and a middle rate: PSNR falls along the slider, by little, and LPIPS falls."""
+    for quality in (30, 60):
+        data = codec.encode(photo, quality=quality, model=base_model)
+        pictures = [np.asarray(codec.decode(data, model=base_model, realism=r)) for r in (0.0, 0.5, 1.0)]
+        distortions = [psnr(photo, picture) for picture in pictures]
+        assert distortions[0] > distortions[1] > distortions[2] > distortions[0] - 2.0
+        try:
+            distances = [lpips(photo, picture) for picture in pictures]
+        except MissingWeightsError:
+            continue  # the PSNR part has been tested
+        assert distances[0] > distances[1] > distances[2]
+        assert distances[2] < 0.85 * distances[0]
 
 
 def test_generator_files_that_do_not_fit(with_generator, small_model, base_model, tmp_path):

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     data = neurocodec.encode(args.input, **files.encode_options(args) | {"model": model})
     realisms: tuple[float | None, ...] = (None,)
     lpips, hint = False, ""
-    if _has_generator(model):
+    if has_generator(model):
         from neurocodec.evaluation.measures import available
 
         measures, missing = available()
@@ -132,7 +132,7 @@ def _measured(name: str, data: bytes, original: NDArray[np.uint8], decoded: NDAr
     return Variant(name, data, decoded, psnr(original, decoded), found["ms_ssim"], found["lpips"])
 
 
-def _has_generator(model: Model) -> bool:
+def has_generator(model: Model) -> bool:
     from neurocodec import checkpoint
     from neurocodec.errors import ModelNotFoundError
 
