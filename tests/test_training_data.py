@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from neurocodec.errors import ConfigError
-from neurocodec.training import synthetic
+from neurocodec.training import data, synthetic
 from neurocodec.training.config import Config, DataConfig, TrainingConfig
-from neurocodec.training.data import Batches, Crops, Photographs, find_images, open_pictures
+from neurocodec.training.data import Batches, Crops, Photographs, find_images, open_pictures, recolour
 from neurocodec.training.processes import Processes
 from neurocodec.training.schedule import stages
 
@@ -39,7 +39,9 @@ def photographs(folder, tmp_path):
 
 
 CONFIG = Config(
-    data=DataConfig(crop=64, final_crop=128, final_crop_share=0.5, drawn_share=0.0, magnified_share=0.0),
+    data=DataConfig(
+        crop=64, final_crop=128, final_crop_share=0.5, drawn_share=0.0, magnified_share=0.0, recoloured_share=0.0
+    ),
     training=TrainingConfig(steps=8, batch=8, seed=5),
 )
 
@@ -71,8 +73,8 @@ def test_photographs_are_decoded_once_and_again_when_they_change(folder, tmp_pat
 
 
 def test_held_out_pictures_are_not_trained_on(folder, tmp_path):
-    data = DataConfig(folder=str(folder), crop=64, validation_every=3)
-    photographs, held_out = open_pictures(data, tmp_path)
+    settings = DataConfig(folder=str(folder), crop=64, validation_every=3)
+    photographs, held_out = open_pictures(settings, tmp_path)
     blue = [{int(source[i][0, 0, 2]) for i in range(len(source))} for source in (photographs, held_out)]
     assert blue[0] | blue[1] == set(range(8))
     assert not blue[0] & blue[1]
@@ -167,6 +169,38 @@ def test_shares_of_magnified_and_drawn_crops(photographs, monkeypatch):
     drawn = [(crops.draw(np.random.default_rng(i)) == 77).all() for i in range(300)]
     assert 0.3 < np.mean(drawn) < 0.5
     assert not any((Crops(photographs, 64).draw(np.random.default_rng(i)) == 77).all() for i in range(50))
+
+
+def test_recoloured_crops_are_of_stronger_and_weaker_colours(photo):
+    crop = photo[100:164, 100:164]
+    luma = crop @ np.array([0.299, 0.587, 0.114])
+
+    def spread(rgb):
+        return np.abs(rgb - rgb.mean(2, keepdims=True)).mean()
+
+    found = [recolour(np.random.default_rng(i), crop) for i in range(60)]
+    assert {(c.shape, c.dtype.name) for c in found} == {((64, 64, 3), "uint8")}
+    ratios = [spread(c) / spread(crop) for c in found]
+    assert min(ratios) < 0.7
+    assert max(ratios) > 1.6
+    kept = [np.abs(c @ np.array([0.299, 0.587, 0.114]) - luma).mean() < 3 for c in found]
+    assert 30 <= sum(kept) < 60  # the others have channels exchanged, or left the range
+    assert (found[5] == recolour(np.random.default_rng(5), crop)).all()
+
+
+def test_a_share_of_the_crops_is_recoloured(photographs, monkeypatch):
+    monkeypatch.setattr(data, "recolour", lambda rng, rgb: np.full_like(rgb, 77))
+    crops = Crops(photographs, 64, drawn=0.3, recoloured=0.4)
+    share = np.mean([(crops.draw(np.random.default_rng(i)) == 77).all() for i in range(400)])
+    assert share == pytest.approx(0.7 * 0.4, abs=0.07)
+
+
+def test_pages_are_dark_upon_light_or_light_upon_dark():
+    pages = [synthetic._page(np.random.default_rng(i), 96).astype(int) for i in range(60)]
+    assert {page.shape for page in pages} == {(96, 96, 3)}
+    light = sum(np.median(page) > 200 for page in pages)
+    assert 35 < light < 58
+    assert sum(np.ptp(page) > 60 for page in pages) > 50  # with something written on them that can be read
 
 
 def test_drawn_pictures_are_varied_and_repeatable(photo):

@@ -37,6 +37,7 @@ class DataConfig:
     final_crop_share: float = 0.0  # that part
     magnified_share: float = 0.25  # of the crops, magnified up to 4 times: large pictures are smoother than small ones
     drawn_share: float = 0.05  # of the crops: flat colours, gradients, stripes, noise, shapes, text
+    recoloured_share: float = 0.15  # of the other crops: of stronger or weaker colours, or with channels exchanged
     workers: int = 2  # threads that cut crops, each two batches ahead
 
     def __post_init__(self) -> None:
@@ -47,6 +48,7 @@ class DataConfig:
         _require(0.0 <= self.final_crop_share <= 1.0, "data.final_crop_share", "between 0 and 1")
         shares = min(self.magnified_share, self.drawn_share), self.magnified_share + self.drawn_share
         _require(shares[0] >= 0 and shares[1] <= 1, "data.magnified_share + data.drawn_share", "between 0 and 1")
+        _require(0.0 <= self.recoloured_share <= 1.0, "data.recoloured_share", "between 0 and 1")
         _require(self.workers >= 1, "data.workers", "at least 1")
 
 
