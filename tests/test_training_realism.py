@@ -24,7 +24,7 @@ from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError
 from neurocodec.models.complexity import count_generator_macs
 from neurocodec.models.hific import Generator, GeneratorConfig
-from neurocodec.models.hyperprior import HyperpriorConfig
+from neurocodec.models.hyperprior import Hyperprior, HyperpriorConfig
 from neurocodec.perceptual.adversarial import HificDiscriminator, feature_matching_loss, generator_loss
 from neurocodec.perceptual.features import FeatureNetwork
 from neurocodec.perceptual.lpips import LPIPS
@@ -450,6 +450,35 @@ def test_a_run_starts_from_a_generator(config_file, tmp_path, small_model, base_
         train_realism(load_config(config_file, [*again, "realism.model=base"]), tmp_path / "third")
     with pytest.raises(ConfigError, match="cannot start from 'base'"):
         train_realism(load_config(config_file, ["training.init_from=base"]), tmp_path / "third")
+
+
+def test_a_run_starts_from_the_checkpoint_of_a_run_upon_another_model(config_file, tmp_path, small_model):
+    first = train_realism(load_config(config_file), tmp_path / "first").parent / "checkpoint.pt"
+    state = checkpoint.thaw(small_model).state_dict()
+    state["g_s.head.bias"] += 0.25
+    moved = Hyperprior(small_model.config)
+    moved.load_state_dict(state)
+    other = checkpoint.freeze(moved)
+    other.save(tmp_path / "other.safetensors")
+    saved = torch.load(first, weights_only=True)
+
+    config = load_config(
+        config_file, [f"realism.model={tmp_path / 'other.safetensors'}", f"training.init_from={first}"]
+    )
+    started = realism_run.start_gan(config, other, None, HERE.device)
+    generator, discriminator = started.codec.generator.state_dict(), started.discriminator.state_dict()
+    assert all(torch.equal(v, saved["discriminator"][name]) for name, v in discriminator.items())
+    own = {name: v for name, v in generator.items() if not name.startswith("trunk.")}
+    assert all(torch.equal(v, saved["ema"]["generator." + name]) for name, v in own.items())
+    assert torch.equal(generator["trunk.head.bias"], state["g_s.head.bias"])
+
+    torch.save({"model": {}}, tmp_path / "base.pt")
+    for overrides, message in {
+        (f"training.init_from={first}", "realism.discriminator_channels=8"): r"channels is 8, and the run of '.*' has",
+        (f"training.init_from={tmp_path / 'base.pt'}",): "not the checkpoint of a run that trains a generative decoder",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            realism_run.start_gan(load_config(config_file, overrides), other, None, HERE.device)
 
 
 # Several processes

@@ -19,7 +19,7 @@ from neurocodec.perceptual.adversarial import HificDiscriminator
 from neurocodec.training.config import GenerativeConfig, config_from_dict
 from neurocodec.training.data import Photographs
 from neurocodec.training.optimizers import make_optimizers
-from neurocodec.training.run import freeze_run, move_average, restore_optimizer, save_atomically
+from neurocodec.training.run import freeze_run, move_average, read, restore_optimizer, save_atomically
 from neurocodec.training.schedule import stages
 
 GENERATOR_FILE = "realism.safetensors"
@@ -142,7 +142,7 @@ def start_gan(
         model.config.latent_channels, channels=realism.discriminator_channels, spectral=realism.spectral_norm
     )
     if saved is None and settings.init_from:
-        generator.load_state_dict(_generator_to_start_from(settings.init_from, config.generator, model).state_dict())
+        start_from(settings.init_from, config, model, generator, discriminator)
     codec = GenerativeCodec(checkpoint.thaw(model), generator, joint=realism.joint).to(device)
     discriminator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = [{"params": list(discriminator.parameters()), "peak": realism.discriminator_learning_rate}]
@@ -157,6 +157,35 @@ def start_gan(
     if saved is not None:
         state.restore(saved)
     return state
+
+
+def start_from(
+    path: str,
+    config: GenerativeConfig,
+    model: checkpoint.Model,
+    generator: Generator,
+    discriminator: HificDiscriminator,
+) -> None:
+    """Gives the generator the weights of a file for this model, or both networks those of a run's checkpoint.pt.
+
+    That run may have been upon another base model, such as an earlier one; the trunk stays this model's. Raises
+    ConfigError.
+    """
+    if Path(path).suffix != ".pt":
+        generator.load_state_dict(_generator_to_start_from(path, config.generator, model).state_dict())
+        return
+    saved = read(path)
+    if "discriminator" not in saved:
+        raise ConfigError(f"{path} is not the checkpoint of a run that trains a generative decoder.")
+    _check_networks(f"the run of {path!r}", config, saved)
+    prefix, trunk = "generator.", "generator.trunk."
+    averages = {name.removeprefix(prefix): value for name, value in saved["ema"].items() if name.startswith(prefix)}
+    own = {name: value for name, value in averages.items() if not (prefix + name).startswith(trunk)}
+    try:
+        generator.load_state_dict(own, strict=False)
+        discriminator.load_state_dict(saved["discriminator"])
+    except RuntimeError as error:
+        raise ConfigError(f"{path} is of a run upon a base model of another shape.") from error
 
 
 def check_batches(config: GenerativeConfig, world: int) -> None:
@@ -180,23 +209,25 @@ def _generator_to_start_from(path: str, wanted: GeneratorConfig, model: checkpoi
 
 
 def _check_fit(config: GenerativeConfig, model: checkpoint.Model, saved: dict[str, Any]) -> None:
-    """Whether a checkpoint is of a run with this configuration's networks."""
-    there = config_from_dict(saved["config"])
-    assert isinstance(there, GenerativeConfig)
-    _check_shape("the run to resume", there.generator, config.generator)
-    for section, names in {
-        "realism": ("joint", "discriminator_channels", "spectral_norm"),
-        "training": ("optimizer",),
-    }.items():
-        for name in names:
-            found, wanted = (getattr(getattr(c, section), name) for c in (there, config))
-            if found != wanted:
-                raise ConfigError(f"{section}.{name} is {wanted!r}, and the run to resume has {found!r}.")
+    """Whether a checkpoint is of a run with this configuration's networks, optimiser and base model."""
+    _check_networks("the run to resume", config, saved, "realism.joint", "training.optimizer")
     if saved["state"]["model_id"] != model.model_id.hex():
         raise ConfigError(
             f"realism.model is {config.realism.model!r}, whose id is {model.model_id.hex()}, and the run to resume "
             f"decodes latents of {saved['state']['model_id']}."
         )
+
+
+def _check_networks(source: str, config: GenerativeConfig, saved: dict[str, Any], *others: str) -> None:
+    """Whether a checkpoint has this configuration's generator and discriminator, and the same of other settings."""
+    there = config_from_dict(saved["config"])
+    assert isinstance(there, GenerativeConfig)
+    _check_shape(source, there.generator, config.generator)
+    for setting in ("realism.discriminator_channels", "realism.spectral_norm", *others):
+        section, name = setting.split(".")
+        found, wanted = (getattr(getattr(c, section), name) for c in (there, config))
+        if found != wanted:
+            raise ConfigError(f"{setting} is {wanted!r}, and {source} has {found!r}.")
 
 
 def _check_shape(source: str, found: GeneratorConfig, wanted: GeneratorConfig) -> None:
