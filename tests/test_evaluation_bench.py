@@ -315,6 +315,13 @@ def test_bench_rd_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert str(tmp_path) not in page
 
 
+def test_lists_of_settings_are_joined() -> None:
+    chosen: list[codecs.Codec] = [codecs.Jpeg(), codecs.WebP(), codecs.Jxl()]
+    given = [("", [20.0]), ("jpeg", [30.0]), ("", [40.0]), ("jpeg", [50.0]), ("bpg", [30.0])]
+    expected = {"webp": [20.0, 40.0], "jpeg": [30.0, 50.0], "bpg": [30.0]}
+    assert bench._settings(given, chosen, {"bpg": "not installed"}) == expected
+
+
 def test_commands_are_recorded_without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["/usr/bin/neurocodec", "bench", "--dataset", "/data/kodak/", "--codecs", "jpeg,nic:/a/b.safetensors@1"]
     monkeypatch.setattr(sys, "argv", [*words, "-o", "out/here"])
@@ -389,8 +396,9 @@ def test_an_interrupt_ends_all_processes_without_a_traceback(folder: Path, tmp_p
         (["--anchors", "."], 1, "holds no JSON files"),
         (["--qualities", "heic=20"], 1, "expected one of the codecs nic, jpeg, webp"),
         (["--codecs", "jpeg", "--qualities", "30,60", "--against", "vtm"], 1, "found vtm to compare against"),
-        (["--qualities", "jpeg=high"], 2, "--qualities"),
-        (["--qualities", "high"], 2, "--qualities"),
+        (["--codecs", "jpeg2000", "--qualities", "20"], 1, "none of jpeg2000 has qualities of 1 to 100"),
+        (["--qualities", "jpeg=high"], 2, "'jpeg=high' is no list of numbers, such as 20,50"),
+        (["--qualities", "high"], 2, "'high' is no list of numbers, such as 20,50"),
         (["-j", "0"], 2, "-j"),
     ],
 )

@@ -271,32 +271,41 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _numbers(text: str) -> list[float]:
-    number = files.number(0)
-    return [number(word) for word in _words(text)]
-
-
 def _qualities(text: str) -> tuple[str, list[float]]:
     """CODEC=Q,Q or Q,Q, whose name is empty."""
     name, _, numbers = text.rpartition("=")
-    return name, _numbers(numbers)
+    number = files.number(0)
+    try:
+        return name, [number(word) for word in _words(numbers)]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 20,50 or jpeg=20,50") from error
 
 
 def _settings(
     given: Sequence[tuple[str, list[float]]], chosen: Sequence[Codec], not_installed: Mapping[str, str]
 ) -> dict[str, list[float]]:
-    """The settings asked for, by codec. Raises ConfigError for a name that is not among the codecs."""
+    """The settings asked for, by codec; lists for one codec are joined.
+
+    Raises ConfigError for a name that is not among the codecs, and for a list that none of them would take.
+    """
     from neurocodec.errors import ConfigError
     from neurocodec.evaluation.codecs import has_common_quality
 
-    named = {name: numbers for name, numbers in given if name}
     names = [codec.name for codec in chosen]
-    for name in named:
-        if name not in names and name not in not_installed:
+    common = [codec.name for codec in chosen if has_common_quality(codec)]
+    shared: dict[str, list[float]] = {}
+    own: dict[str, list[float]] = {}
+    for name, numbers in given:
+        if name and name not in names and name not in not_installed:
             raise ConfigError(f"found --qualities {name}=..., expected one of the codecs {', '.join(names)}")
-    common = [number for name, numbers in given if not name for number in numbers]
-    settings = {codec.name: common for codec in chosen if common and has_common_quality(codec)}
-    return settings | named
+        if not name and not common:
+            raise ConfigError(
+                f"found --qualities without a codec, and none of {', '.join(names)} has qualities of 1 to 100: "
+                f"give {names[0]}=..."
+            )
+        for taker in [name] if name else common:
+            (own if name else shared).setdefault(taker, []).extend(numbers)
+    return shared | own
 
 
 def _counts(text: str) -> list[int]:
