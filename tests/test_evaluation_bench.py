@@ -267,6 +267,22 @@ def test_dists_is_measured_at_the_size_of_its_authors(monkeypatch: pytest.Monkey
     assert not taken.lacking({"dists": 0.1}, 16, 90)
 
 
+def test_averages_that_small_pictures_cost_are_named(tmp_path: Path) -> None:
+    Image.fromarray(codecs.synthetic_picture(170, 180)).save(tmp_path / "large.png")
+    Image.fromarray(codecs.synthetic_picture(160, 180)).save(tmp_path / "small.png")
+    results = rate_distortion.run(
+        datasets.load_dataset(str(tmp_path)),
+        [codecs.Jpeg()],
+        tmp_path / "r.json",
+        settings=[50],
+        measures=Measures(True),
+    )
+    assert [row["ms_ssim"] is None for row in results["rows"]] == [False, True]
+    why = "no averages, as 1 of 2 pictures, such as small.png, are below 161 pixels"
+    assert results["not_available"] == {"MS-SSIM": why}
+    assert f"- not available: MS-SSIM: {why}" in tables.table(results)
+
+
 def test_measures_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is named with its reason, which holds no path of the user's home."""
     from neurocodec.perceptual import weights

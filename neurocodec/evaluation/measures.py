@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,11 @@ LPIPS_MIN_SIDE = 31
 """Pixels: below it AlexNet has no output."""
 DISTS_MIN_SIDE, DISTS_SIDE = 16, 256
 """Pixels: the least that VGG16 takes, and that to which DISTS's authors scale the shorter side of larger pictures."""
+_LIMITS = {
+    "ms_ssim": ("MS-SSIM", MS_SSIM_MIN_SIDE),
+    "lpips": ("LPIPS", LPIPS_MIN_SIDE),
+    "dists": ("DISTS", DISTS_MIN_SIDE),
+}
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -83,14 +89,19 @@ class Measures:
         """Whether a row of results lacks a measure that it would have if it were measured now."""
         return any(row.get(key) is None for key in self._taken(height, width))
 
+    def too_small(self, pictures: Collection[dict[str, Any]]) -> dict[str, str]:
+        """The measures whose averages are lost to small pictures, by title, and why. pictures: as results hold them."""
+        found = {}
+        for key, (title, side) in _LIMITS.items():
+            small = [picture["name"] for picture in pictures if min(picture["height"], picture["width"]) < side]
+            if getattr(self, key) and small:
+                count = f"{len(small)} of {len(pictures)} pictures"
+                found[title] = f"no averages, as {count}, such as {small[0]}, are below {side} pixels"
+        return found
+
     def _taken(self, height: int, width: int) -> set[str]:
         """The measures that are asked for and that a picture of this size is large enough for."""
-        limits = {
-            "ms_ssim": MS_SSIM_MIN_SIDE if self.ms_ssim else None,
-            "lpips": LPIPS_MIN_SIDE if self.lpips else None,
-            "dists": DISTS_MIN_SIDE if self.dists else None,
-        }
-        return {key for key, side in limits.items() if side is not None and min(height, width) >= side}
+        return {key for key, (_, side) in _LIMITS.items() if getattr(self, key) and min(height, width) >= side}
 
 
 def available(*, dists: bool = False, patches: bool = False, download: bool = False) -> tuple[Measures, dict[str, str]]:

@@ -5,8 +5,8 @@
 The results file is a JSON object: `command`, `commit`, `machine`, `versions`, `averaging`, `dataset` (name, pictures
 with size and SHA-256), `codecs` (name -> configuration), `not_installed` (codec -> why), `not_available` (measure ->
 why), `rows`, `patches` (distances between sets of patches, where asked for) and what `summarise` adds for readers:
-`anchors` and `bd_rates`. In a resumed file, commit, machine and versions are those of the last run; the fingerprint in
-each configuration vouches for the rows of earlier ones. Older files lack what was added since.
+`anchors`, `bpp_range`, `bd_rates` and `notes`. In a resumed file, commit, machine and versions are those of the last
+run; the fingerprint in each configuration vouches for the rows of earlier ones. Older files lack what was added since.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def run(
     results = _begin(output, dataset.name, pictures, configurations, command, processes)
     missing = results.get("not_installed", {}) | dict(not_installed or {})
     results["not_installed"] = {name: why for name, why in missing.items() if name not in results["codecs"]}
-    results["not_available"] = dict(not_available or {})
+    results["not_available"] = measures.too_small(pictures.values()) | dict(not_available or {})
     store = _Features(output.parent / "features", measures.patches, pictures, results["codecs"])
     done = {
         (row["image"], row["codec"], float(row["setting"]))
