@@ -27,7 +27,7 @@ from neurocodec.training.config import load_config
 from neurocodec.training.loop import train
 from neurocodec.training.losses import rate_distortion_loss
 from neurocodec.training.optimizers import make_optimizers
-from neurocodec.training.processes import Processes
+from neurocodec.training.processes import Processes, join_processes
 from neurocodec.training.run import State, load_run
 from neurocodec.training.start import start_from
 
@@ -362,6 +362,25 @@ def test_the_first_process_decodes_then_the_first_of_each_machine_then_the_other
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda process: process.in_turns(lambda: work(process)), threads)) == [0, 1, 2, 3]
     assert done[:2] == [0, 2]
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+
+def test_the_gpu_of_a_single_process_has_an_index(one_gpu):
+    """torch.cuda.set_device, by which threads pin memory for it, takes no device without one."""
+    with join_processes("auto") as processes:
+        assert processes.device == torch.device("cuda", 0)
+
+
+def test_more_processes_than_gpus(one_gpu, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ConfigError, match=r"has 1 GPU\(s\), so the process of local rank 1"), join_processes("cuda"):
+        pass
 
 
 # Where a run starts

@@ -95,14 +95,21 @@ def join_processes(device: str) -> Iterator[Processes]:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("training.device is 'cuda', and PyTorch finds no GPU here; set it to 'cpu' or 'auto'.")
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Processes(torch.device(kind))
-        return
-    local_rank = int(os.environ["LOCAL_RANK"])
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    own = torch.device("cpu")
     if kind == "cuda":
-        torch.cuda.set_device(local_rank)
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"this machine has {torch.cuda.device_count()} GPU(s), so the process of local rank {local_rank} has "
+                "none: start one process a GPU, or set training.device to 'cpu'."
+            )
+        own = torch.device(kind, local_rank)  # with an index: threads choose their device by it
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes(own)
+        return
+    if kind == "cuda":
+        torch.cuda.set_device(own)
     dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
-    own = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
     processes = Processes(own, dist.get_rank(), local_rank, dist.get_world_size())
     yield processes
     processes.wait()
