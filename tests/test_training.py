@@ -251,8 +251,6 @@ def test_every_parameter_has_one_optimizer(config_file):
         optimizers = make_optimizers(model, dataclasses.replace(settings, optimizer=name))
         held = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
         assert sorted(held) == sorted(id(p) for p in model.parameters())
-    with pytest.raises(ConfigError, match="adam"):
-        make_optimizers(model, dataclasses.replace(settings, optimizer="sgd"))
 
 
 # Divergence

@@ -48,6 +48,17 @@ def test_overrides_have_the_types_of_the_settings(config_file):
         ("data.crop=100", "data.crop is not a multiple of 64"),
         ("data.final_crop=0", "data.final_crop is not a multiple of 64"),
         ("data.workers=0", "data.workers is not at least 1"),
+        ("training.optimizer=sgd", "training.optimizer is not adam or muon"),
+        ("training.device=gpu", "training.device is not auto, cpu or cuda"),
+        ("training.learning_rate=-1e-3", "training.learning_rate is not at least 0"),
+        ("training.learning_rate=nan", "training.learning_rate is nan, and a finite number is needed"),
+        ("training.minutes=-1", "training.minutes is not at least 0"),
+        ("training.threads=-1", "training.threads is not at least 0"),
+        ("training.init_images=-1", "training.init_images is not at least 0"),
+        ("training.ema=1.5", "training.ema is not between 0 and 1"),
+        ("training.warmup=-0.1", "training.warmup is not between 0 and 1"),
+        ("training.clip=0.0", "training.clip is not above 0"),
+        ("training.seed=9223372036854775808", r"training.seed is not at least 0 and below 2\^63"),
         ("data.validation_every=1", "data.validation_every is not at least 2"),
     ],
 )
@@ -59,9 +70,22 @@ def test_errors_name_the_key(config_file, override, message):
 def test_files_that_cannot_be_read(config_file, tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(tmp_path / "none.toml")
-    config_file.write_text("[model")
-    with pytest.raises(ConfigError, match="TOML"):
-        load_config(config_file)
+    for text in (b"[model", b"# \xff"):
+        config_file.write_bytes(text)
+        with pytest.raises(ConfigError, match="is not valid TOML"):
+            load_config(config_file)
+
+
+@pytest.mark.parametrize("overrides", [[], ["training.steps=5"]])
+def test_a_value_in_the_place_of_a_section(config_file, overrides):
+    config_file.write_text("training = 3")
+    with pytest.raises(ConfigError, match=r"training is 3, and a section \[training\] is needed"):
+        load_config(config_file, overrides)
+
+
+def test_a_discriminator_that_climbs(config_file):
+    with pytest.raises(ConfigError, match=r"realism\.discriminator_learning_rate is not at least 0"):
+        load_config(config_file, ["realism.discriminator_learning_rate=-1e-4"])
 
 
 def test_a_run_ends_by_steps_or_by_the_clock():

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -83,9 +84,15 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every", "checkpoint_every", "validate_every"):
             _require(getattr(self, name) >= 1, f"training.{name}", "at least 1")
-        _require(self.seed >= 0, "training.seed", "at least 0")
+        for name in ("minutes", "threads", "learning_rate", "rows_learning_rate", "init_images"):
+            _require(getattr(self, name) >= 0, f"training.{name}", "at least 0")
+        for name in ("warmup", "final_learning_rate", "ema", "integer_share"):
+            _require(0.0 <= getattr(self, name) <= 1.0, f"training.{name}", "between 0 and 1")
+        _require(0 <= self.seed < 1 << 63, "training.seed", "at least 0 and below 2^63")
+        _require(self.clip > 0, "training.clip", "above 0")
+        _require(self.device in ("auto", "cpu", "cuda"), "training.device", "auto, cpu or cuda")
         _require(self.precision in ("auto", "float32", "bfloat16"), "training.precision", "auto, float32 or bfloat16")
-        _require(0.0 <= self.integer_share <= 1.0, "training.integer_share", "between 0 and 1")
+        _require(self.optimizer in ("adam", "muon"), "training.optimizer", "adam or muon")
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ class RealismConfig:
         _require(self.exponent > 0, "realism.exponent", "above 0")
         for kind in ("mse", "lpips", "gan", "matching", "style", "discriminator"):
             _require(getattr(self, f"{kind}_weight") >= 0, f"realism.{kind}_weight", "at least 0")
+        _require(self.discriminator_learning_rate >= 0, "realism.discriminator_learning_rate", "at least 0")
         for name in ("discriminator_channels", "guard_window"):
             _require(getattr(self, name) >= 1, f"realism.{name}", "at least 1")
         _require(0 <= self.lambda_below <= self.lambda_above, "realism.lambda_below", "between 0 and lambda_above")
@@ -146,10 +154,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError for a missing file, unknown sections or keys, and values of the wrong type or out of range.
     """
     try:
-        tables = tomllib.loads(Path(path).read_text())
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -160,7 +168,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
-        tables.setdefault(section, {})[key] = value
+        _table(section, tables.setdefault(section, {}))[key] = value
     if "realism" in tables and "model" in tables:
         raise ConfigError("[model] has no place beside [realism]: the shape is that of the model realism.model names.")
     return config_from_dict(tables)
@@ -185,10 +193,16 @@ def _require(fits: bool, name: str, expected: str) -> None:
         raise ConfigError(f"{name} is not {expected}.")
 
 
-def _section(name: str, kind: Any, table: dict[str, Any]) -> Any:
+def _table(name: str, table: Any) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{name} is {table!r}, and a section [{name}] is needed.")
+    return table
+
+
+def _section(name: str, kind: Any, table: Any) -> Any:
     defaults = {f.name: f.default for f in dataclasses.fields(kind)}
     values = {}
-    for key, value in table.items():
+    for key, value in _table(name, table).items():
         if key not in defaults:
             raise ConfigError(f"unknown key {key!r} in [{name}]; known are {', '.join(defaults)}.")
         expected = type(defaults[key])
@@ -196,6 +210,8 @@ def _section(name: str, kind: Any, table: dict[str, Any]) -> Any:
             value = float(value)
         if type(value) is not expected:
             raise ConfigError(f"{name}.{key} is {value!r}, and a value of type {expected.__name__} is needed.")
+        if expected is float and not math.isfinite(value):
+            raise ConfigError(f"{name}.{key} is {value}, and a finite number is needed.")
         values[key] = value
     try:
         return kind(**values)

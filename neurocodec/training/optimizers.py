@@ -15,8 +15,6 @@ def make_optimizers(model: nn.Module, settings: TrainingConfig) -> list[torch.op
     muon = settings.optimizer == "muon"
     if muon and not hasattr(torch.optim, "Muon"):
         raise ConfigError("training.optimizer is 'muon', which needs PyTorch 2.9 or later; use 'adam'.")
-    if not muon and settings.optimizer != "adam":
-        raise ConfigError(f"training.optimizer is {settings.optimizer!r}; known are 'adam' and 'muon'.")
     rows = {id(p) for m in model.modules() if isinstance(m, QualityRows) for p in m.parameters()}
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, Pointwise) and muon}
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -90,8 +90,6 @@ def join_processes(device: str) -> Iterator[Processes]:
 
     device: auto, cpu or cuda; with several processes each takes the GPU of its local rank. Raises ConfigError.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"training.device is {device!r}; known are 'auto', 'cpu' and 'cuda'.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("training.device is 'cuda', and PyTorch finds no GPU here; set it to 'cpu' or 'auto'.")
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
