@@ -441,6 +441,7 @@ def test_bench_rd_errors(
     assert "Traceback" not in error
     lines = [line for line in error.splitlines() if not line.startswith("left out: ")]  # weights that are not here
     assert status == 2 or len(lines) == 1
+    assert not (tmp_path / "out").exists() or "from 1 to 100" in message, "found before anything is measured"
 
 
 def test_distance_of_patches_rises_as_jpeg_falls(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

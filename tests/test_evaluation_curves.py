@@ -147,9 +147,17 @@ def test_anchors_that_do_not_fit_are_left_out_aloud(tmp_path: Path) -> None:
     assert "Anchor one is left out: it covers 1 pictures" in text
     assert "Anchor clic is left out: it was measured on clic2025-validation, not on kodak" in text
     assert "Anchor known is left out: only its average over the whole of kodak is known" in text
-    (tmp_path / "bad.json").write_text("[]")
-    with pytest.raises(ConfigError, match="cannot be read as an anchor"):
-        curves.summarise(results, [tmp_path / "bad.json"])
+    rows = '{"codec": "x", "dataset": "kodak", "points": [{"bpp": 1, "psnr": 30, "per_image": [%s]}]}'
+    for text, why in (
+        ("[]", "indices must be integers"),
+        ('{"codec": "x", "points": []}', "no points"),
+        ('{"codec": "x", "points": [{"bpp": 1, "psnr": NaN}]}', "no finite number"),
+        (rows % '{"file": "kodim01.png", "bpp": 1}', "psnr"),
+        (rows % '{"bpp": 1, "psnr": 30}', "file"),
+    ):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ConfigError, match=f"cannot be read as an anchor.*{why}"):
+            curves.summarise(results, [tmp_path / "bad.json"])
     with pytest.raises(ConfigError, match="no such anchor"):
         curves.anchor_files([tmp_path / "nowhere"])
 

@@ -168,7 +168,10 @@ def run_rd(args: argparse.Namespace) -> int:
         require(module, package, "the report")  # now, rather than after the work
     if args.output.exists() and not args.output.is_dir():
         raise ConfigError(f"{args.output} is a file, expected a folder for the results: name another with -o")
-    curves.anchor_files(args.anchors)  # are they there?
+    output = args.output / "results.json"
+    earlier = rate_distortion.load(output)["codecs"] if output.exists() else {}
+    known = dict.fromkeys([*(codec.name for codec in chosen), *earlier])
+    curves.check_names(dataset, known, args.anchors, args.against)
     taken, not_available = measures.available(dists=args.dists, patches=args.fid, download=args.download)
     for name, why in [*not_installed.items(), *not_available.items()]:
         print(f"left out: {name}: {why}", file=sys.stderr)
@@ -176,7 +179,7 @@ def run_rd(args: argparse.Namespace) -> int:
     results = rate_distortion.run(
         dataset,
         chosen,
-        args.output / "results.json",
+        output,
         settings=settings,
         processes=args.jobs,
         command=_command(),
@@ -185,7 +188,7 @@ def run_rd(args: argparse.Namespace) -> int:
         not_available=not_available,
     )
     results = curves.summarise(results, args.anchors, args.against)
-    rate_distortion.save(results, args.output / "results.json")
+    rate_distortion.save(results, output)
     shown = measures.Measures(lpips=taken.lpips)
     panels = gallery.panels(results, dataset, chosen, pictures=args.gallery, measures=shown)
     asked = min(args.gallery, len(dataset.pictures)) * len(gallery.TARGETS)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neurocodec.errors import ConfigError
-from neurocodec.evaluation.datasets import SOURCES
+from neurocodec.evaluation.datasets import SOURCES, Dataset
 from neurocodec.evaluation.rate_distortion import averages
 from neurocodec.metrics import BdResult, bd_psnr, bd_rate, bootstrap, ms_ssim_db
 
@@ -127,8 +127,11 @@ def load_anchor(path: Path, results: dict[str, Any], notes: list[str]) -> Curve 
         anchor = json.loads(path.read_text(encoding="utf-8"))
         name, points = str(anchor["codec"]), sorted(anchor["points"], key=lambda point: float(point["bpp"]))
         per_image = [{row["file"]: row for row in point.get("per_image", ())} for point in points]
-        for point in points:
-            float(point["psnr"])
+        for found in (*points, *(row for rows in per_image for row in rows.values())):
+            if not math.isfinite(found["bpp"] + found["psnr"]):
+                raise ValueError("found a bpp or psnr that is no finite number")
+        if not points:
+            raise ValueError("found no points")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read as an anchor, a JSON file with codec and points: {error}") from error
 
@@ -169,6 +172,14 @@ def load_anchor(path: Path, results: dict[str, Any], notes: list[str]) -> Curve 
         values,
         None if of_pictures is None else np.array(of_pictures, np.float64),
     )
+
+
+def check_names(dataset: Dataset, codecs: Iterable[str], anchors: Sequence[Path], against: Sequence[str]) -> None:
+    """What `summarise` would raise after the work, before it: ConfigError for an anchor that cannot be read, and for a
+    name of `against` that is neither one of the codecs nor an anchor of these pictures."""
+    told = {"dataset": {"name": dataset.name, "pictures": [{"name": name} for name in dataset.pictures]}}
+    found = [load_anchor(path, told, []) for path in anchor_files(anchors)]
+    _check_against([*codecs, *(curve.name for curve in found if curve is not None)], against)
 
 
 def curves_of(results: dict[str, Any], notes: list[str]) -> list[Curve]:
@@ -223,9 +234,7 @@ def _references(curves: Sequence[Curve], against: Sequence[str]) -> list[Curve]:
     def first(*tests: Callable[[Curve], bool]) -> list[Curve]:
         return next(([curve] for test in tests for curve in curves if test(curve)), [])
 
-    for name in against:
-        if name not in {curve.name for curve in curves}:
-            raise ConfigError(f"found {name} to compare against, expected one of {', '.join(c.name for c in curves)}")
+    _check_against([curve.name for curve in curves], against)
     chosen = [
         *first(lambda c: c.name == "jpeg" and c.source == "run"),
         *first(
@@ -238,6 +247,12 @@ def _references(curves: Sequence[Curve], against: Sequence[str]) -> list[Curve]:
         *(curve for name in against for curve in curves if curve.name == name),
     ]
     return list({id(curve): curve for curve in chosen}.values())
+
+
+def _check_against(known: Sequence[str], against: Sequence[str]) -> None:
+    for name in against:
+        if name not in known:
+            raise ConfigError(f"found {name} to compare against, expected one of {', '.join(known)}")
 
 
 def _compare(
