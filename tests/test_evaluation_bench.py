@@ -176,9 +176,17 @@ def test_results_files_that_are_none(folder: Path, tmp_path: Path) -> None:
     output.write_text("{")
     with pytest.raises(ConfigError, match="cannot be read as a results file"):
         rate_distortion.run(datasets.load_dataset(str(folder)), [Steps()], output)
-    output.write_text("{}")
-    with pytest.raises(ConfigError, match="is no results file"):
-        rate_distortion.load(output)
+    for text in (
+        "{}",
+        "[]",
+        '{"dataset": 1, "codecs": {}, "rows": []}',
+        '{"dataset": {"name": "a", "pictures": [{}]}, "codecs": {}, "rows": []}',
+        '{"dataset": {"name": "a", "pictures": []}, "codecs": [], "rows": []}',
+        '{"dataset": {"name": "a", "pictures": []}, "codecs": {}, "rows": [{"image": "a"}]}',
+    ):
+        output.write_text(text)
+        with pytest.raises(ConfigError, match="is no results file"):
+            rate_distortion.load(output)
     output.unlink()
     rate_distortion.run(datasets.load_dataset(str(folder)), [Steps()], output)
     folder.rename(tmp_path / "others")
@@ -329,6 +337,15 @@ def test_bench_rd_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img ") == 2 * 3  # two rates of the original, JPEG and nic
     assert str(tmp_path) not in page
+
+
+def test_bench_rd_overwrites_no_files_of_others(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    assert main(["bench", "rd", "--dataset", str(folder), "--codecs", "jpeg", "-o", str(tmp_path)]) == 1
+    assert "holds report.html but no results.json: name another folder with -o" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "mine"
 
 
 def test_lists_of_settings_are_joined() -> None:

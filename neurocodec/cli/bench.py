@@ -169,6 +169,8 @@ def run_rd(args: argparse.Namespace) -> int:
     if args.output.exists() and not args.output.is_dir():
         raise ConfigError(f"{args.output} is a file, expected a folder for the results: name another with -o")
     output = args.output / "results.json"
+    if not output.exists() and (others := [name for name in report.FILES if (args.output / name).exists()]):
+        raise ConfigError(f"{args.output} holds {others[0]} but no results.json: name another folder with -o")
     earlier = rate_distortion.load(output)["codecs"] if output.exists() else {}
     known = dict.fromkeys([*(codec.name for codec in chosen), *earlier])
     curves.check_names(dataset, known, args.anchors, args.against)

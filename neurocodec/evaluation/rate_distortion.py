@@ -155,11 +155,18 @@ def run(
 def load(path: Path) -> dict[str, Any]:
     """A results file. Raises ConfigError if it cannot be read or is none."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a results file: {error}") from error
-    if not isinstance(results, dict) or not {"dataset", "codecs", "rows"} <= results.keys():
-        raise ConfigError(f"{path} is no results file: it lacks dataset, codecs or rows")
+    try:
+        (
+            results["codecs"].keys(),
+            results["dataset"]["name"],
+            [found["name"] for found in results["dataset"]["pictures"]],
+        )
+        [(row["image"], row["codec"], float(row["setting"]), float(row["bpp"])) for row in results["rows"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is no results file: it lacks dataset, codecs or rows, or parts of them") from error
     return results
 
 

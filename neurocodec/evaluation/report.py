@@ -16,6 +16,8 @@ from neurocodec.evaluation.figure import figure
 from neurocodec.evaluation.gallery import Panel
 from neurocodec.evaluation.page import page
 
+FILES = ("table.md", "rd.png", "rd.svg", "report.html")
+
 
 def write(results: dict[str, Any], folder: Path, panels: Sequence[Panel] = ()) -> str:
     """Write table.md, rd.png, rd.svg and report.html into `folder` and return the text of the table.
