@@ -68,8 +68,33 @@ def test_photographs_are_decoded_once_and_again_when_they_change(folder, tmp_pat
     assert len(Photographs(paths[:3], tmp_path, min_side=64)) < 8
     with pytest.raises(ConfigError, match="at least 500"):
         Photographs(paths, tmp_path, min_side=500)
+    next(tmp_path.glob("*.u8")).unlink()
+    assert (Photographs(paths, tmp_path, min_side=64)[3] == first[3]).all()
     with pytest.raises(ConfigError, match="no pictures"):
         find_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "nosuch"])
+def test_folders_that_are_none(name):
+    """The empty name is not the folder that the command happens to run in."""
+    with pytest.raises(ConfigError, match=f"data.folder is '{name}', which is no folder"):
+        find_images(name)
+
+
+def test_one_picture_is_too_few(photo, tmp_path):
+    Image.fromarray(photo[:100, :100]).save(tmp_path / "one.png")
+    with pytest.raises(ConfigError, match=r"one picture found below .* training needs another"):
+        open_pictures(DataConfig(folder=str(tmp_path), crop=64), tmp_path / "run")
+
+
+def test_an_interrupted_decoding_leaves_nothing(folder, tmp_path, monkeypatch):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Photographs(find_images(folder), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_held_out_pictures_are_not_trained_on(folder, tmp_path):

@@ -28,8 +28,10 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", "
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """All picture files below a folder, sorted by path. Raises ConfigError if there are none."""
+    """All picture files below a folder, sorted by path. Raises ConfigError if it is no folder or holds none."""
     root = Path(folder)
+    if not str(folder) or not root.is_dir():
+        raise ConfigError(f"data.folder is {str(folder)!r}, which is no folder: name a folder of photographs.")
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise ConfigError(f"no pictures found below {str(folder)!r}; set data.folder to a folder of photographs.")
@@ -39,6 +41,8 @@ def find_images(folder: str | Path) -> list[Path]:
 def open_pictures(data: DataConfig, run: Path) -> tuple[Photographs, Photographs]:
     """The pictures to train on and those held out, decoded if they are not in the cache. Raises ConfigError."""
     paths, cache, every = find_images(data.folder), data.cache or run / "cache", data.validation_every
+    if len(paths) < 2:
+        raise ConfigError(f"one picture found below {data.folder!r}: one is held out, and training needs another.")
     held_out = Photographs(paths[::every][: data.validation_images], cache, min_side=data.crop)
     return Photographs([p for i, p in enumerate(paths) if i % every], cache, min_side=data.crop), held_out
 
@@ -54,12 +58,15 @@ class Photographs:
         stamp = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
         key = hashlib.sha256(json.dumps([stamp, min_side]).encode()).hexdigest()[:16]
         pixels, index = Path(cache) / f"{key}.u8", Path(cache) / f"{key}.json"
-        if not index.exists():
+        if not (index.exists() and pixels.exists()):
             Path(cache).mkdir(parents=True, exist_ok=True)
             _decode_all(paths, pixels, index, min_side)
         self.entries: list[tuple[int, int, int]] = [tuple(entry) for entry in json.loads(index.read_text())]
         if not self.entries:
-            raise ConfigError(f"none of the {len(paths)} pictures has sides of at least {min_side} pixels.")
+            raise ConfigError(
+                f"none of the {len(paths)} pictures from {paths[0]} on can be decoded and has sides of at least "
+                f"{min_side} pixels, as crops have."
+            )
         self._pixels = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))
 
     def __len__(self) -> int:
@@ -80,18 +87,21 @@ def _decode_all(paths: list[Path], pixels: Path, index: Path, min_side: int) -> 
     entries, offset = [], 0
     temporary = pixels.with_suffix(f".{uuid.uuid4().hex}.part")
     Image.init()
-    with open(temporary, "wb") as out:
-        for path in paths:
-            try:
-                rgb = load(path).rgb
-            except ImageError:
-                continue
-            if min(rgb.shape[:2]) < min_side:
-                continue
-            out.write(rgb.tobytes())
-            entries.append([offset, rgb.shape[0], rgb.shape[1]])
-            offset += rgb.size
-    temporary.replace(pixels)
+    try:
+        with open(temporary, "wb") as out:
+            for path in paths:
+                try:
+                    rgb = load(path).rgb
+                except ImageError:
+                    continue
+                if min(rgb.shape[:2]) < min_side:
+                    continue
+                out.write(rgb.tobytes())
+                entries.append([offset, rgb.shape[0], rgb.shape[1]])
+                offset += rgb.size
+        temporary.replace(pixels)
+    finally:
+        temporary.unlink(missing_ok=True)  # gigabytes, if it was interrupted or the disk is full
     part = index.with_suffix(f".{uuid.uuid4().hex}.part")
     part.write_text(json.dumps(entries))
     part.replace(index)
