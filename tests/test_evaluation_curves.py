@@ -105,6 +105,18 @@ def test_curves_that_cannot_be_compared_say_so() -> None:
     assert "jpeg: left out, as not measured on every picture: setting 3." in text
 
 
+def test_lpips_above_one_counts() -> None:
+    nic = [(0.02, 25.0), *HALF[1:]]  # saves more at the lowest point than elsewhere
+    results = made({"nic": nic, "jpeg": CURVE})
+    for row in results["rows"]:
+        row["lpips"] = (1.6, 0.3, 0.2, 0.1)[row["setting"]]
+    (rate,) = curves.summarise(results, resamples=1)["bd_rates"]
+    heights = [-10 * math.log10(value) for value in (1.6, 0.3, 0.2, 0.1)]
+    reference, curve = ([(bpp, y) for (bpp, _), y in zip(c, heights, strict=True)] for c in (CURVE, nic))
+    assert rate["lpips"] == pytest.approx(bd_rate(reference, curve).value)
+    assert rate["lpips"] < -51
+
+
 def test_intervals_are_those_of_the_pictures() -> None:
     """The interval of a BD-rate is the bootstrap over per-image rows, in the order of the results' pictures."""
     rng = np.random.default_rng(5)

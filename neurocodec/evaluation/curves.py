@@ -286,7 +286,7 @@ def _compare(
 
 def _rising(curve: Curve, metric: Metric) -> list[tuple[float, float]]:
     points = curve.values.get(metric.key, ())
-    return [(bpp, metric.rising(value)) for bpp, value in points if 0 < value < 1]
+    return [(bpp, metric.rising(value)) for bpp, value in points if value > 0 and (metric.falls or value < 1)]
 
 
 def _value(delta: Callable[..., BdResult], *curves: Any, **options: Any) -> float | None:
