@@ -132,6 +132,12 @@ def test_what_cannot_be(tree: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("options", [{"quality": 0}, {"quality": 101}, {"target_bpp": 0.3, "target_bytes": 300}])
+def test_options_that_no_picture_can_have_are_one_error(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="expected 1 to 100, or one target"):
+        interop.encode_folder(tmp_path, tmp_path / "out", **options)
+
+
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r"neurocodec\[ray\]"):

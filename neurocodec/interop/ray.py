@@ -64,12 +64,14 @@ def encode_folder(
     that make no sense and for a source that is no folder, what `neurocodec.checkpoint.load` raises where the model is
     not installed, and NeurocodecError if Ray itself gives up, after which the same call goes on.
     """
-    ray = _package()
     source, output = os.path.abspath(source), os.path.abspath(output)
     if not os.path.isdir(source):
         raise ConfigError(f"{source} is no folder, expected one of pictures: check the name")
     if cpus_per_worker < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"found {workers} workers of {cpus_per_worker} processors, expected at least 1 of each")
+    if not 1 <= quality <= 100 or sum(t is not None for t in (target_bpp, target_bytes, target_psnr)) > 1:
+        raise ConfigError(f"found the quality {quality} or several targets, expected 1 to 100, or one target")
+    ray = _package()
     jobs = collection.plan([source], output, force=force)
     waiting = [job for job in jobs if not job.problem and not job.done]
     failed = {job.source: job.problem for job in jobs if job.problem}
