@@ -193,6 +193,23 @@ def test_what_cannot_be_resumed(config_file, tmp_path):
         train(load_config(config_file, ["model.channels=12"]), run, resume=True)
     with pytest.raises(ConfigError, match="muon"):
         train(load_config(config_file, ["training.optimizer=muon"]), run, resume=True)
+    for other in ({"model": {}}, torch.zeros(3)):
+        torch.save(other, run / "checkpoint.pt")
+        with pytest.raises(ConfigError, match=r"checkpoint\.pt is (not the checkpoint|no file)"):
+            train(load_config(config_file), run, resume=True)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "realism.safetensors"])
+def test_a_new_run_does_not_overwrite_the_model_of_another(config_file, tmp_path, name):
+    (tmp_path / name).write_bytes(b"hours of work")
+    with pytest.raises(ConfigError, match=f"holds the {name} of another run: name another folder with --run"):
+        train(load_config(config_file), tmp_path)
+    assert (tmp_path / name).read_bytes() == b"hours of work"
+
+
+def test_the_folder_of_a_run_is_no_file(config_file):
+    with pytest.raises(ConfigError, match=r"the folder .*tiny\.toml cannot be made"):
+        train(load_config(config_file), config_file)
 
 
 def test_the_average_is_validated_as_the_model_is_trained(config_file, tmp_path, monkeypatch):

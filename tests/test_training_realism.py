@@ -424,7 +424,7 @@ def test_what_cannot_be_resumed(config_file, tmp_path, base_model):
     with pytest.raises(ConfigError, match="trains a generative decoder, and the configuration has none to train"):
         loop.train(config, run, resume=True)
     (tmp_path / "base").mkdir()
-    torch.save({"model": {}}, tmp_path / "base" / "checkpoint.pt")
+    torch.save({"state": {}, "config": {}, "optimizers": []}, tmp_path / "base" / "checkpoint.pt")
     with pytest.raises(ConfigError, match="trains no generative decoder, and the configuration has one to train"):
         train_realism(config, tmp_path / "base", resume=True)
     for override, message in {

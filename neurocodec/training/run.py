@@ -16,6 +16,9 @@ from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.training.config import Config, config_from_dict
 from neurocodec.training.data import Photographs
 
+LEFT_BEHIND = ("model.pt", "model.safetensors", "realism.safetensors")
+"""What a run leaves for use, besides its checkpoint; a new run does not overwrite it."""
+
 
 @dataclass
 class State:
@@ -89,14 +92,27 @@ def open_run(run: Path, *, resume: bool, generative: bool = False) -> dict[str, 
         raise ConfigError(f"the folder {run} holds no checkpoint to resume.")
     if path.exists() and not resume:
         raise ConfigError(f"the folder {run} already holds a run; use --resume to continue it.")
-    run.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        return None
+    left = [name for name in LEFT_BEHIND if (run / name).exists()]
+    if left and not resume:
+        raise ConfigError(f"the folder {run} holds the {left[0]} of another run: name another folder with --run.")
+    if resume:
+        return _checkpoint(path, generative)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder {run} cannot be made: {error.strerror}.") from error
+    return None
+
+
+def _checkpoint(path: Path, generative: bool) -> dict[str, Any]:
+    """What a checkpoint.pt of that kind of run holds. Raises ConfigError."""
     saved = read(path)
+    if not {"state", "config", "optimizers"} <= set(saved):
+        raise ConfigError(f"{path} is not the checkpoint of a run.")
     if ("discriminator" in saved) != generative:
         a, b = ("no", "has one") if generative else ("a", "has none")
         raise ConfigError(
-            f"the run {run} trains {a} generative decoder, and the configuration {b} to train ([realism])."
+            f"the run {path.parent} trains {a} generative decoder, and the configuration {b} to train ([realism])."
         )
     return saved
 
@@ -123,11 +139,13 @@ def freeze_run(path: str | Path, photographs: Photographs) -> checkpoint.Model:
 def read(path: str | Path) -> dict[str, Any]:
     """What a .pt file of a run holds. Raises ConfigError if it is missing or is no such file."""
     try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}.") from error
     except Exception as error:  # the unpickler raises nearly any class
         raise ConfigError(f"{path} is no file that neurocodec train wrote.") from error
+    if not isinstance(saved, dict):
+        raise ConfigError(f"{path} is no file that neurocodec train wrote.")
     return saved
 
 
