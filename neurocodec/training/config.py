@@ -210,7 +210,7 @@ def _section(name: str, kind: Any, table: Any) -> Any:
             value = float(value)
         if type(value) is not expected:
             raise ConfigError(f"{name}.{key} is {value!r}, and a value of type {expected.__name__} is needed.")
-        if expected is float and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name}.{key} is {value}, and a finite number is needed.")
         values[key] = value
     try:
