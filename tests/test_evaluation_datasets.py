@@ -98,6 +98,8 @@ def test_a_name_is_a_promise_about_pixels(server: Path, tmp_path: Path) -> None:
     Image.fromarray(RGB[0]).save(folder / "0.webp", lossless=True)  # other bytes, the same pixels
     Image.fromarray(RGB[1]).save(folder / "1f00ba55.png")  # a longer name that begins in the same way
     Image.fromarray(RGB[1]).save(folder / "2.png")  # another picture under this name
+    (folder / "0.nic").write_text("what was encoded beside it")
+    (folder / "1.txt").write_text("notes")
     found = load_dataset("tiny")
     assert found.pictures == {"0.png": folder / "0.webp", "1.png": folder / "1f00ba55.png", "2.png": folder / "2.png"}
     assert [picture["name"] for picture in describe(load_dataset("tiny", 2))] == ["0.png", "1.png"]

@@ -57,10 +57,7 @@ def load_dataset(source: str, images: int | None = None, *, download: bool = Fal
     folder = Path(source)
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder: give one of {', '.join(SOURCES)}, or a folder of pictures")
-    suffixes = picture_suffixes()
-    paths = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()
-    )
+    paths = _pictures_in(folder)
     if not paths:
         raise ConfigError(f"{folder} holds no pictures: give a folder of PNG or other picture files")
     if images is not None and not 1 <= images <= len(paths):
@@ -123,12 +120,17 @@ def _named(name: str, images: int | None, download: bool) -> Dataset:
     return Dataset(name, {wanted: pictures[wanted] for wanted in names})
 
 
+def _pictures_in(folder: Path) -> list[Path]:
+    suffixes = picture_suffixes()
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()
+    )
+
+
 def _present(folder: Path, names: list[str]) -> dict[str, Path]:
-    """Those of the pictures that lie in the folder, under their name or a longer one, and with any ending."""
+    """Those of the pictures that lie in the folder, under their name or a longer one, and as any kind of picture."""
     found: dict[str, Path] = {}
-    if not folder.is_dir():
-        return found
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files = _pictures_in(folder) if folder.is_dir() else []
     for name in names:
         exact = folder / name
         similar = [path for path in files if path.name.startswith(Path(name).stem)]
