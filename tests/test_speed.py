@@ -252,6 +252,8 @@ def test_arguments_that_make_no_sense() -> None:
             speed.run(jpeg, [(8, 8)], **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="at most the"):
         speed.run(jpeg, [(8, 8)], threads=[4096])
+    with pytest.raises(ValueError, match="device is 'tpu'"):
+        speed.run(jpeg, [(8, 8)], picture=Path("nowhere.png"), device="tpu")  # before anything is read or encoded
 
 
 def test_bench_speed_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,8 +316,10 @@ def test_bench_coder_on_given_symbols(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("text")
     (tmp_path / "empty.npz").touch()
     np.savez(tmp_path / "none.npz", symbols=np.zeros(0, np.int32), indexes=np.zeros(0, np.int32), **arrays)
+    np.savez(tmp_path / "half.npz", symbols=np.array([0.5]), indexes=np.array([0]), **arrays)
+    np.savez(tmp_path / "one.npz", symbols=np.zeros(1, np.int32), indexes=np.array([0, 0]), **arrays)
     np.savez(tmp_path / "row.npz", symbols=np.zeros(1, np.int32), indexes=np.array([256]), **arrays)
-    for name in ("less.npz", "text.npz", "empty.npz", "none.npz", "row.npz", "missing.npz"):
+    for name in ("less.npz", "text.npz", "empty.npz", "none.npz", "half.npz", "one.npz", "row.npz", "missing.npz"):
         with pytest.raises(ConfigError, match=rf"{name} is no .npz file"):
             coder_speed.read(tmp_path / name)
 

@@ -78,6 +78,8 @@ def read(path: Path) -> Sample:
         tables = Tables(*table)
         if not indexes.size or not 0 <= indexes.min() <= indexes.max() < tables.rows:
             raise ValueError(f"found no indexes, or some that are not from 0 to {tables.rows - 1}")
+        if symbols.size != indexes.size or {symbols.dtype.kind, indexes.dtype.kind} - set("iu"):
+            raise ValueError("found symbols and indexes that are no integers, or not as many of both")
         symbols, indexes = symbols.reshape(-1).astype(np.int32), indexes.reshape(-1).astype(np.uint8)
         return Sample(path.name, _clipped(symbols, indexes, tables), indexes, tables)
     except (

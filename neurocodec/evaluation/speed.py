@@ -127,13 +127,14 @@ def run(
         raise ConfigError("sizes, threads, repeats or bpp are empty or not positive: give positive numbers")
     if max(threads) > available_cores():
         raise ConfigError(f"found {max(threads)} threads, expected at most the {available_cores()} cores there are")
+    device = resolve_device(device)
     sample = _sample(picture)
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     rows = []
     for codec in codecs:
         setting = setting_near(codec, sample, bpp)
         for (width, height), count in itertools.product(sizes, threads):
-            task = Task(codec, setting, width, height, count, repeats, picture, resolve_device(device))
+            task = Task(codec, setting, width, height, count, repeats, picture, device)
             rows.append(_in_own_process(task))
             progress(_line(rows[-1]))
     return {
@@ -146,7 +147,7 @@ def run(
         "picture": "synthetic" if picture is None else picture.name,
         "bpp": bpp,
         "repeats": repeats,
-        "device": resolve_device(device),
+        "device": device,
         "memory": _Peak().method,
         "codecs": {codec.name: codec.describe() for codec in codecs},
         "missing": missing or {},
