@@ -43,10 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--iterations", type=int, default=100, help="of L-BFGS (%(default)s)")
     parser.add_argument("--tv-weight", type=float, default=0.3, help="more: smoother (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the noise (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (%(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     parser.add_argument("--force", action="store_true", help="overwrite the output")
     options = parser.parse_args(arguments)
     try:
+        pixels.check(options.output, options.device, force=options.force)
         picture = pixels.read(options.picture, options.size).to(options.device)
         x, losses = invert(picture, options.layer, options.tv_weight, options.iterations, options.seed)
         pixels.write(x, options.output, force=options.force)

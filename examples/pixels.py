@@ -5,15 +5,26 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from neurocodec import image
+from neurocodec.cli.files import check_output
 from neurocodec.errors import ImageError
 
 MIN_SIDE = 32
+
+
+def check(output: str, device: str, *, force: bool) -> None:
+    """Raises ImageError, before minutes of work, for an output that `write` would refuse and a missing GPU."""
+    check_output(output, force=force)
+    if Image.registered_extensions().get(Path(output).suffix.lower()) not in Image.SAVE:
+        raise ImageError(f"{output}: expected the suffix of a format that Pillow writes: use .png")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ImageError("the device is cuda, and PyTorch finds no GPU here: use cpu")
 
 
 def read(path: str, size: int) -> Tensor:

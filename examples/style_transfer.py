@@ -59,10 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--content-weight", type=float, default=0.1, help="more: nearer to the photograph (%(default)s)"
     )
     parser.add_argument("--tv-weight", type=float, default=0.3, help="more: smoother (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (%(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     parser.add_argument("--force", action="store_true", help="overwrite the output")
     options = parser.parse_args(arguments)
     try:
+        pixels.check(options.output, options.device, force=options.force)
         content, style = (pixels.read(p, options.size).to(options.device) for p in (options.content, options.style))
         x, losses = transfer(content, style, options.content_weight, options.tv_weight, options.iterations)
         pixels.write(x, options.output, force=options.force)

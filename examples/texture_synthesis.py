@@ -41,10 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, help="sides of the new one, shorter of the old (%(default)s)")
     parser.add_argument("--iterations", type=int, default=200, help="of L-BFGS (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the noise (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (%(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     parser.add_argument("--force", action="store_true", help="overwrite the output")
     options = parser.parse_args(arguments)
     try:
+        pixels.check(options.output, options.device, force=options.force)
         texture = pixels.read(options.texture, options.size).to(options.device)
         x, losses = synthesise(texture, options.size, options.iterations, options.seed)
         pixels.write(x, options.output, force=options.force)

@@ -102,6 +102,23 @@ def test_one_sentence_for_what_is_wrong(
     assert not (folder / "out.png").exists()
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_cannot_be_written_is_said_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    main, arguments = SCRIPTS[name]
+    monkeypatch.setattr(pixels, "read", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for output, options, message in (
+        ("painting.png", [], "painting.png exists; use --force to overwrite it"),
+        ("out.txt", [], "out.txt: expected the suffix of a format that Pillow writes: use .png"),
+        ("nosuch/out.png", [], "nosuch/out.png: there is no folder nosuch: make it first"),
+        ("out.png", ["--device", "cuda"], "the device is cuda, and PyTorch finds no GPU here: use cpu"),
+    ):
+        assert main([*arguments, "-o", output, *options]) == 1
+        assert capsys.readouterr().err == f"{name}: {message}\n"
+
+
 def test_a_layer_that_does_not_exist(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert feature_inversion.main(["photo.png", "--layer", "relu9", "-o", "out.png", "--size", "32"]) == 1
     assert "expected some of conv1_1, relu1_1" in capsys.readouterr().err
