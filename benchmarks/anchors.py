@@ -70,7 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for pair in args.pairs:
         codec, _, path = pair.partition("=")
-        rows.append(compare(results, codec, json.loads(Path(path).read_text(encoding="utf-8"))))
+        try:
+            anchor = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"found {pair}, expected CODEC=FILE, a JSON file with an anchor: {error}") from error
+        rows.append(compare(results, codec, anchor))
         print(", ".join(f"{k} {v:+.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
     if args.output:
         about = {key: results[key] for key in ("date", "commit", "machine", "versions") if key in results}

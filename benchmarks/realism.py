@@ -60,6 +60,8 @@ def rows(results: dict[str, Any], targets: Sequence[float]) -> list[dict[str, An
         raise SystemExit(f"found the codecs {', '.join(names)}, expected nic@R among them")
     settings = set.intersection(*({point["setting"] for point in points(results, name)} for name in ours))
     curve = [point for point in points(results, ours[0]) if point["setting"] in settings]
+    if not curve:
+        raise SystemExit(f"{', '.join(ours)} share no setting that was measured on every picture")
     found: list[dict[str, Any]] = []
     for target in targets:
         setting = min(curve, key=lambda point: abs(math.log(point["bpp"] / target)))["setting"]

@@ -88,7 +88,7 @@ def test_points_that_are_reproduced_and_points_that_are_not(tmp_path: Path) -> N
     assert anchors.main([str(tmp_path / "results.json"), f"jpeg={tmp_path / 'off.json'}"]) == 1
 
 
-def test_results_that_do_not_fit_are_a_sentence() -> None:
+def test_results_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
     found = results({"jpeg": [(10, 0.1, 24.0, 0.5)]})
     with pytest.raises(SystemExit, match="lacks some of the 2 pictures"):
         script("anchors").compare(found, "jpeg", {"codec": "published", "points": [{"bpp": 0.1, "psnr": 24.0}]})
@@ -96,6 +96,13 @@ def test_results_that_do_not_fit_are_a_sentence() -> None:
         script("anchors").compare(found, "webp", anchor([(10, 0.1, 24.0)]))
     with pytest.raises(SystemExit, match="expected nic@R"):
         script("realism").rows(found, [0.2])
+    apart = results({"nic": [(30, 0.2, 30.0, 0.2)], "nic@1": [(60, 0.8, 35.0, 0.05)]})
+    with pytest.raises(SystemExit, match="nic, nic@1 share no setting"):
+        script("realism").rows(apart, [0.2])
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    for pair in ("jpeg", f"jpeg={tmp_path / 'nowhere.json'}", f"jpeg={Path(__file__)}"):
+        with pytest.raises(SystemExit, match="expected CODEC=FILE"):
+            script("anchors").main([str(tmp_path / "results.json"), pair])
 
 
 def test_a_quality_and_a_quantiser_are_compared_by_their_curves() -> None:
