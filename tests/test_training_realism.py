@@ -667,6 +667,8 @@ def test_the_configurations_that_come_along(name, joint):
     config = load_config(ROOT / "configs" / f"{name}.toml")
     assert isinstance(config, GenerativeConfig)
     assert config.realism.joint == joint
+    if joint:  # crops as they were taken, as it says
+        assert config.data.magnified_share == config.data.recoloured_share == 0
     assert config_from_dict(dataclasses.asdict(config)) == config
 
 
