@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError, ImageError
 from neurocodec.evaluation import codecs, curves, datasets, gallery, measures, rate_distortion, tables
 from neurocodec.evaluation.measures import Measures
+from neurocodec.evaluation.page import page as page_of
 from neurocodec.metrics import frechet_distance, kernel_distance, psnr
 
 SMALL = Path(__file__).parent / "golden" / "model" / "small.safetensors"
@@ -112,6 +114,23 @@ def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> N
     assert calls(Steps(), [64, 16, 4]) == 3  # of the picture that changed
     assert calls(Steps(version="2"), [64]) == 3  # a codec that changed: its rows are gone
     assert len(rate_distortion.load(output)["rows"]) == 3
+
+
+def test_rows_of_other_commits_are_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, output = datasets.load_dataset(str(folder), 1), tmp_path / "results.json"
+
+    def run(commit: str, setting: float) -> dict[str, Any]:
+        monkeypatch.setattr(rate_distortion, "commit", lambda: commit)
+        return rate_distortion.run(dataset, [Steps()], output, settings=[setting], measures=Measures())
+
+    for setting in (64, 16):
+        assert "earlier" not in run("aaa", setting)
+    assert [found["commit"] for found in run("bbb", 4)["earlier"]] == ["aaa"]
+    results = run("ccc", 4)
+    assert [found["commit"] for found in results["earlier"]] == ["aaa", "bbb"]
+    assert "Rows were kept of earlier runs: commit aaa, 20" in tables.table(results)
+    assert "<dt>rows kept of earlier runs</dt><dd>commit aaa, 20" in page_of(results)
+    assert [found["commit"] for found in run("aaa", 4)["earlier"]] == ["bbb", "ccc"]
 
 
 def test_fewer_pictures_do_not_throw_results_away(folder: Path, tmp_path: Path) -> None:

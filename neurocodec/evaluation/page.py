@@ -13,7 +13,7 @@ from neurocodec.evaluation.figure import colours
 from neurocodec.evaluation.gallery import Crop, Panel
 from neurocodec.evaluation.plot import plot, swatch
 from neurocodec.evaluation.rate_distortion import averages
-from neurocodec.evaluation.tables import averages_cells, other_measures
+from neurocodec.evaluation.tables import averages_cells, earlier_runs, other_measures
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1b1b; --soft: #5d5d5d; --rule: #e2e2e0; --back: #f6f6f4; }
@@ -218,6 +218,7 @@ def _method(results: dict[str, Any], curves: Sequence[Curve], notes: Sequence[st
         "command": results.get("command") or "unknown",
         "commit": results.get("commit") or "unknown",
         "date": results.get("date", "unknown"),
+        **({"rows kept of earlier runs": earlier_runs(results)} if results.get("earlier") else {}),
         "machine": f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores, "
         f"{machine.get('processes', 1)} processes; seconds in the tables are indicative",
         "versions": ", ".join(f"{name} {version}" for name, version in results.get("versions", {}).items()),

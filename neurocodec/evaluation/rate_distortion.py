@@ -6,7 +6,8 @@ The results file is a JSON object: `command`, `commit`, `machine`, `versions`, `
 with size and SHA-256), `codecs` (name -> configuration), `not_installed` (codec -> why), `not_available` (measure ->
 why), `rows`, `patches` (distances between sets of patches, where asked for) and what `summarise` adds for readers:
 `anchors`, `bpp_range`, `bd_rates` and `notes`. In a resumed file, commit, machine and versions are those of the last
-run; the fingerprint in each configuration vouches for the rows of earlier ones. Older files lack what was added since.
+run, `earlier` names the others that rows were kept of, and the fingerprint in each configuration vouches for them.
+Older files lack what was added since.
 """
 
 from __future__ import annotations
@@ -303,10 +304,23 @@ def _begin(
     gone = {name for name, found in configurations.items() if earlier["codecs"].get(name, found) != found}
     results["codecs"] = earlier["codecs"] | configurations
     results["rows"] = [r for r in earlier["rows"] if r["image"] in same and r["codec"] not in gone]
+    if results["rows"] and (runs := _other_runs(earlier, results)):
+        results["earlier"] = runs
     results["not_installed"] = earlier.get("not_installed", {})
     if "patches" in earlier and not gone and len(same) == len(pictures) == len(earlier["dataset"]["pictures"]):
         results["patches"] = earlier["patches"]
     return results
+
+
+def _other_runs(earlier: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
+    """date, commit and cpu of the runs behind an earlier file that had another commit or processor than this one."""
+
+    def of(run: dict[str, Any]) -> dict[str, Any]:
+        return {"date": run.get("date"), "commit": run.get("commit"), "cpu": run.get("machine", {}).get("cpu")}
+
+    now = of(results)
+    runs = {(run["commit"], run["cpu"]): run for run in (*earlier.get("earlier", ()), of(earlier))}
+    return [run for key, run in runs.items() if key != (now["commit"], now["cpu"])]
 
 
 def _merge(results: dict[str, Any], rows: Sequence[Row]) -> None:

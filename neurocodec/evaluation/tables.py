@@ -43,6 +43,14 @@ def table(results: dict[str, Any], *, level: int = 1, fold: bool = False) -> str
     return "\n".join(lines)
 
 
+def earlier_runs(results: dict[str, Any]) -> str:
+    """Commit, date and processor of the runs of another commit or processor that a resumed file holds rows of."""
+    return "; ".join(
+        f"commit {run['commit'] or 'unknown'}, {run['date'] or 'no date'}, {run['cpu'] or 'unknown CPU'}"
+        for run in results.get("earlier", ())
+    )
+
+
 def missing_lines(results: dict[str, Any]) -> list[str]:
     """What is not installed or not available, and why; nothing if nothing is missing."""
     return [
@@ -136,6 +144,7 @@ def _facts(results: dict[str, Any], curves: Sequence[Curve]) -> list[str]:
         f"{results.get('date', 'no date')}, "
         f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores, "
         f"{machine.get('processes', 1)} processes: seconds are indicative, `neurocodec bench speed` measures them.",
+        *([f"Rows were kept of earlier runs: {earlier_runs(results)}."] if results.get("earlier") else []),
         "",
         *(f"- {name}: {found.get('settings', '')}" for name, found in results["codecs"].items()),
         *(
