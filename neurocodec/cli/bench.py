@@ -50,7 +50,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def add_rd_options(parser: argparse.ArgumentParser) -> None:
     """The options of `neurocodec bench rd`."""
     parser.add_argument(
-        "--dataset", required=True, metavar="NAME|DIR", help="kodak or clic2025-validation, or a folder of pictures"
+        "--dataset",
+        required=True,
+        metavar="NAME|DIR",
+        help="kodak or clic2025-validation, or a folder of pictures, which are measured as 8-bit RGB without alpha",
     )
     parser.add_argument(
         "--codecs",
@@ -99,7 +102,9 @@ def add_rd_options(parser: argparse.ArgumentParser) -> None:
     )
     files.add_model_option(parser)
     parser.add_argument("-j", "--jobs", type=files.integer(1), default=1, metavar="N", help="processes (1)")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results; made if it is missing"
+    )
     parser.set_defaults(run=run_rd)
 
 

@@ -159,12 +159,9 @@ def load(path: Path) -> dict[str, Any]:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a results file: {error}") from error
-    try:
-        (
-            results["codecs"].keys(),
-            results["dataset"]["name"],
-            [found["name"] for found in results["dataset"]["pictures"]],
-        )
+    try:  # what every reader of results takes for granted
+        results["codecs"].keys()
+        [results["dataset"]["name"], *(picture["name"] for picture in results["dataset"]["pictures"])]
         [(row["image"], row["codec"], float(row["setting"]), float(row["bpp"])) for row in results["rows"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is no results file: it lacks dataset, codecs or rows, or parts of them") from error
