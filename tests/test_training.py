@@ -207,6 +207,22 @@ def test_a_new_run_does_not_overwrite_the_model_of_another(config_file, tmp_path
     assert (tmp_path / name).read_bytes() == b"hours of work"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.folder=nosuch"], "data.folder is 'nosuch', which is no folder"),
+        (["training.init_from=nosuch"], "cannot start from 'nosuch'"),
+        (["data.final_crop=512", "data.final_crop_share=0.5"], "has sides of at least 512 pixels"),
+    ],
+)
+def test_a_run_that_cannot_start_says_so_in_one_line(config_file, tmp_path, capsys, overrides, message):
+    assert main(["train", str(config_file), "--run", str(tmp_path / "run"), *overrides]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("neurocodec: ")  # no progress bar before it
+    assert err.count("\n") == 1
+
+
 def test_the_folder_of_a_run_is_no_file(config_file):
     with pytest.raises(ConfigError, match=r"the folder .*tiny\.toml cannot be made"):
         train(load_config(config_file), config_file)

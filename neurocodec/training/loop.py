@@ -51,14 +51,13 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
     with join_processes(settings.device) as processes:
         stages(config, processes.world)  # raises early if they do not fit
         saved = processes.from_first(lambda: open_run(run, resume=resume))
-        step = saved["state"]["step"] if saved else 0
-        log = RunLog(run, settings, step, enabled=processes.first)
         photographs, held_out = processes.in_turns(lambda: open_pictures(config.data, run))
+        state = start(config, photographs, saved, processes.device)
+        batches = Batches(photographs, config, processes, state.step)
+        log = RunLog(run, settings, state.step, enabled=processes.first)
         if not resume:
             about = {"pictures": len(photographs), "processes": processes.world}
             log.write({"config": dataclasses.asdict(config), **about})
-        state = start(config, photographs, saved, processes.device)
-        batches = Batches(photographs, config, processes, step)
         with sigterm() as stop:
             train_steps(config, run, state, batches, held_out, log, processes, stop)
             if processes.first:

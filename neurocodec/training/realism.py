@@ -68,11 +68,11 @@ def train_realism(config: GenerativeConfig, run: str | Path, *, resume: bool = F
         saved = processes.from_first(lambda: open_run(run, resume=resume, generative=True))
         state = start_gan(config, model, saved, processes.device)
         photographs, held_out = processes.in_turns(lambda: open_pictures(config.data, run))
+        batches = Batches(photographs, config, processes, state.step)
         log = RunLog(run, settings, state.step, enabled=processes.first)
         if not resume:
             about = {"model_id": model.model_id.hex(), "pictures": len(photographs), "processes": processes.world}
             log.write({"config": dataclasses.asdict(config), **about})
-        batches = Batches(photographs, config, processes, state.step)
         with sigterm() as stop:
             train_steps(config, run, state, batches, lpips, held_out, log, processes, stop)
             if processes.first:
