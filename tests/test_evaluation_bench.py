@@ -329,6 +329,15 @@ def test_measures_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert str(tmp_path) not in str(missing)
 
 
+def test_codecs_without_distances_are_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_distortion, "patch_features", lambda rgb, key: np.eye(3, dtype=np.float32))
+    dataset, output = datasets.load_dataset(str(folder), 1), tmp_path / "results.json"
+    rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures())
+    for codec, without in ((codecs.WebP(), True), (codecs.Jpeg(), False)):
+        results = rate_distortion.run(dataset, [codec], output, settings=[50], measures=Measures(patches="alexnet"))
+        assert results["patches"]["note"].endswith("; not of jpeg, measured without them") == without
+
+
 def test_pictures_without_patches_have_no_distances(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

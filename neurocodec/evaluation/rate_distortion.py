@@ -384,6 +384,8 @@ def _distances(results: dict[str, Any], dataset: Dataset, store: _Features) -> d
                         "kernel": kernel_distance(originals, decoded),
                     }
                 )
+    if without := [c for c in results["codecs"] if c not in {point["codec"] for point in found["points"]}]:
+        found["note"] += f"; not of {', '.join(without)}, measured without them"
     return found
 
 
