@@ -401,6 +401,7 @@ def test_bench_rd_says_what_is_left_out(
     page = (tmp_path / "out" / "report.html").read_text()
     table = (tmp_path / "out" / "table.md").read_text()
     assert "- not installed: bpg: BPG needs bpgenc" in out
+    assert "## jpeg" in out, "the averages, where there is no BD-rate to show"
     assert "left out: bpg: BPG needs bpgenc" in err
     assert "- not installed: bpg: BPG needs bpgenc" in table
     assert "- not available: LPIPS: no weights <here>" in table

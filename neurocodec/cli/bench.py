@@ -204,9 +204,8 @@ def run_rd(args: argparse.Namespace) -> int:
     text = report.write(results, args.output, panels)
     wanted = ("BD-rate", *results.get("patches", {}).get("names", ())[:1], "Notes")
     sections = [section for section in text.split("\n## ") if section.startswith(wanted)]
-    print(
-        "\n".join([*tables.missing_lines(results), *("## " + section.rstrip() + "\n" for section in sections)]) or text
-    )
+    told = [*tables.missing_lines(results), *("## " + section.rstrip() + "\n" for section in sections)]
+    print("\n".join(told) if sections else text)
     print(f"{args.output}: results.json, table.md, rd.png, rd.svg, report.html")
     return 0
 
