@@ -222,6 +222,19 @@ def test_frozen_network_follows_the_float_network(fake_quantise):
     assert share > (0.998 if fake_quantise else 0.8)
 
 
+@torch.no_grad()
+def test_fake_quantisation_reaches_the_grids_under_autocast():
+    model = lively_model()
+    y, z, row = torch.randn(1, 16, 8, 8) * 4, torch.randn(1, 8, 2, 2) * 3, torch.tensor([5.2])
+    plain = model._predict(y, z, row)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(model._predict(y, z, row)[0], plain[0])
+    model.fake_quantise = True
+    exact = model._predict(y, z, row)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.equal(a, b) for a, b in zip(model._predict(y, z, row), exact, strict=True))
+
+
 def test_fake_quantisation_trains():
     model = lively_model()
     model.fake_quantise = True

@@ -300,21 +300,7 @@ class Hyperprior(nn.Module):
         z = self.h_a(y, quality_index)
         with torch.autocast(x.device.type, enabled=False):
             z_bits = training_bits(z, self.z_index(quality_index) * INDEX_UNIT)
-        features = self.h_s(ste_round(z), quality_index)
-        base = self.prediction(features, quality_index)
-
-        y_hat = torch.zeros_like(y)
-        params = torch.zeros_like(base)  # of every latent, gathered from the pass that codes it
-        for step, mask in enumerate(pass_masks(y.shape[1], y.shape[2], y.shape[3], y.device)):
-            entropy = base if step == 0 else base + self.contexts[step - 1](features, y_hat, quality_index)
-            means = entropy[:, : y.shape[1]]
-            if self.fake_quantise:
-                means = on_grid(means, MEAN_BITS)
-            y_hat = torch.where(mask, ste_round(y - means) + means, y_hat)
-            params = torch.where(mask.repeat(1, 2, 1, 1), entropy, params)
-        means, indexes = params.chunk(2, dim=1)
-        if self.fake_quantise:
-            means, indexes = on_grid(means, MEAN_BITS), on_grid(indexes * INDEX_UNIT, 0) / INDEX_UNIT
+        means, indexes, y_hat = self._predict(y, z, quality_index)
         with torch.autocast(x.device.type, enabled=False):
             y_bits = training_bits(y - means, indexes * INDEX_UNIT)
         return {
@@ -322,6 +308,30 @@ class Hyperprior(nn.Module):
             "y_bits": y_bits.sum((1, 2, 3)),
             "z_bits": z_bits.sum((1, 2, 3)),
         }
+
+    def _predict(self, y: Tensor, z: Tensor, quality_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, scale indexes in units of INDEX_UNIT and y_hat, each (B, M, H/16, W/16), through the four passes.
+
+        With `fake_quantise` without autocast: bfloat16 does not reach the grids.
+        """
+        kind = y.device.type
+        with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not self.fake_quantise):
+            features = self.h_s(ste_round(z), quality_index)
+            base = self.prediction(features, quality_index)
+
+            y_hat = torch.zeros_like(y)
+            params = torch.zeros_like(base)  # of every latent, gathered from the pass that codes it
+            for step, mask in enumerate(pass_masks(y.shape[1], y.shape[2], y.shape[3], y.device)):
+                entropy = base if step == 0 else base + self.contexts[step - 1](features, y_hat, quality_index)
+                means = entropy[:, : y.shape[1]]
+                if self.fake_quantise:
+                    means = on_grid(means, MEAN_BITS)
+                y_hat = torch.where(mask, ste_round(y - means) + means, y_hat)
+                params = torch.where(mask.repeat(1, 2, 1, 1), entropy, params)
+        means, indexes = params.chunk(2, dim=1)
+        if self.fake_quantise:
+            means, indexes = on_grid(means, MEAN_BITS), on_grid(indexes * INDEX_UNIT, 0) / INDEX_UNIT
+        return means, indexes, y_hat
 
     @torch.no_grad()
     def start_as_transform_codec(self, images: Sequence[Tensor]) -> None:
