@@ -166,6 +166,20 @@ def test_what_was_measured_before_an_error_is_kept(folder: Path, tmp_path: Path)
     assert [row["image"] for row in rate_distortion.load(output)["rows"]] == ["0.png", "1.png"]
 
 
+def test_settings_that_do_not_exist_are_found_before_anything_is_measured(folder: Path, tmp_path: Path) -> None:
+    steps, output = Steps(), tmp_path / "results.json"
+    with pytest.raises(ConfigError, match="JPEG quality 0"):
+        rate_distortion.run(
+            datasets.load_dataset(str(folder)),
+            [steps, codecs.Jpeg()],
+            output,
+            settings={"jpeg": [50, 0]},
+            measures=Measures(),
+        )
+    assert steps.calls == 3  # its fingerprint
+    assert not output.exists()
+
+
 def test_processes_give_the_same_rows(folder: Path, tmp_path: Path) -> None:
     dataset = datasets.load_dataset(str(folder), 2)
     one, two = (

@@ -11,6 +11,7 @@ import torch
 
 from neurocodec import checkpoint, codec, container, tiling
 from neurocodec.errors import MissingWeightsError, ModelMismatchError, ModelNotFoundError
+from neurocodec.evaluation import codecs
 from neurocodec.evaluation.measures import lpips
 from neurocodec.metrics import psnr
 from neurocodec.models.complexity import count_generator_macs
@@ -79,6 +80,16 @@ def with_generator(small_model):
 
 def levels(a, b):
     return int(np.abs(np.asarray(a).astype(int) - np.asarray(b)).max())
+
+
+def test_benchmarks_name_the_generator(with_generator, small_model):
+    described = codecs.Nic(with_generator, "nic@1", realism=1.0).describe()
+    assert described["settings"].endswith("decoded with realism 1")
+    assert len(described["generator"]) == 16
+    other = checkpoint.new_generator(SMALL, small_model).eval()
+    changed = codecs.Nic(dataclasses.replace(small_model, generator=other), "nic@1", realism=1.0).describe()
+    assert {key for key in described if described[key] != changed[key]} == {"generator"}
+    assert "generator" not in codecs.Nic(with_generator).describe()
 
 
 def test_decoding_with_realism(with_generator, small_model, photo):

@@ -142,23 +142,55 @@ def test_n_steps_equal_half_a_resume_and_half(config_file, tmp_path):
         assert [row[key] for row in resumed] == [row[key] for row in steps]
 
 
-def test_sigterm_ends_a_run_with_a_checkpoint(config_file, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_a_checkpoint(config_file, tmp_path, number):
     run = tmp_path / "run"
     process = python(tmp_path, config_file, run, "training.steps=1000000")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (run / "checkpoint.pt").exists():
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     succeed(process)
     assert weights(run)["state"]["step"] >= 3
     assert (run / "model.safetensors").exists()
     assert not list(run.glob("*.part"))
 
 
-def test_sigterm_has_its_usual_meaning_after_a_run(config_file, tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
+def test_signals_have_their_usual_meaning_after_a_run(config_file, tmp_path):
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
     train(load_config(config_file, ["training.steps=1"]), tmp_path / "run")
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_second_ctrl_c_interrupts():
+    with loop.stop_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_training_in_another_thread_leaves_signals_alone():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def enter() -> object:
+        with loop.stop_signals() as stop:
+            return signal.getsignal(signal.SIGTERM) is before and not stop.is_set()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter).result(timeout=60)
+
+
+def test_a_run_resumed_after_a_crash_logs_each_step_once(config_file, tmp_path):
+    run = tmp_path / "run"
+    train(load_config(config_file, ["training.log_every=1"]), run)
+    undone = {"step": 10**6, "loss": 0.0}
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps(undone) + '\n{"step": 1000001, "lo')
+    train(load_config(config_file, ["training.log_every=1", "training.steps=8"]), run, resume=True)
+    assert "config" in rows(run)[0]
+    assert [row["step"] for row in rows(run) if "loss" in row] == list(range(1, 9))
 
 
 def test_minutes_go_on_where_they_stopped(config_file, tmp_path):

@@ -95,7 +95,8 @@ class Nic:
     def describe(self) -> dict[str, str]:
         model = Path(self.model).name if isinstance(self.model, (str, Path)) else "given"
         realism = f", decoded with realism {self.realism:g}" if self.realism else ""
-        return {"settings": f"neurocodec, model {model}, quality=q{realism}", "model_id": self.loaded().model_id.hex()}
+        found = {"settings": f"neurocodec, model {model}, quality=q{realism}", "model_id": self.loaded().model_id.hex()}
+        return found | ({"generator": self._generator()} if self.realism else {})
 
     def encode(self, rgb: NDArray[np.uint8], setting: float) -> bytes:
         import neurocodec
@@ -108,6 +109,15 @@ class Nic:
         import neurocodec
 
         return np.asarray(neurocodec.decode(data, model=self.loaded(), realism=self.realism).convert("RGB"))
+
+    def _generator(self) -> str:
+        """The first 16 digits of a SHA-256 over the generative decoder's weights."""
+        from neurocodec import checkpoint
+
+        digest = hashlib.sha256()
+        for name, value in checkpoint.generator_of(self.loaded()).state_dict().items():
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def loaded(self) -> Model:
         """The model itself, loaded once a process."""

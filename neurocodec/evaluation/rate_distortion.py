@@ -34,7 +34,7 @@ import numpy as np
 
 from neurocodec import image
 from neurocodec.errors import ConfigError, NeurocodecError
-from neurocodec.evaluation.codecs import Codec, configuration
+from neurocodec.evaluation.codecs import Codec, configuration, synthetic_picture
 from neurocodec.evaluation.datasets import Dataset, describe
 from neurocodec.evaluation.measures import PATCH_NETWORKS, Measures, available, patch_features
 from neurocodec.metrics import psnr
@@ -114,6 +114,7 @@ def run(
     pictures = {picture["name"]: picture for picture in describe(dataset)}
     configurations = {codec.name: configuration(codec) for codec in codecs}
     wanted = {codec.name: _distinct(_settings_of(codec, settings)) for codec in codecs}
+    _try_settings(codecs, wanted)
 
     results = _begin(output, dataset.name, pictures, configurations, command, processes)
     missing = results.get("not_installed", {}) | dict(not_installed or {})
@@ -262,6 +263,16 @@ def _settings_of(codec: Codec, settings: Mapping[str, Sequence[float]] | Sequenc
     if isinstance(settings, Mapping):
         settings = settings.get(codec.name)
     return settings or codec.settings()
+
+
+def _try_settings(codecs: Sequence[Codec], wanted: Mapping[str, Sequence[float]]) -> None:
+    """Encodes a small picture at each setting that is not the codec's own, so that one that does not exist is found
+    now and not after other codecs' hours. Raises what the codec raises."""
+    rgb = synthetic_picture(64, 64)
+    for codec in codecs:
+        for setting in wanted[codec.name]:
+            if setting not in codec.settings():
+                codec.encode(rgb, setting)
 
 
 def _begin(

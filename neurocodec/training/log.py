@@ -62,11 +62,14 @@ def mean_psnr(mse: Tensor) -> Tensor:
 class RunLog:
     """Rows of a run, one JSON object a line. step: where it starts; with `enabled` False it writes nothing.
 
+    Rows after that step, of steps that a crash undid, are taken out: the run takes these steps again.
     Raises MissingPackageError if the configuration asks for TensorBoard and it is not installed.
     """
 
     def __init__(self, run: Path, settings: TrainingConfig, step: int, *, enabled: bool) -> None:
         self._board = _summary_writer(run / "tensorboard", step) if enabled and settings.tensorboard else None
+        if enabled and step:
+            _forget_after(run / "log.jsonl", step)
         self._file = open(run / "log.jsonl", "a", buffering=1) if enabled else None  # noqa: SIM115 (as long as the run)
         self._bar = tqdm(total=settings.steps, initial=step, disable=not enabled, smoothing=0.02, mininterval=5.0)
 
@@ -110,6 +113,17 @@ class RunLog:
         for key, value in row.items():
             if self._board and value is not None and key not in ("quality_index", "realism"):
                 self._board.add_scalar(f"{group}/{key}", value, step)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Takes the rows after `step` out of a log, and a last one that is not whole."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
+    if len(kept) < len(lines):
+        part = path.with_suffix(".part")
+        part.write_text("".join(kept), encoding="utf-8")
+        part.replace(path)
 
 
 def _summary_writer(folder: Path, step: int) -> Any:

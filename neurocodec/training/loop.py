@@ -58,7 +58,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
         if not resume:
             about = {"pictures": len(photographs), "processes": processes.world}
             log.write({"config": dataclasses.asdict(config), **about})
-        with sigterm() as stop:
+        with stop_signals() as stop:
             train_steps(config, run, state, batches, held_out, log, processes, stop)
             if processes.first:
                 state.save(run, config)
@@ -174,14 +174,29 @@ def validate(model: Hyperprior, held_out: Photographs, actual: bool) -> list[dic
 
 
 @contextmanager
-def sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, instead of ending the process."""
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set, instead of ending the process; a second Ctrl-C interrupts it as usual.
+
+    Python lets only the main thread set signals: in another one, nothing sets the event.
+    """
     event = threading.Event()
-    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def interrupt(*_: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous[signal.SIGINT])
+
+    signal.signal(signal.SIGTERM, lambda *_: event.set())
+    if previous[signal.SIGINT] is not signal.SIG_IGN:  # as in jobs of a script's background, which Ctrl-C is not for
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _diverged(state: State, run: Path) -> str:

@@ -27,7 +27,7 @@ from neurocodec.training.config import GenerativeConfig
 from neurocodec.training.data import Batches, Photographs, open_pictures
 from neurocodec.training.guard import Guard
 from neurocodec.training.log import RunLog, Steps, mean_psnr
-from neurocodec.training.loop import MAX_SKIPPED, accelerated, sigterm
+from neurocodec.training.loop import MAX_SKIPPED, accelerated, stop_signals
 from neurocodec.training.optimizers import set_learning_rate
 from neurocodec.training.processes import Processes, join_processes
 from neurocodec.training.realism_losses import (
@@ -73,7 +73,7 @@ def train_realism(config: GenerativeConfig, run: str | Path, *, resume: bool = F
         if not resume:
             about = {"model_id": model.model_id.hex(), "pictures": len(photographs), "processes": processes.world}
             log.write({"config": dataclasses.asdict(config), **about})
-        with sigterm() as stop:
+        with stop_signals() as stop:
             train_steps(config, run, state, batches, lpips, held_out, log, processes, stop)
             if processes.first:
                 state.finish(run, config, photographs)

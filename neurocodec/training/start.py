@@ -38,7 +38,7 @@ def start(config: Config, photographs: Photographs, saved: dict[str, Any] | None
                 "set training.init_images to 0."
             )
         chosen = range(0, len(photographs), max(1, len(photographs) // settings.init_images))
-        model.start_as_transform_codec([photographs.tensor(i) for i in chosen])
+        model.start_as_transform_codec([photographs.tensor(i, largest=1024) for i in chosen])
     model.to(device=device)
     state = State(model, copy.deepcopy(model), make_optimizers(model, settings))
     if saved is not None:
