@@ -1,7 +1,18 @@
 """Builds the native range coder and integer layers; everything else stands in pyproject.toml."""
 
-from pybind11.setup_helpers import Pybind11Extension, build_ext
+from pybind11.setup_helpers import Pybind11Extension, build_ext, has_flag
 from setuptools import setup
+
+
+class BuildWhereThereIsACompiler(build_ext):
+    """Without a C++17 compiler nothing is built, and slower code does the work; what a compiler refuses is an error."""
+
+    def build_extensions(self) -> None:
+        compiler = has_flag(self.compiler, "-std=c++17")
+        for extension in self.extensions:
+            extension.optional = not compiler
+        super().build_extensions()
+
 
 setup(
     ext_modules=[
@@ -15,5 +26,5 @@ setup(
             extra_link_args=["-pthread"],
         )
     ],
-    cmdclass={"build_ext": build_ext},
+    cmdclass={"build_ext": BuildWhereThereIsACompiler},
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
@@ -68,6 +71,30 @@ def test_data_files_are_listed_and_there(project: dict[str, Any]) -> None:
     for name in ("py.typed", "cli/astronaut.png"):
         assert package / name in listed
         assert (resources.files("neurocodec") / name).is_file()
+
+
+def build(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The extension of setup.py from a source that no compiler takes."""
+    pytest.importorskip("pybind11.setup_helpers", reason="pip install pybind11 setuptools")
+    pytest.importorskip("setuptools")
+    shutil.copy(ROOT / "setup.py", folder)
+    (folder / "csrc").mkdir()
+    (folder / "csrc" / "bindings.cpp").write_text("#error refused\n")
+    command = [sys.executable, "setup.py", "build_ext"]
+    return subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+
+
+def test_without_a_compiler_the_package_can_still_be_built(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "no-compiler")
+    done = build(tmp_path, CC=nowhere, CXX=nowhere)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_what_a_compiler_refuses_is_an_error(tmp_path: Path) -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler here")
+    assert build(tmp_path).returncode != 0
 
 
 def test_links_in_the_documentation_lead_somewhere() -> None:
