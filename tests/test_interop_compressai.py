@@ -344,7 +344,10 @@ def test_weights_from_files(rgb: NDArray[np.uint8], tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     (tmp_path / "empty.pth").touch()
     torch.save(network("bmshj2018-factorized").state_dict(), tmp_path / "other.pth")
-    for name in ("text.pth", "empty.pth", "other.pth", "missing.pth"):
+    (tmp_path / "cut.pth").write_bytes(b"\x80\x02X\x01")  # torch raises struct.error
+    for name, content in {"list.pth": [1], "tensor.pth": torch.zeros(3)}.items():
+        torch.save(content, tmp_path / name)
+    for name in ("text.pth", "empty.pth", "other.pth", "missing.pth", "cut.pth", "list.pth", "tensor.pth"):
         with pytest.raises(ConfigError, match=rf"{name} holds no weights of mbt2018-mean"):
             interop.load_file("mbt2018-mean", tmp_path / name, device="cpu")
     with pytest.raises(ConfigError, match="expected one of bmshj2018-factorized"):
