@@ -75,7 +75,7 @@ class RealismGain(nn.Module):
 
 
 class ModulatedBlock(nn.Module):
-    """x + gain(β) · f(x), with f: channel norm, 1×1, depthwise 3×3, gate, 1×1 (4 C² + 18 C MAC a position)."""
+    """x + gain(β) · f(x), with f: channel norm, 1×1, depthwise 3×3, gate, 1×1 (3 C² + 18 C MAC a position)."""
 
     def __init__(self, channels: int, frequencies: int) -> None:
         super().__init__()
@@ -126,5 +126,5 @@ class Generator(nn.Module):
         return picture
 
     def halo(self) -> int:
-        """Latents that the detail sees beyond those around a tile that the trunk sees."""
+        """How many latents more than the trunk the detail needs on each side of a tile."""
         return -(-self.config.blocks // 2) + -(-self.config.fine_blocks // 8)
