@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from neurocodec import image
+from neurocodec.errors import NeurocodecError
 from neurocodec.evaluation.rate_distortion import averages, load
 from neurocodec.metrics import bd_rate
 
@@ -42,7 +43,10 @@ def compare(results: dict[str, Any], codec: str, anchor: dict[str, Any]) -> dict
     shared = sorted(ours.keys() & theirs.keys()) if same_settings(ours, theirs) else []
     found = {"codec": codec, "anchor": anchor["codec"], "pictures": len(pictures), "settings": len(shared)}
     if not shared:
-        result = bd_rate([*map(tuple, theirs.values())], [*map(tuple, ours.values())])
+        try:
+            result = bd_rate([*map(tuple, theirs.values())], [*map(tuple, ours.values())])
+        except ValueError as error:
+            raise SystemExit(f"{codec} cannot be compared with {anchor['codec']}: {error}") from error
         return found | {"bd_rate_percent": result.value}
     bpp = [100 * (ours[q][0] / theirs[q][0] - 1) for q in shared]
     psnr = [ours[q][1] - theirs[q][1] for q in shared]
@@ -72,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         codec, _, path = pair.partition("=")
         try:
             anchor = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            _ = anchor["codec"], [float(point["q"]) for point in anchor["points"] if "per_image" in point]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise SystemExit(f"found {pair}, expected CODEC=FILE, a JSON file with an anchor: {error}") from error
         rows.append(compare(results, codec, anchor))
         print(", ".join(f"{k} {v:+.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
@@ -88,4 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except NeurocodecError as error:
+        sys.exit(str(error))

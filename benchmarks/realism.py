@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from neurocodec import image
+from neurocodec.errors import NeurocodecError
 from neurocodec.evaluation.codecs import is_ours
 from neurocodec.evaluation.rate_distortion import averages, load
 
@@ -89,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", type=float, nargs="+", default=TARGETS, metavar="BPP")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args(arguments)
+    if not all(0 < target < math.inf for target in args.targets):
+        parser.error("the targets are bits per pixel, above 0")
     results = load(args.results)
     found = rows(results, args.targets)
     distance = results.get("patches", {}).get("names", ["Fréchet distance"])[0]
@@ -109,4 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except NeurocodecError as error:
+        sys.exit(str(error))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -100,9 +102,33 @@ def test_results_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="nic, nic@1 share no setting"):
         script("realism").rows(apart, [0.2])
     (tmp_path / "results.json").write_text(json.dumps(found))
-    for pair in ("jpeg", f"jpeg={tmp_path / 'nowhere.json'}", f"jpeg={Path(__file__)}"):
+    (tmp_path / "other.json").write_text('{"codec": "theirs"}')
+    for pair in ("jpeg", *(f"jpeg={path}" for path in (tmp_path / "nowhere.json", __file__, tmp_path / "other.json"))):
         with pytest.raises(SystemExit, match="expected CODEC=FILE"):
             script("anchors").main([str(tmp_path / "results.json"), pair])
+
+
+def test_curves_that_share_nothing_are_a_sentence() -> None:
+    found = results({"heic": [(10, 0.1, 24.0, 0.5), (20, 0.2, 26.0, 0.4)]})
+    with pytest.raises(SystemExit, match="heic cannot be compared with theirs: the curves share no PSNR interval"):
+        script("anchors").compare(found, "heic", anchor([(31, 0.1, 44.0), (30, 0.2, 46.0)]))
+
+
+def test_targets_that_are_no_rates_are_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for target in ("0", "-1", "nan"):
+        with pytest.raises(SystemExit) as stopped:
+            script("realism").main([str(tmp_path / "results.json"), "--targets", target])
+        assert stopped.value.code == 2
+        assert "bits per pixel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "more"), [("anchors", ["jpeg=jpeg.json"]), ("realism", [])])
+def test_no_results_are_a_sentence(name: str, more: list[str]) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "nowhere.json", *more]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("nowhere.json cannot be read as a results file")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_quality_and_a_quantiser_are_compared_by_their_curves() -> None:
