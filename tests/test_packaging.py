@@ -73,6 +73,13 @@ def test_data_files_are_listed_and_there(project: dict[str, Any]) -> None:
         assert (resources.files("neurocodec") / name).is_file()
 
 
+def test_the_source_distribution_holds_the_folders_that_tests_read() -> None:
+    grafted = set(re.findall(r"^graft (\S+)$", (ROOT / "MANIFEST.in").read_text(), re.MULTILINE))
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    read = {name for name in re.findall(r'(?:ROOT|parents\[1\]) / "(\w+)', tests) if (ROOT / name).is_dir()}
+    assert {"docs", "examples", "tests"} <= read <= grafted | {"neurocodec"}
+
+
 def build(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The extension of setup.py from a source that no compiler takes."""
     pytest.importorskip("pybind11.setup_helpers", reason="pip install pybind11 setuptools")
