@@ -113,6 +113,13 @@ def test_links_in_the_documentation_lead_somewhere() -> None:
     ]
 
 
+def test_the_readme_names_every_environment_variable() -> None:
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "neurocodec").rglob("*.py"))
+    variables = set(re.findall(r"NEUROCODEC_[A-Z]+", sources))
+    assert "NEUROCODEC_WEIGHTS" in variables
+    assert not [name for name in variables if f"`{name}`" not in (ROOT / "README.md").read_text("utf-8")]
+
+
 def test_licence(project: dict[str, Any]) -> None:
     assert project["project"]["license"] == "Apache-2.0"
     text = (ROOT / "LICENSE").read_text()
