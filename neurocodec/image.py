@@ -35,6 +35,8 @@ _CHANNELS = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "
 _TIFF_DESCRIPTION = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # about the picture, not about the file
 _TIFF_SUBFOLDERS = (0x8769, 0x8825)  # EXIF, GPS
 _XMP_TAG = 700
+_ICONS = ("ICNS", "ICO")  # Pillow writes them in sizes of its own
+_ALPHA_IS_LOST = ("BMP", "DIB", "PPM")  # Pillow writes RGBA, and no reader gives the alpha back
 
 
 @dataclass
@@ -111,6 +113,10 @@ def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = Fal
     kind = Image.registered_extensions().get(suffix)
     if kind is None or kind not in Image.SAVE:
         raise ImageError(f"{name}: found the suffix {suffix!r}, expected a format that Pillow writes: use .png")
+    if kind in _ICONS:
+        raise ImageError(f"{name}: {kind} is for icons, and would change the size of this picture: use .png")
+    if im.mode == "RGBA" and kind in _ALPHA_IS_LOST:
+        raise ImageError(_no_alpha(name, kind))
     with _atomic(name, force) as file:
         try:
             im.save(file, format=kind, **_save_options(im, kind))
@@ -118,7 +124,7 @@ def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = Fal
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             if im.mode in ("LA", "RGBA") and "cannot write mode" in str(error):
-                raise ImageError(f"{name}: {kind} cannot hold the alpha channel of this picture: use .png") from error
+                raise ImageError(_no_alpha(name, kind)) from error
             raise ImageError(f"{name}: {kind} cannot hold this picture ({_sentence(error)}): use .png") from error
 
 
@@ -493,6 +499,10 @@ def _unidentified(path: str) -> str:
         if file.read(4) == b"\x8fNIC":
             return f"{path} is a .nic file already, expected a picture: decode it first, with `neurocodec decode`"
     return f"{path} is no picture that Pillow can read: convert it to PNG or JPEG first"
+
+
+def _no_alpha(name: str, kind: str) -> str:
+    return f"{name}: {kind} cannot hold the alpha channel of this picture: use .png"
 
 
 def _undecodable(name: str, error: BaseException) -> str:
