@@ -120,7 +120,7 @@ def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = Fal
     with _atomic(name, force) as file:
         try:
             im.save(file, format=kind, **_save_options(im, kind))
-        except (OSError, ValueError, KeyError, SyntaxError, struct.error) as error:
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, SyntaxError, struct.error) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             if im.mode in ("LA", "RGBA") and "cannot write mode" in str(error):
@@ -369,7 +369,10 @@ def _tiff_exif(im: Image.Image) -> bytes | None:
     if not hasattr(im, "tag_v2") or "exif" in im.info:
         return None
     kept = _description(im.getexif())
-    return kept.tobytes().removeprefix(_EXIF_PREFIX) if len(kept) else None
+    try:
+        return kept.tobytes().removeprefix(_EXIF_PREFIX) if len(kept) else None
+    except (ValueError, TypeError, AttributeError, struct.error):
+        return None  # a tag of another type than it should have is no reason to refuse the picture
 
 
 def _description(found: Image.Exif) -> Image.Exif:

@@ -289,6 +289,18 @@ def test_tiff_is_turned_once_and_keeps_its_description(tmp_path: Path) -> None:
     assert dict(kept) == {0x010F: "maker"}
 
 
+def test_tiff_tags_of_another_type_do_not_stop_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    Image.fromarray(RGB).save(path, tiffinfo={0x010F: "maker"})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x0f\x01\x02\x00\x06\x00\x00\x00")
+    data[at + 2 : at + 8] = b"\x0c\x00\x01\x00\x00\x00"  # one double instead of six letters
+    path.write_bytes(data)
+    picture = load(path)
+    np.testing.assert_array_equal(picture.rgb, RGB)
+    assert picture.exif is None
+
+
 @pytest.mark.parametrize("broken", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff", b"nonsense" * 4])
 def test_broken_exif_does_not_stop_a_picture(broken: bytes) -> None:
     im = Image.fromarray(RGB)
@@ -543,6 +555,13 @@ def test_metadata_too_long_for_the_format_is_an_error(tmp_path: Path) -> None:
     im = to_pil(Picture(RGB, exif=exif(1) + bytes(70000)))
     with pytest.raises(errors.ImageError, match=r"JPEG cannot hold this picture .*use \.png"):
         save_pil(im, tmp_path / "a.jpg")
+    assert os.listdir(tmp_path) == []
+
+
+def test_metadata_of_a_wrong_type_is_an_error(tmp_path: Path) -> None:
+    tags = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIIId", 0x010F, 12, 1, 26, 0, 1.5)  # the maker is a double
+    with pytest.raises(errors.ImageError, match=r"TIFF cannot hold this picture .*use \.png"):
+        save_pil(to_pil(Picture(RGB, exif=tags)), tmp_path / "a.tiff")
     assert os.listdir(tmp_path) == []
 
 
