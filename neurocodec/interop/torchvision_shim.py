@@ -2,7 +2,7 @@
 
 torchvision's only Linux wheel holds CUDA code. Beside a CPU torch that code does not load, which torchvision itself
 allows; but it then describes operators that do not exist, and `import torchvision` ends with "operator
-torchvision::nms does not exist". Nothing that CompressAI or LPIPS use needs these operators.
+torchvision::nms does not exist". Nothing that CompressAI or torch-fidelity use needs these operators.
 """
 
 from __future__ import annotations
