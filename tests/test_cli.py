@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -555,3 +556,21 @@ def test_a_reader_that_leaves_is_no_traceback(nic_file: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.read() == b""
     assert process.wait() == 1
+
+
+def test_names_that_stdout_cannot_encode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [make_picture(tmp_path / name) for name in ("a\u00e9.png", "b.png")]
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert main(["encode", *map(str, sources)]) == 0
+    assert names(tmp_path) == ["a\u00e9.nic", "a\u00e9.png", "b.nic", "b.png"]
+    lines = stdout.buffer.getvalue().decode("ascii").splitlines()  # type: ignore[attr-defined]
+    assert [line.split(":")[0] for line in lines] == [rf"{tmp_path}{os.sep}a\xe9.nic", f"{tmp_path}{os.sep}b.nic"]
+
+
+def test_stdout_may_be_closed(
+    capsys: pytest.CaptureFixture[str], nic_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["decode", str(nic_file), "-o", str(nic_file.with_suffix(".tif"))]) == 0
+    assert capsys.readouterr().err == ""

@@ -6,6 +6,7 @@ Exit status: 0; 1 with one sentence on stderr for anything wrong with the input;
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. No traceback leaves here, unless NEUROCODEC_TRACEBACK is set."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: file names may hold anything
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     more: list[str] | None = getattr(args, getattr(args, "more", ""), None)
@@ -41,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         more.extend(rest)  # argparse stops a list at the first option after it
     try:
         status: int = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started it
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, such as head, has seen enough
