@@ -355,6 +355,24 @@ def test_compare_makes_one_self_contained_page(capsys: pytest.CaptureFixture[str
     assert names(tmp_path) == ["a & <b>.png", "page.html"]
 
 
+def test_compare_takes_any_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    source = make_picture(tmp_path / "@ROWS@@IMAGES@.png")
+    assert run(capsys, "compare", source, "-o", page)[0] == 0
+    text = page.read_text()
+    assert text.count("<title>@ROWS@@IMAGES@.png") == 1
+    assert text.count("data:image/png;base64,") == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text here")
+def test_compare_takes_a_name_that_is_no_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    source = tmp_path / "a\udce9.png"
+    make_picture(tmp_path / "a.png").rename(source)
+    assert run(capsys, "compare", source, "-o", page)[0] == 0
+    assert "<title>a\\udce9.png" in page.read_text()
+
+
 def test_compare_of_a_picture_too_small_for_ms_ssim(capsys: pytest.CaptureFixture[str], photo_file: Path) -> None:
     page = photo_file.with_suffix(".html")
     assert run(capsys, "compare", photo_file, "-o", page)[0] == 0

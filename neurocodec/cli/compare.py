@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     jpeg = jpeg_variant(rgb, len(data), lpips=lpips)
     page = make_page(os.path.basename(args.input), rgb, [*variants, jpeg])
-    write_bytes_atomic(args.output, page.encode(), force=args.force)
+    write_bytes_atomic(args.output, page.encode(errors="backslashreplace"), force=args.force)
     both = ", decoded with realism 0 and 1" if len(variants) > 1 else ""
     print(f"{args.output}: {len(data):,} bytes as .nic{both}, {len(jpeg.data):,} as JPEG")
     if jpeg.ms_ssim is None and min(rgb.shape[:2]) > 160:
@@ -171,10 +172,7 @@ def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) 
         "ROWS": rows,
         "NOTE": _LPIPS_NOTE if lpips else "",
     }
-    page = _PAGE
-    for name, value in fields.items():
-        page = page.replace(f"@{name}@", str(value))
-    return page
+    return re.sub("@([A-Z]+)@", lambda match: str(fields[match[1]]), _PAGE)
 
 
 def _data_url(rgb: NDArray[np.uint8]) -> str:
