@@ -122,6 +122,7 @@ def test_the_readme_names_every_environment_variable() -> None:
 
 def test_licence(project: dict[str, Any]) -> None:
     assert project["project"]["license"] == "Apache-2.0"
+    assert "setuptools>=77.0.3" in project["build-system"]["requires"], "older ones refuse a licence of this form"
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
