@@ -1,4 +1,4 @@
-"""Seconds to encode and to decode with nic, JPEG and WebP: the same as `neurocodec bench speed`.
+"""Seconds and memory to encode and to decode, beside other codecs: the same as `neurocodec bench speed`.
 
 python benchmarks/codec_speed.py --sizes 0.25,1,6 --threads 1,2 -o benchmarks/results/speed.json
 """
