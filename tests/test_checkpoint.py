@@ -94,6 +94,14 @@ def test_devices_that_are_not_there(monkeypatch):
         checkpoint.load("base", device="cuda")
     with pytest.raises(ValueError, match="'gpu'; known are auto, cpu and cuda"):
         checkpoint.load("base", device="gpu")
+    monkeypatch.setattr(checkpoint.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(checkpoint.torch.cuda, "device_count", lambda: 2)
+    assert checkpoint.resolve_device("cuda:1") == "cuda:1"
+    with pytest.raises(ValueError, match="'cuda:2', and the last GPU that PyTorch finds here is cuda:1"):
+        checkpoint.resolve_device("cuda:2")
+    for device in ("cudnn", "cuda:", "cuda:x", "cuda:-1"):
+        with pytest.raises(ValueError, match="known are"):
+            checkpoint.resolve_device(device)
 
 
 def test_the_shipped_model_is_small_enough(base_model):
