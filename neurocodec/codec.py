@@ -76,7 +76,7 @@ def encode(
         return _encode_to_psnr(picture, model, target_psnr)
     if targets:
         pixels = picture.rgb.shape[0] * picture.rgb.shape[1]
-        limit = target_bytes if target_bytes is not None else int(targets[0] * pixels / 8)
+        limit = target_bytes if target_bytes is not None else int(min(targets[0] * pixels / 8, 2**63))
         return _encode_to_bytes(picture, model, limit)
     return encode_picture(picture, model, quality_index(quality))
 

@@ -203,6 +203,7 @@ def test_targets(base_model, photo):
     assert 3800 < len(data) <= 4000
     data = codec.encode(crop, target_bpp=0.8, model=base_model)
     assert 0.76 < 8 * len(data) / (192 * 256) <= 0.8
+    assert len(codec.encode(crop[:16, :16], target_bpp=1e308, model=base_model)) > 100  # no limit
     data = codec.encode(crop, target_psnr=33.0, model=base_model)
     assert 33.0 <= psnr(codec.decode(data, model=base_model), crop) < 33.2
     with pytest.raises(ImageError, match="cannot be reached"):
@@ -342,6 +343,8 @@ def test_paths_and_errors_of_the_api(tmp_path, photo, base_model):
     assert neurocodec.info(str(target)).width == 48
     with pytest.raises(NicFormatError, match="cannot read"):
         neurocodec.decode(tmp_path / "none.nic")
+    with pytest.raises(NicFormatError, match=r"cannot read 'a\\x00\.nic'"):
+        neurocodec.info("a\0.nic")
     with pytest.raises(NicFormatError, match="PNG"):
         neurocodec.decode(source)
     with open(target, "rb") as file, pytest.raises(TypeError):
