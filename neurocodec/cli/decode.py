@@ -15,7 +15,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("decode", help=".nic files to pictures", description=__doc__, allow_abbrev=False)
     parser.add_argument("inputs", nargs="+", metavar="IN.nic")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="file, whose suffix names the format, or folder (beside IN, as PNG)"
+        "-o",
+        "--output",
+        type=files.name,
+        metavar="OUT",
+        help="file, whose suffix names the format, or folder (beside IN, as PNG)",
     )
     parser.add_argument(
         "--realism", type=files.number(0, 1), default=0.0, metavar="R", help="0, least distortion, to 1 (0)"

@@ -26,7 +26,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("inputs", nargs="+", metavar="IN", help="pictures that Pillow can read, or folders of them")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="file, or folder for several inputs or a folder (beside IN)"
+        "-o",
+        "--output",
+        type=files.name,
+        metavar="OUT",
+        help="file, or folder for several inputs or a folder (beside IN)",
     )
     files.add_rate_options(parser)
     files.add_force_option(parser)

@@ -130,6 +130,13 @@ def integer(least: int) -> Callable[[str], int]:
     return parse
 
 
+def name(text: str) -> str:
+    """An argument type: the name of an output, which an unset variable of a shell is not."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
 def add_rate_options(parser: argparse.ArgumentParser) -> None:
     """-q, --bpp, --bytes and --psnr, of which one may be given."""
     group = parser.add_mutually_exclusive_group()
