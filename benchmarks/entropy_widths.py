@@ -2,8 +2,9 @@
 
     python benchmarks/entropy_widths.py PICTURES --float runs/base/model.pt -o benchmarks/results/entropy_widths.json
 
-PICTURES: a folder. --float: the run of the shipped model, EMA weights before freezing. Every variant codes the same
-latents y with the same tables; only means and table rows differ. Variants:
+PICTURES: a folder of PNG files, one of them 768×512 pixels, which is timed. --float: model.pt of the run that made the
+shipped model, EMA weights before freezing. Every variant codes the same latents y with the same tables; only means and
+table rows differ. Variants:
 
     float              float32 networks, means and scales as they come, latents decoded in float
     16 bits            what ships: docs/arithmetic.md
@@ -164,6 +165,9 @@ def main() -> None:
     model, network = checkpoint.load("base", device="cpu"), load_run(args.run)
     paths = sorted(args.pictures.glob("*.png"))[: args.images]
     pictures = [image.load(path).rgb for path in paths]
+    landscape = next((rgb for rgb in pictures if rgb.shape[:2] == (512, 768)), None)
+    if landscape is None:
+        parser.error(f"{args.pictures} holds no PNG file of 768×512 pixels")
 
     variants: dict[str, Arithmetic] = {
         "16 bits": NativeArithmetic() if kernels() else TorchArithmetic(),
@@ -189,7 +193,6 @@ def main() -> None:
         rows.append(row | {"mean_percent": round(float(np.mean(extra)), 3)})
         print(f"{name:<20} mean {np.mean(extra):+.3f} %   by quality {' '.join(f'{e:+.2f}' for e in extra)}")
 
-    landscape = next(rgb for rgb in pictures if rgb.shape[:2] == (512, 768))
     ways: dict[str, Arithmetic] = {f"16 bits, C++ {kernel}": NativeArithmetic(kernel) for kernel in kernels()}
     ways |= {"16 bits, torch float64": TorchArithmetic(), "8 bits, torch float32": InFloat32()}
     if len(pictures) < 3:  # minutes a picture; only to see that it is no way to decode
