@@ -76,9 +76,11 @@ class WeightsNotFoundError(ModelNotFoundError, MissingPackageError):
 class Model:
     """A CompressAI network, ready to code: in evaluation mode, on one device, what decides on symbols in doubles.
 
-    label: what chunk Arch says. model_id: 8 bytes, a hash over the architecture and all that decoding reads.
-    h_a, h_s: None without a hyperprior. context, parameters: None unless autoregressive.
-    tables: rows of z (or of y without a hyperprior), one a channel, then one for each scale; at most 256 in each item.
+    label: what chunk Arch says. model_id: 8 bytes, a hash over the architecture and all that decoding reads. factor:
+    pictures are extended to multiples of so many pixels. medians: of the channels of z, or of y without a hyperprior.
+    scales: of the Gaussian table rows, ascending; empty without a hyperprior. h_a, h_s: None without a hyperprior.
+    context, parameters: None unless autoregressive. tables: rows of z (or of y without a hyperprior), one a channel,
+    then one for each scale; at most 256 in each item.
     """
 
     architecture: str
@@ -206,7 +208,7 @@ def encode(source: str | os.PathLike[str] | Image | NDArray[Any], model: Model) 
 def decode(data: bytes | str | os.PathLike[str], model: Model | None = None, *, device: str = "auto") -> Image:
     """Decodes a .nic file that names a CompressAI network, to a PIL image as `neurocodec.decode` gives.
 
-    data: the bytes of the file, or its path. model: without it, the published weights that the file names.
+    data: the bytes of the file, or its path. model: without it, the published weights that the file names, on `device`.
 
     Raises NicFormatError or a subclass for damaged data and for files of other networks, ChecksumError also if this
     machine computes other table rows than the encoder's; ModelMismatchError if `model` has not the file's weights;
@@ -288,7 +290,7 @@ def zoo_network(architecture: str, quality: int, metric: str, *, pretrained: boo
 
 
 def package(part: str = "") -> ModuleType:
-    """CompressAI, or a module of it."""
+    """CompressAI, or a module of it. Raises MissingPackageError."""
     try:
         return import_with_torchvision(f"{LIBRARY}.{part}" if part else LIBRARY)
     except ImportError as error:

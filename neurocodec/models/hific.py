@@ -93,7 +93,7 @@ class ModulatedBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """y_hat and β -> a picture. `trunk` is the base model's g_s, which stays as it is.
+    """y_hat and β -> a picture. `trunk` is the base model's g_s, without gradients unless the base model learns too.
 
     The detail is conditioned on the quality index too: the lower the rate, the more there is to invent.
     """
