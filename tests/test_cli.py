@@ -154,6 +154,8 @@ def test_several_inputs_need_a_folder(capsys: pytest.CaptureFixture[str], tmp_pa
     sources = [make_picture(tmp_path / name) for name in ("a.png", "b.png")]
     assert "-o" in fails_with(capsys, "encode", *sources, "-o", tmp_path / "c.nic")
     assert "-o" in fails_with(capsys, "encode", *sources, "-o", sources[0])
+    for target in ("c.png", "c.JPG"):
+        assert "2 inputs need one" in fails_with(capsys, "decode", "a.nic", "b.nic", "-o", tmp_path / target)
     assert names(tmp_path) == ["a.png", "b.png"]
 
 

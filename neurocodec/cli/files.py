@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from neurocodec.collection import Job
+from neurocodec.collection import Job, picture_suffixes
 from neurocodec.errors import ImageError, NeurocodecError
 
 QUALITY = 50.0
@@ -24,7 +24,7 @@ def plan(sources: Sequence[str], output: str | None, suffix: str, *, force: bool
     """
     folder = output is not None and (len(sources) > 1 or os.path.isdir(output) or output.endswith(("/", os.sep)))
     if output is not None and folder and not os.path.isdir(output):
-        if os.path.lexists(output) or os.path.splitext(output)[1].lower() == suffix:
+        if os.path.lexists(output) or os.path.splitext(output)[1].lower() in {suffix, *picture_suffixes()}:
             raise ImageError(f"{output} is no folder, and {len(sources)} inputs need one: name a folder with -o")
         try:
             os.makedirs(output)
@@ -53,7 +53,7 @@ def _problem(source: str, target: str, shared: bool, force: bool) -> str:
     if not os.path.exists(source):
         return f"{source}: No such file or directory: check the name"
     if shared:
-        return f"{source}: another input becomes {target} too: rename one, or encode them one by one with -o"
+        return f"{source}: another input becomes {target} too: rename one, or give them one by one with -o"
     if os.path.realpath(source) == os.path.realpath(target):
         return f"{source} would be overwritten by its own output: name another with -o"
     return output_problem(target, force=force)
