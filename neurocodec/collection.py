@@ -30,21 +30,18 @@ def plan(inputs: Sequence[str], output: str | None, *, force: bool) -> list[Job]
     Below `output` stands what stands below a folder; without it .nic files stand beside the pictures. Pictures are the
     files with a suffix that Pillow reads. What begins with a dot is left out, and links to folders are not followed.
     A .nic file that is there already is done, unless `force` is set; another file in its place is a problem, as are two
-    pictures that would become one file, and a folder without pictures.
+    pictures that would become one file, and a folder without pictures. A picture that two inputs hold is one job, if
+    both would make the same file of it.
     """
-    found = [(folder, *picture) for folder in inputs for picture in _pictures(folder)]
-    targets = [
-        os.path.join(folder if output is None else output, os.path.splitext(os.path.relpath(path, folder))[0] + SUFFIX)
-        if os.path.isdir(folder)
-        else os.path.join(
-            os.path.dirname(path) if output is None else output, os.path.splitext(os.path.basename(path))[0] + SUFFIX
-        )
-        for folder, path, _ in found
-    ]
-    wanted = Counter(os.path.normcase(t) for t, (*_, problem) in zip(targets, found, strict=True) if not problem)
+    found: dict[tuple[str, str], tuple[str, str, str]] = {}  # by what is read and what is written
+    for given in inputs:
+        for path, problem in _pictures(given):
+            target = _target(given, path, output)
+            found.setdefault((_place(path), _place(target)), (path, target, problem))
+    wanted = Counter(place for (_, place), (*_, problem) in found.items() if not problem)
     jobs = []
-    for (_, path, problem), target in zip(found, targets, strict=True):
-        if not problem and wanted[os.path.normcase(target)] > 1:
+    for (_, place), (path, target, problem) in found.items():
+        if not problem and wanted[place] > 1:
             problem = f"{path}: another picture becomes {target} too: rename one"
         done = not problem and not force and is_nic(target)
         jobs.append(Job(path, target, problem or ("" if done else _obstacle(path, target, force)), done))
@@ -101,6 +98,18 @@ def _pictures(given: str) -> Iterator[tuple[str, str]]:
         yield error.filename, f"{error.filename}: {error.strerror}"
     if empty and not errors:
         yield given, f"{given} holds no pictures: name another folder"
+
+
+def _target(given: str, path: str, output: str | None) -> str:
+    """The .nic file of a picture: below `output` as it stands below the folder given, or beside the picture."""
+    folder = given if os.path.isdir(given) else os.path.dirname(path)
+    name = os.path.splitext(os.path.relpath(path, folder or "."))[0] + SUFFIX
+    return os.path.join(folder if output is None else output, name)
+
+
+def _place(path: str) -> str:
+    """The same for two ways to write a path."""
+    return os.path.normcase(os.path.abspath(path))
 
 
 def _obstacle(path: str, target: str, force: bool) -> str:

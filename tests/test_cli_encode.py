@@ -147,6 +147,14 @@ def test_files_and_folders_together(capsys: pytest.CaptureFixture[str], tree: Pa
     assert list(tree_of(tmp_path / "out")) == ["a.nic", "deep er/C.nic", "other.nic"]
 
 
+def test_what_two_inputs_hold_is_encoded_once(
+    capsys: pytest.CaptureFixture[str], tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree)
+    status, lines, errors = run(capsys, ".", os.path.join("..", tree.name), "sub", os.path.join("sub", "a.jpg"))
+    assert (errors, status, lines[-1]) == ([], 0, "3 encoded, 0 there already, 0 failed")
+
+
 def test_an_output_that_is_a_file(capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     status, lines, errors = run(capsys, tree, "-o", tmp_path / "out")
