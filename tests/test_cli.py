@@ -159,6 +159,17 @@ def test_several_inputs_need_a_folder(capsys: pytest.CaptureFixture[str], tmp_pa
     assert names(tmp_path) == ["a.png", "b.png"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_limit_on_pixels_is_that_of_the_codec(
+    capsys: pytest.CaptureFixture[str], photo_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pillows in (40 * 30 // 2 - 1, 40 * 30 - 1):  # an error; a warning
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
+        assert run(capsys, "encode", photo_file, "--force")[0] == 0
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
+        assert run(capsys, "compare", photo_file, "-o", photo_file.with_suffix(".html"), "--force")[0] == 0
+
+
 def test_existing_outputs_are_refused_before_encoding(
     capsys: pytest.CaptureFixture[str], photo_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

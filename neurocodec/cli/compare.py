@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from neurocodec import checkpoint
     from neurocodec.image import load, write_bytes_atomic
 
+    files.allow_large_pictures()
     rgb = load(args.input).rgb
     model = checkpoint.load(args.model, device=args.device)
     data = neurocodec.encode(args.input, **files.encode_options(args) | {"model": model})

@@ -79,6 +79,16 @@ def check_output(target: str, *, force: bool) -> None:
         raise ImageError(problem)
 
 
+def allow_large_pictures() -> None:
+    """Has Pillow read pictures of all sizes that are encoded: its own limit is a third of that, and its errors name a
+    variable of Python. Who starts a command trusts the files that are named."""
+    from PIL import Image
+
+    from neurocodec.codec import MAX_PIXELS
+
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+
 def sentence(error: BaseException) -> str:
     """One line for the user."""
     text = " ".join(str(error).split())

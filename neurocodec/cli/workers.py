@@ -55,6 +55,7 @@ def encode(source: str, options: dict[str, Any]) -> Result:
     try:
         import neurocodec
 
+        files.allow_large_pictures()
         data = neurocodec.encode(source, **options)
     except Exception as error:  # the other inputs go on
         if os.environ.get("NEUROCODEC_TRACEBACK"):
