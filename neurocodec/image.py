@@ -289,7 +289,9 @@ def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8]
             values = np.asarray(im.convert(_CHANNELS.get(im.mode, "RGB")))
             if rawmode.startswith("LA;16"):  # Pillow has no mode for it and gives RGBA
                 values = values[:, :, [0, 3]]
-    except (OSError, ValueError, MemoryError) as error:
+    except MemoryError as error:
+        raise ImageError(_undecodable(name, error)) from error
+    except (OSError, ValueError) as error:
         raise ImageError(f"{name} cannot be converted to RGB ({_sentence(error)}): convert it first") from error
     if values.ndim == 2:
         values = values[:, :, None]
@@ -509,4 +511,6 @@ def _no_alpha(name: str, kind: str) -> str:
 
 
 def _undecodable(name: str, error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"{name} needs more memory than there is: close other programs, or take a smaller picture"
     return f"{name} cannot be decoded as a picture ({_sentence(error)}): it is damaged or incomplete, use another copy"

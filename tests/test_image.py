@@ -385,6 +385,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             load(path)
 
 
+@pytest.mark.parametrize("step", ["load", "convert"])
+def test_too_little_memory_is_not_called_damage(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    im = Image.fromarray(RGB)
+    monkeypatch.setattr(Image.Image, step, lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(errors.ImageError, match="more memory than there is"):
+        load(im)
+
+
 def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "big.png"
     Image.fromarray(RGB).save(path)
