@@ -25,6 +25,7 @@ from neurocodec.entropy import coder
 from neurocodec.entropy.integer import MAX_LATENT, MEAN_BITS, PASSES, QUALITY_STEPS, gather
 from neurocodec.entropy.tables import Tables, tables_from_histogram
 from neurocodec.errors import ChecksumError, ImageError, ModelMismatchError, NicFormatError
+from neurocodec.metrics.psnr import psnr
 from neurocodec.tiling import LATENT, Window
 
 if TYPE_CHECKING:
@@ -409,16 +410,14 @@ def _encode_to_bytes(picture: image.Picture, model: checkpoint.Model, limit: int
 def _encode_to_psnr(picture: image.Picture, model: checkpoint.Model, target: float) -> bytes:
     """The file of the lowest quality index whose picture has at least `target` dB."""
 
-    def psnr(data: bytes) -> float:
-        decoded = decode_picture(container.read(data), model)
-        error = np.square(decoded.rgb.astype(np.float64) - picture.rgb).mean()
-        return 10 * math.log10(255**2 / error) if error else math.inf
+    def found(data: bytes) -> float:
+        return psnr(decode_picture(container.read(data), model).rgb, picture.rgb)
 
     best = encode_picture(picture, model, container.QUALITY_INDEX_MAX)
-    if psnr(best) < target:
-        raise ImageError(f"{target} dB cannot be reached: the highest quality gives {psnr(best):.2f} dB.")
+    if (most := found(best)) < target:
+        raise ImageError(f"{target} dB cannot be reached: the highest quality gives {most:.2f} dB.")
     index = container.QUALITY_INDEX_MAX
-    return _search(lambda step: encode_picture(picture, model, index - step), lambda data: psnr(data) >= target, best)
+    return _search(lambda step: encode_picture(picture, model, index - step), lambda data: found(data) >= target, best)
 
 
 def _search(encode_at: Callable[[int], bytes], good: Callable[[bytes], bool], first: bytes) -> bytes:
