@@ -193,7 +193,7 @@ def decode_picture(
     rgb = rgb[top : top + height, left : left + width]
 
     if header.gray:
-        luma = (rgb.astype(np.uint16).sum(axis=2) + 1) // 3
+        luma = (rgb.sum(axis=2, dtype=np.uint16) + 1) // 3
         rgb = np.repeat(luma.astype(np.uint8)[:, :, None], 3, axis=2)
     return image.Picture(
         rgb=np.ascontiguousarray(rgb),
