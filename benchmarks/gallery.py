@@ -1,0 +1,115 @@
+"""docs/gallery.md: crops of openly licensed photographs as they are, as HEIC, and from one .nic at realism 0 and 1.
+
+    python benchmarks/gallery.py astronaut:130,0 chelsea.png:110,60 coffee.png:190,90 [--qualities 20,38]
+
+Each photograph is a file, or "astronaut", which is bundled, with the place of its crop. HEIC, whose HEVC intra coding
+is BPG's (`evaluation.codecs.Heic`), is at the setting whose picture data are nearest in size to the whole .nic: its
+container takes some 500 bytes, which BPG's does not. Needs pillow-heif, and LPIPS its weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import neurocodec
+from neurocodec import image
+from neurocodec.errors import NeurocodecError
+from neurocodec.evaluation.codecs import Heic, create
+from neurocodec.evaluation.measures import lpips
+from neurocodec.metrics import psnr
+
+ROOT = Path(__file__).parents[1]
+BUNDLED = ROOT / "neurocodec" / "cli" / "astronaut.png"
+SIDE = 232
+"""Pixels a side of a crop: four of them fill a page's width."""
+
+
+def picture_data(heic: bytes) -> int:
+    """Bytes of the media data boxes of a HEIC file: the file without its container."""
+    position = total = 0
+    while position < len(heic):
+        size = int.from_bytes(heic[position : position + 4], "big")
+        if heic[position + 4 : position + 8] == b"mdat":
+            total += size - 8
+        position += max(size, 8)
+    return total
+
+
+def nearest_heic(codec: Heic, rgb: NDArray[np.uint8], size: int) -> bytes:
+    """The file whose picture data are nearest to `size` bytes over the whole qualities, by bisection."""
+    low, high = 0, 100
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if picture_data(codec.encode(rgb, middle)) < size else (low, middle)
+    return min((codec.encode(rgb, q) for q in (low, high)), key=lambda data: abs(picture_data(data) - size))
+
+
+def rows(source: str, qualities: list[float], folder: Path) -> list[str]:
+    """Writes a strip of crops for each quality, and returns the lines of the page for this photograph."""
+    name, _, place = source.rpartition(":")
+    x, y = (int(value) for value in place.split(","))
+    path = BUNDLED if name == "astronaut" else Path(name)
+    rgb = image.load(path).rgb
+    [heic] = create(["heic"])
+    assert isinstance(heic, Heic)
+    lines = [f"## {path.stem}, {rgb.shape[1]}×{rgb.shape[0]}", ""]
+    for quality in qualities:
+        data = neurocodec.encode(rgb, quality=quality)
+        rival = nearest_heic(heic, rgb, len(data))
+        shown = {"HEIC": (picture_data(rival), heic.decode(rival))}
+        for realism in (0, 1):
+            shown[f"realism {realism}"] = (len(data), np.asarray(neurocodec.decode(data, realism=realism)))
+        strip = [picture[y : y + SIDE, x : x + SIDE] for picture in (rgb, *(decoded for _, decoded in shown.values()))]
+        file = folder / f"{path.stem}-{quality:g}.webp"
+        Image.fromarray(np.concatenate(strip, axis=1)).save(file, quality=95, method=6)
+        captions = [
+            f"{title}: {size:,} bytes, {psnr(rgb, decoded):.1f} dB, LPIPS {lpips(rgb, decoded):.3f}"
+            for title, (size, decoded) in shown.items()
+        ]
+        bpp = 8 * len(data) / (rgb.shape[0] * rgb.shape[1])
+        alt = f"{path.stem} at {bpp:.2f} bpp: original, HEIC, realism 0, realism 1"
+        lines += [f"![{alt}]({folder.name}/{file.name})", "", f"Quality {quality:g}, {bpp:.2f} bpp. Original; "]
+        lines[-1] += "; ".join(captions) + "."
+        lines.append("")
+    return lines
+
+
+def main() -> int:
+    """Writes the page and its pictures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("photographs", nargs="+", metavar="PHOTO:X,Y")
+    parser.add_argument("--qualities", type=lambda text: [float(q) for q in text.split(",")], default=[20.0, 38.0])
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "gallery.md")
+    args = parser.parse_args()
+    folder = args.output.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    command = " ".join(source.rpartition("/")[2] for source in args.photographs)
+    lines = [
+        "# Gallery",
+        "",
+        f"Made by `python benchmarks/gallery.py {command}`.",
+        "From left to right: the original, HEIC (HEVC intra by x265, BPG's coding) at the setting nearest in bytes,",
+        "its container not counted, and one `.nic` file decoded with realism 0 and 1. Bytes, PSNR and LPIPS (AlexNet,",
+        "smaller is better) are of the whole picture. The photographs come with scikit-image and are free to use: the",
+        "astronaut is NASA's, chelsea (CC0) by Stéfan van der Walt, coffee (CC0) by Rachel Michetti. What to look for,",
+        "and what was seen, is in the [model card](model-card.md#looked-at).",
+        "",
+    ]
+    try:
+        for source in args.photographs:
+            lines += rows(source, args.qualities, folder)
+    except NeurocodecError as error:
+        raise SystemExit(f"gallery: {error}") from error
+    args.output.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print(f"{args.output.name} and {len(args.photographs) * len(args.qualities)} strips in {folder.name}/")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
