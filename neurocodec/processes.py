@@ -27,7 +27,12 @@ def interrupts_for_this_process_alone() -> Iterator[None]:
 
 def close(pool: ProcessPoolExecutor, *, unfinished: bool) -> None:
     """Ends a pool; if it has unfinished work, at once."""
+    results = getattr(pool, "_result_queue", None)
     pool.shutdown(wait=not unfinished, cancel_futures=True)
     if unfinished:
+        if results is not None:
+            # A process that ends halfway through a result leaves the pool's thread, and with it the interpreter's
+            # exit, waiting for the other half: without this end of the pipe open, it sees that nobody will write it.
+            results._writer.close()
         for child in multiprocessing.active_children():
             child.terminate()
