@@ -137,3 +137,20 @@ def test_a_quality_and_a_quantiser_are_compared_by_their_curves() -> None:
     assert row["settings"] == 0
     assert row["bd_rate_percent"] == pytest.approx(100.0)
     assert math.isfinite(row["bd_rate_percent"])
+
+
+def test_the_gallery_counts_picture_data_and_takes_the_nearest_file() -> None:
+    gallery = script("gallery")
+
+    def file(size: int) -> bytes:
+        boxes = ((b"ftyp", 16), (b"mdat", size), (b"meta", 400))
+        return b"".join((8 + count).to_bytes(4, "big") + kind + bytes(count) for kind, count in boxes)
+
+    class Codec:
+        def encode(self, rgb: object, setting: float) -> bytes:
+            return file(10 * int(setting))
+
+    assert gallery.picture_data(file(300)) == 300
+    assert gallery.picture_data(gallery.nearest_heic(Codec(), None, 444)) == 440
+    assert gallery.picture_data(gallery.nearest_heic(Codec(), None, 5000)) == 1000
+    assert gallery.picture_data(gallery.nearest_heic(Codec(), None, 1)) == 0
