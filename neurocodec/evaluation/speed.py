@@ -17,7 +17,6 @@ import itertools
 import math
 import multiprocessing
 import os
-import pickle
 import statistics
 import sys
 import tempfile
@@ -333,11 +332,11 @@ def _in_own_process(task: Task) -> dict[str, Any]:
     """The row of a task; with `not_measured`, a sentence, if it failed."""
     head = {"codec": task.codec.name, "width": task.width, "height": task.height, "threads": task.threads}
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
+    here, there = context.Pipe()
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(task.threads)))  # read when libraries are loaded
     try:
-        process = context.Process(target=_work, args=(sender, pickle.dumps(task)))
+        process = context.Process(target=_work, args=(there,))
         with interrupts_for_this_process_alone():
             process.start()
     finally:
@@ -346,10 +345,11 @@ def _in_own_process(task: Task) -> dict[str, Any]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-    sender.close()
+    there.close()
     try:
-        found: dict[str, Any] = receiver.recv()
-    except EOFError:
+        here.send(task)
+        found: dict[str, Any] = here.recv()
+    except (EOFError, ConnectionError):
         process.join()
         found = {"not_measured": f"the process ended with status {process.exitcode}, perhaps for lack of memory"}
     except BaseException:  # interrupted
@@ -357,25 +357,27 @@ def _in_own_process(task: Task) -> dict[str, Any]:
         raise
     finally:
         process.join()
+        here.close()
     return head | found
 
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def _work(sender: Connection, task: bytes) -> None:
-    """In the process: measures and sends the row. task: pickled, for it may import torch, which is measured."""
+def _work(parent: Connection) -> None:
+    """In the process: takes the task, measures it and sends the row."""
     try:
-        row = _measure(task)
+        row = _measure(parent)
     except (NeurocodecError, MemoryError, RuntimeError, OSError) as error:  # torch raises RuntimeError without memory
         row = {"not_measured": " ".join(str(error).split())[:300] or type(error).__name__}
-    sender.send(row)
-    sender.close()
+    parent.send(row)
+    parent.close()
 
 
-def _measure(pickled: bytes) -> dict[str, Any]:
+def _measure(parent: Connection) -> dict[str, Any]:
+    """The row of the task that the parent sends: taken here, because a codec may import torch, which is measured."""
     times = [time.perf_counter()]
-    task: Task = pickle.loads(pickled)
+    task: Task = parent.recv()
     codec = _on_device(task.codec, task.device)
     networks = isinstance(codec, Nic) or _is_compressai(codec)
     device = task.device if networks else "cpu"
