@@ -42,6 +42,14 @@ def test_realism_0_is_the_base_decoder(generator):
 
 
 @torch.no_grad()
+def test_below_one_half_the_detail_of_one_half_fades(generator):
+    y_hat, quality_index = torch.randn(1, 16, 4, 5), torch.tensor([7.5])
+    base, low, half = (generator(y_hat, quality_index, torch.tensor([beta])) for beta in (0.0, 0.2, 0.5))
+    assert (half - base).abs().max() > 0.1
+    assert torch.allclose(low - base, 0.4 * (half - base), atol=1e-5)
+
+
+@torch.no_grad()
 def test_each_picture_of_a_batch_has_its_own_realism(generator):
     y_hat, quality_index = torch.randn(2, 16, 4, 4), torch.tensor([3.0, 12.0])
     both = generator(y_hat, quality_index, torch.tensor([0.3, 1.0]))

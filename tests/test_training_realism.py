@@ -231,7 +231,7 @@ def test_the_discriminator_learns_from_pictures_of_realism_1_only(config_file, t
 
     monkeypatch.setattr(realism_run, "HificDiscriminator", Watched)
     drawn = torch.tensor([1.0, 0.2, 1.0, 0.7])
-    monkeypatch.setattr(realism, "draw_realism", lambda *_: drawn)
+    monkeypatch.setattr(realism, "draw_realism", lambda *_, least: drawn)
     train_realism(load_config(config_file, ["training.steps=1"]), tmp_path / "run")
     (learns, both, conditions), (scores, fake, condition) = seen
     assert (learns, scores) == (True, False)
@@ -242,16 +242,17 @@ def test_the_discriminator_learns_from_pictures_of_realism_1_only(config_file, t
 
 
 def test_realism_of_a_batch():
-    first, second = (draw_realism(0, step, 5, HERE) for step in (0, 1))
+    first, second = (draw_realism(0, step, 5, HERE, least=0.5) for step in (0, 1))
     assert (first == 1).tolist() == [True, False, True, False, True]
     assert (second == 1).tolist() == [False, True, False, True, False]
-    others = torch.cat([draw_realism(0, step, 8, HERE) for step in range(200)])
-    others = others[others < 1]
-    assert len(others) == 800
-    assert (others.mean(), others.min(), others.max()) == pytest.approx((0.5, 0.0, 1.0), abs=0.03)
-    halves = [draw_realism(0, 3, 4, Processes(torch.device("cpu"), rank, rank, 2)) for rank in (0, 1)]
+    for least in (0.0, 0.5):
+        others = torch.cat([draw_realism(0, step, 8, HERE, least=least) for step in range(200)])
+        others = others[others < 1]
+        assert len(others) == 800
+        assert (others.mean(), others.min(), others.max()) == pytest.approx(((1 + least) / 2, least, 1.0), abs=0.03)
+    halves = [draw_realism(0, 3, 4, Processes(torch.device("cpu"), rank, rank, 2), least=0.5) for rank in (0, 1)]
     assert [(half == 1).sum() for half in halves] == [2, 2]
-    whole = draw_realism(0, 3, 8, HERE)
+    whole = draw_realism(0, 3, 8, HERE, least=0.5)
     assert {b.item() for half in halves for b in half if b < 1} & {b.item() for b in whole}
 
 

@@ -4,7 +4,8 @@ y_hat ─g_s→ features (C, 1/8) ─┬ head ───────────�
                                └ modulated blocks at 1/8 ─PixelShuffle(4)→ blocks at 1/2 ─→ detail ── × ─┴→ x_hat
                                                  β → Fourier features → a gain for each channel ──────────┘
 
-Gains are zero at β = 0, so realism 0 is the base decoder, to the last bit.
+Detail of β in [½, 1] is learned; below, that of β = ½ fades, so that every step of the slider does something. At β = 0
+nothing is left of it: realism 0 is the base decoder, to the last bit.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ from torch import Tensor, nn
 from neurocodec.models.hyperprior import HyperpriorConfig, Synthesis
 from neurocodec.models.layers import Depthwise, Pointwise, QualityRows
 
+LEAST_LEARNED = 0.5
+"""Below this β the detail is that of this β, faded in proportion.
+
+An objective with a power of β hardly moves the lowest quarter of the slider: the little that it learned there raised
+LPIPS by up to 1.4 %. Faded detail lowers it from the first step on.
+"""
+
 
 @dataclass(frozen=True)
 class GeneratorConfig:
@@ -28,7 +36,7 @@ class GeneratorConfig:
     blocks: int = 6
     fine_blocks: int = 3  # at 1/2, on channels / 16 · fine_width channels
     fine_width: int = 2
-    frequencies: int = 6  # of β
+    frequencies: int = 1  # of β; six made waves in LPIPS along the slider
 
     def __post_init__(self) -> None:
         if self.channels < 16 or self.channels % 16:
@@ -114,6 +122,8 @@ class Generator(nn.Module):
 
     def forward(self, y_hat: Tensor, quality_index: Tensor, beta: Tensor) -> Tensor:
         """y_hat: (B, M, H/16, W/16) in quantisation steps; quality_index, beta: (B,) -> (B, 3, H, W), not clamped."""
+        amount = (beta.float() / LEAST_LEARNED).clamp(max=1.0)[:, None, None, None]
+        beta = beta.clamp(min=LEAST_LEARNED)
         features = self.trunk.features(y_hat, quality_index)
         u = self.conv_in(self.norm_in(features)) + self.quality(quality_index)
         for block in self.blocks:
@@ -122,7 +132,7 @@ class Generator(nn.Module):
         for block in self.fine_blocks:
             u = block(u, beta)
         detail = F.pixel_shuffle(self.head(u), 2).float()
-        picture: Tensor = self.trunk.picture(features) + self.gain(beta) * detail
+        picture: Tensor = self.trunk.picture(features) + amount * self.gain(beta) * detail
         return picture
 
     def halo(self) -> int:

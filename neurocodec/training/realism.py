@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from neurocodec import checkpoint
 from neurocodec.errors import ConfigError
+from neurocodec.models.hific import LEAST_LEARNED
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.perceptual.adversarial import GanLoss, discriminator_loss
 from neurocodec.perceptual.lpips import LPIPS, load_lpips
@@ -105,6 +106,7 @@ def train_steps(
     bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
     started, steps, guard = time.monotonic() - state.seconds, Steps(), Guard(realism.guard_window, state.warned)
     skipped_in_a_row = 0
+    least = 0.0 if realism.joint else LEAST_LEARNED  # the base decoder, β = 0, learns only with `joint`
 
     while True:
         fraction = fraction_done(state.step, state.seconds, settings)
@@ -119,7 +121,7 @@ def train_steps(
         waited = time.monotonic() - before
         x = pixels.to(device, non_blocking=True).float() / 255.0  # (B, 3, crop, crop), channels-last
         quality_index = quality_index.to(device, non_blocking=True)
-        beta = draw_realism(settings.seed, state.step, len(x), processes)  # (B,)
+        beta = draw_realism(settings.seed, state.step, len(x), processes, least=least)  # (B,)
         full = (beta == 1.0).nonzero()[:, 0].to(device)  # which pictures the discriminator learns from
         beta = beta.to(device)
         to_invent = left_to_invent(quality_index, config.model.quality_rows)
@@ -196,11 +198,11 @@ def descend(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer], network: 
     return norm
 
 
-def draw_realism(seed: int, step: int, pictures: int, processes: Processes) -> Tensor:
+def draw_realism(seed: int, step: int, pictures: int, processes: Processes, *, least: float) -> Tensor:
     """β of this process's pictures, (B,), on the CPU: 1 for every second one, in turn at every second step, the others
-    uniform in [0, 1]. Pictures are sorted by quality, so both kinds see all of it."""
+    uniform in [least, 1]. Pictures are sorted by quality, so both kinds see all of it."""
     members = range(processes.rank, pictures * processes.world, processes.world)
-    drawn = [np.random.default_rng(seed_of(seed, step, k, "realism")).random() for k in members]
+    drawn = [np.random.default_rng(seed_of(seed, step, k, "realism")).uniform(least, 1.0) for k in members]
     return torch.tensor([1.0 if (i + step) % 2 == 0 else beta for i, beta in enumerate(drawn)])
 
 
