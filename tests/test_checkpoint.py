@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -70,13 +71,22 @@ def test_unknown_models():
         checkpoint.find(bytes.fromhex("0123456789abcdef"))
 
 
-@pytest.mark.parametrize("change", [{"channels": 9}, {"channels": 10**12}, {"channels": 8.5}, {"latent_blocks": 2}])
+@pytest.mark.parametrize("change", [{"channels": 9}, {"channels": 1000}, {"channels": 8.5}, {"latent_blocks": 2}])
 @pytest.mark.parametrize("forged", [False, True])
 def test_a_configuration_that_does_not_fit_the_weights(tmp_path, small_model, change, forged):
     config = dataclasses.replace(small_model.config, **change)
     model_id = checkpoint._model_id(config, small_model.arrays) if forged else small_model.model_id
     dataclasses.replace(small_model, config=config, model_id=model_id).save(tmp_path / "m.safetensors")
     with pytest.raises(ModelMismatchError, match="does not fit its configuration" if forged else "is damaged"):
+        checkpoint.load(tmp_path / "m.safetensors", device="cpu")
+
+
+@pytest.mark.parametrize("change", [{"channels": 30_000}, {"hidden_channels": 10**12}, {"latent_blocks": 10**9}])
+def test_a_configuration_that_asks_for_any_amount_of_memory(tmp_path, small_model, change):
+    config = json.dumps(dataclasses.asdict(small_model.config) | change)
+    metadata = {"format": checkpoint.FILE_FORMAT, "config": config, "model_id": small_model.model_id.hex()}
+    save_file(dict(small_model.arrays), tmp_path / "m.safetensors", metadata=metadata)
+    with pytest.raises(ModelMismatchError, match=f"{next(iter(change))} is .*; it must be from"):
         checkpoint.load(tmp_path / "m.safetensors", device="cpu")
 
 

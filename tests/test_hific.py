@@ -206,8 +206,8 @@ def test_realism_gain_starts_as_beta_and_is_zero_at_zero():
 def test_complexity_of_the_default():
     macs = count_generator_macs(Generator(GeneratorConfig(), HyperpriorConfig()))
     assert 40_000 < macs["generator"] <= 100_000  # MAC a pixel, trunk included: the design's limit
-    for channels in (100, 0, -16):
+    for channels in (100, 0, -16, 2048):
         with pytest.raises(ValueError, match="multiple of 16"):
             GeneratorConfig(channels=channels)
-    with pytest.raises(ValueError, match="fine_width is 0"):
+    with pytest.raises(ValueError, match="fine_width is 0; it must be from 1 to 16"):
         GeneratorConfig(fine_width=0)

@@ -106,8 +106,8 @@ def test_halos_cover_the_receptive_field(part):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"channels": 0}, "channels is 0; it must be at least 1"),
-        ({"latent_blocks": -1}, "latent_blocks is -1; it must be at least 0"),
+        ({"channels": 0}, "channels is 0; it must be from 1 to 1024"),
+        ({"latent_blocks": -1}, "latent_blocks is -1; it must be from 0 to 16"),
         ({"latent_channels": 18}, "multiple of 4"),  # the last two would never be coded
         ({"quality_rows": 8}, "files count qualities on 16 rows"),  # quality 100 would be far beyond the last
         ({"lambda_min": 0.0}, "lambda_min must be above 0"),

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocodec.models.hyperprior import HyperpriorConfig, Synthesis
+from neurocodec.models.hyperprior import MAX_BLOCKS, MAX_CHANNELS, HyperpriorConfig, Synthesis
 from neurocodec.models.layers import Depthwise, Pointwise, QualityRows
 
 LEAST_LEARNED = 0.5
@@ -39,11 +39,11 @@ class GeneratorConfig:
     frequencies: int = 1  # of β; six made waves in LPIPS along the slider
 
     def __post_init__(self) -> None:
-        if self.channels < 16 or self.channels % 16:
-            raise ValueError(f"channels is {self.channels}; it must be a multiple of 16.")
+        if not 16 <= self.channels <= MAX_CHANNELS or self.channels % 16:
+            raise ValueError(f"channels is {self.channels}; it must be a multiple of 16 up to {MAX_CHANNELS}.")
         for name, least in {"blocks": 0, "fine_blocks": 0, "fine_width": 1, "frequencies": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+            if not least <= getattr(self, name) <= MAX_BLOCKS:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from {least} to {MAX_BLOCKS}.")
 
 
 class ChannelNorm(nn.Module):

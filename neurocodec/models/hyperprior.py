@@ -36,6 +36,7 @@ QUALITY_ROWS = QUALITY_INDEX_MAX // QUALITY_STEPS + 1
 """Rows of the gains, as files count qualities: 16."""
 INDEX_UNIT = 8.0
 """Networks predict scale indexes in units of 8 rows (about 0.9 nats)."""
+MAX_CHANNELS, MAX_BLOCKS = 1024, 16
 MEAN_INPUT = 1.0 / 8.0
 """Decoded latents enter the context networks divided by 8, beside log2(1 + |y_hat|)."""
 
@@ -45,7 +46,8 @@ class HyperpriorConfig:
     """Shape of a `Hyperprior`. `latent_channels` is a multiple of 4; the DCT start needs `channels` ≥ 192.
 
     There are 16 `quality_rows`, because files count qualities from the first to the sixteenth; with fewer, decoding
-    would go beyond the last. Raises ValueError for an impossible shape.
+    would go beyond the last. Raises ValueError for an impossible shape, or one beyond 1024 channels or 16 blocks in a
+    row: a damaged file must not ask for any amount of memory.
     """
 
     channels: int = 192  # C, transforms at 1/8
@@ -61,11 +63,11 @@ class HyperpriorConfig:
 
     def __post_init__(self) -> None:
         for name in ("channels", "latent_channels", "hyper_channels", "hidden_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+            if not 1 <= getattr(self, name) <= MAX_CHANNELS:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 1 to {MAX_CHANNELS}.")
         for name in ("encoder_blocks", "decoder_blocks", "latent_blocks"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+            if not 0 <= getattr(self, name) <= MAX_BLOCKS:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to {MAX_BLOCKS}.")
         if self.latent_channels % PASSES:
             raise ValueError(f"latent_channels is {self.latent_channels}; it must be a multiple of {PASSES}.")
         if self.quality_rows != QUALITY_ROWS:
