@@ -118,14 +118,14 @@ def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = Fal
     if im.mode == "RGBA" and kind in _ALPHA_IS_LOST:
         raise ImageError(_no_alpha(name, kind))
     with _atomic(name, force) as file:
+        out = io.BytesIO()  # Pillow's JPEG 2000 writer never returns from a full disk
         try:
-            im.save(file, format=kind, **_save_options(im, kind))
+            im.save(out, format=kind, **_save_options(im, kind))
         except (OSError, ValueError, TypeError, AttributeError, KeyError, SyntaxError, struct.error) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
             if im.mode in ("LA", "RGBA") and "cannot write mode" in str(error):
                 raise ImageError(_no_alpha(name, kind)) from error
             raise ImageError(f"{name}: {kind} cannot hold this picture ({_sentence(error)}): use .png") from error
+        file.write(out.getbuffer())
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:

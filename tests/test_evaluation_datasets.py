@@ -13,7 +13,7 @@ from PIL import Image
 from neurocodec.errors import ConfigError, ImageError, MissingWeightsError
 from neurocodec.evaluation import codecs, datasets, measures
 from neurocodec.evaluation.datasets import Dataset, describe, load_dataset
-from neurocodec.evaluation.fetch import fetch
+from neurocodec.fetch import fetch
 
 RGB = [codecs.synthetic_picture(12, 20, seed) for seed in (1, 2, 3)]
 
@@ -79,7 +79,9 @@ def test_downloads_are_checked_and_only_done_once(
     assert len(describe(found)) == 3
 
 
-def test_downloads_that_are_something_else_leave_nothing(server: Path, tmp_path: Path) -> None:
+def test_downloads_that_are_something_else_leave_nothing(
+    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (server / "1.png").write_bytes(b"an error page")
     with pytest.raises(ConfigError, match=r"1.png cannot be had: it has the SHA-256 .*; put 1.png into"):
         load_dataset("tiny", download=True)
@@ -89,7 +91,10 @@ def test_downloads_that_are_something_else_leave_nothing(server: Path, tmp_path:
         load_dataset("tiny", download=True)
     with pytest.raises(OSError, match="it has the SHA-256"):
         fetch((server / "2.png").as_uri(), "0" * 64, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("neurocodec.fetch.LIMIT", 10)
+    with pytest.raises(OSError, match="more than 0 MB"):
+        fetch((server / "2.png").as_uri(), "0" * 64, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"data", server.name}
 
 
 def test_a_name_is_a_promise_about_pixels(server: Path, tmp_path: Path) -> None:

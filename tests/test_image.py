@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -596,3 +598,28 @@ def test_tags_about_another_file_do_not_spoil_a_tiff(tmp_path: Path) -> None:
     kept.load(picture.exif or b"")
     assert kept[0x010F] == "maker"
     assert kept.get_ifd(0x8769) == {0x9003: "2024:01:02 03:04:05"}
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from PIL import Image
+from neurocodec import errors, image
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+noise = np.random.default_rng(0).integers(0, 256, (64, 256, 3), np.uint8)
+for name in sys.argv[1:]:
+    try:
+        image.save_pil(Image.fromarray(noise), name)
+    except errors.ImageError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of file sizes")
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    names = [str(tmp_path / f"picture.{suffix}") for suffix in ("jp2", "png", "tif", "webp")]
+    command = [sys.executable, "-c", FULL_DISK, *names]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    assert out.splitlines() == [f"{name}: cannot be written: File too large" for name in names]
+    assert not list(tmp_path.iterdir())

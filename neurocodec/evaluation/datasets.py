@@ -17,7 +17,7 @@ from typing import Any
 from neurocodec import image
 from neurocodec.collection import picture_suffixes
 from neurocodec.errors import ConfigError, ImageError
-from neurocodec.evaluation.fetch import fetch
+from neurocodec.fetch import fetch
 
 
 @dataclass(frozen=True)

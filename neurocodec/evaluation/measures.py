@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from neurocodec.errors import MissingPackageError, MissingWeightsError
-from neurocodec.evaluation.fetch import fetch
+from neurocodec.fetch import fetch
 from neurocodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_available
 from neurocodec.metrics.fid import patches
 from neurocodec.metrics.packages import require

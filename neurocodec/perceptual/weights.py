@@ -13,12 +13,9 @@ Every file with a published SHA-256 is compared with it before it is read, where
 from __future__ import annotations
 
 import hashlib
-import http.client
 import importlib.util
 import os
 import sys
-import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +25,9 @@ import torch
 from torch import Tensor
 
 from neurocodec.errors import MissingWeightsError
+from neurocodec.fetch import fetch
 from neurocodec.perceptual import pickled_arrays
 
-TIMEOUT_S = 30
 ALEX_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 VGG_LAYERS = tuple(f"conv{stage}_{i}" for stage, depth in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, depth + 1))
 _TORCHVISION_ALEX = dict(zip((0, 3, 6, 8, 10), ALEX_LAYERS, strict=True))
@@ -103,7 +100,7 @@ def load_weights(part: str, *, download: bool = True) -> dict[str, Tensor]:
                 continue
             try:
                 return _read(source, _download(source), part)
-            except (OSError, http.client.HTTPException) as error:  # MissingWeightsError too: the next may work
+            except OSError as error:  # MissingWeightsError too: the next may work
                 reasons.append(f"{source.url} failed: {error}")
     raise MissingWeightsError(_advice(part, reasons))
 
@@ -157,24 +154,12 @@ def _sha256(path: Path) -> str:
 
 
 def _download(source: Source) -> Path:
-    """Fetches into the cache: under a temporary name until its checksum is right. Raises OSError."""
+    """Fetches into the cache. Raises OSError."""
     assert source.url is not None
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / source.file
+    assert source.sha256 is not None
+    target = cache_folder() / source.file
     print(f"neurocodec: fetching {source.url} ({source.megabytes} MB), once, to {target}", file=sys.stderr)
-    handle, temporary = tempfile.mkstemp(prefix=f"{source.file}.", suffix=".part", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(source.url, timeout=TIMEOUT_S) as answer:
-            digest = hashlib.sha256()
-            while block := answer.read(1 << 20):
-                digest.update(block)
-                file.write(block)
-        if digest.hexdigest() != source.sha256:
-            raise MissingWeightsError(f"what it sent has the SHA-256 {digest.hexdigest()[:8]}..., not {source.sha256}")
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    fetch(source.url, source.sha256, target)
     return target
 
 
