@@ -131,19 +131,33 @@ def encode_picture(picture: image.Picture, model: checkpoint.Model, index: int) 
         y = _analyse(padded, window, model, index)
         tiles.append(_encode_latents(y, model, index))
 
-    chunks: dict[str, bytes] = {}
-    if picture.icc:
-        chunks[container.ICC] = picture.icc
-    if picture.exif:
-        chunks[container.EXIF] = picture.exif
-    if picture.xmp:
-        chunks[container.XMP] = picture.xmp
+    header = container.Header(width, height, index, model.model_id, picture.gray, edge)
+    return container.write(container.NicFile(header, chunks_of(picture), tuple(tiles)))
+
+
+def chunks_of(picture: image.Picture) -> dict[str, bytes]:
+    """What a file holds besides the pixels, by the names of its chunks."""
+    chunks = {container.ICC: picture.icc, container.EXIF: picture.exif, container.XMP: picture.xmp}
     if picture.alpha is not None:
         chunks[container.ALPHA] = image.encode_alpha(picture.alpha)
     if picture.depth > 8:
         chunks[container.DEPTH] = bytes([picture.depth])
-    header = container.Header(width, height, index, model.model_id, picture.gray, edge)
-    return container.write(container.NicFile(header, chunks, tuple(tiles)))
+    return {name: payload for name, payload in chunks.items() if payload}
+
+
+def picture_of(nic: container.NicFile, rgb: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> image.Picture:
+    """The picture of decoded pixels, with what else the file holds. rgb: uint8 (H, W, 3); alpha: uint8 (H, W)."""
+    if nic.header.gray:
+        luma = (rgb.sum(axis=2, dtype=np.uint16) + 1) // 3
+        rgb = np.repeat(luma.astype(np.uint8)[:, :, None], 3, axis=2)
+    return image.Picture(
+        rgb=np.ascontiguousarray(rgb),
+        gray=nic.header.gray,
+        alpha=alpha,
+        icc=nic.chunks.get(container.ICC),
+        exif=nic.chunks.get(container.EXIF),
+        xmp=nic.chunks.get(container.XMP),
+    )
 
 
 @_own_precision()
@@ -190,19 +204,7 @@ def decode_picture(
         if part:
             rgb[_slices(part, wanted, LATENT)] = _synthesise(y_hat, part, needed, synthesis)
     top, left = y - wanted.top * LATENT, x - wanted.left * LATENT
-    rgb = rgb[top : top + height, left : left + width]
-
-    if header.gray:
-        luma = (rgb.sum(axis=2, dtype=np.uint16) + 1) // 3
-        rgb = np.repeat(luma.astype(np.uint8)[:, :, None], 3, axis=2)
-    return image.Picture(
-        rgb=np.ascontiguousarray(rgb),
-        gray=header.gray,
-        alpha=alpha,
-        icc=nic.chunks.get(container.ICC),
-        exif=nic.chunks.get(container.EXIF),
-        xmp=nic.chunks.get(container.XMP),
-    )
+    return picture_of(nic, rgb[top : top + height, left : left + width], alpha)
 
 
 @_own_precision()

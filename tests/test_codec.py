@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import functools
 import io
 import subprocess
 import sys
@@ -139,7 +140,8 @@ def test_metadata_survives_and_orientation_is_applied(small_model, photo):
     assert decoded.getexif()[274] == 1
 
 
-def _srgb() -> bytes:
+@functools.lru_cache
+def _srgb() -> bytes:  # once: it holds the second in which it was made
     from PIL import ImageCms
 
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

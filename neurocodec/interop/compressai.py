@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurocodec import container, image
+from neurocodec import codec, container, image
 from neurocodec.checkpoint import resolve_device
 from neurocodec.entropy import coder
 from neurocodec.entropy.tables import MAX_ROWS, Tables
@@ -201,7 +201,7 @@ def encode(source: str | os.PathLike[str] | Image | NDArray[Any], model: Model) 
 
         _walk(model, quantise, *latents["y"].shape[1:])
     header = container.Header(width, height, 0, model.model_id, picture.gray)
-    chunks = {container.ARCHITECTURE: model.label.encode("ascii")} | _chunks(picture)
+    chunks = {container.ARCHITECTURE: model.label.encode("ascii")} | codec.chunks_of(picture)
     return container.write(container.NicFile(header, chunks, (container.Tile(writer.stream(), writer.crc),)))
 
 
@@ -244,7 +244,9 @@ def decode(data: bytes | str | os.PathLike[str], model: Model | None = None, *, 
             raise ChecksumError(f"The file decoded to other symbols than were encoded. {_INEXACT}")
         x_hat = model.g_s(_tensor(y_hat, model.device).float())
         rgb = image.from_tensor(x_hat)[: header.height, : header.width]
-    return image.to_pil(_picture(nic, rgb))
+    alpha = nic.chunks.get(container.ALPHA)
+    plane = None if alpha is None else image.decode_alpha(alpha, header.width, header.height)
+    return image.to_pil(codec.picture_of(nic, rgb, plane))
 
 
 def untrained(architecture: str, quality: int, rgb: NDArray[np.uint8], *, bpp: float) -> Any:
@@ -585,30 +587,3 @@ def _array(values: Tensor) -> NDArray[np.float64]:
 def _tensor(values: NDArray[np.float64], device: str) -> Tensor:
     """(C, H, W) -> (1, C, H, W), doubles."""
     return torch.from_numpy(np.ascontiguousarray(values))[None].to(device)
-
-
-def _chunks(picture: image.Picture) -> dict[str, bytes]:
-    """What a file holds besides the pixels."""
-    chunks = {container.ICC: picture.icc, container.EXIF: picture.exif, container.XMP: picture.xmp}
-    if picture.alpha is not None:
-        chunks[container.ALPHA] = image.encode_alpha(picture.alpha)
-    if picture.depth > 8:
-        chunks[container.DEPTH] = bytes([picture.depth])
-    return {name: payload for name, payload in chunks.items() if payload}
-
-
-def _picture(nic: container.NicFile, rgb: NDArray[np.uint8]) -> image.Picture:
-    """The picture of decoded pixels, with what else the file holds."""
-    header, chunks = nic.header, nic.chunks
-    if header.gray:
-        luma = (rgb.astype(np.uint16).sum(axis=2) + 1) // 3
-        rgb = np.repeat(luma.astype(np.uint8)[:, :, None], 3, axis=2)
-    alpha = chunks.get(container.ALPHA)
-    return image.Picture(
-        rgb=np.ascontiguousarray(rgb),
-        gray=header.gray,
-        alpha=None if alpha is None else image.decode_alpha(alpha, header.width, header.height),
-        icc=chunks.get(container.ICC),
-        exif=chunks.get(container.EXIF),
-        xmp=chunks.get(container.XMP),
-    )
