@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import functools
+import hashlib
 import io
 import subprocess
 import sys
