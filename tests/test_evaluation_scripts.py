@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -11,8 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from conftest import GOLDEN
+from numpy.typing import NDArray
 
+from neurocodec import checkpoint, codec
+from neurocodec.metrics import psnr
+from neurocodec.models.hific import Generator, GeneratorConfig
+
+SMALL = GOLDEN / "model" / "small.safetensors"
 ROOT = Path(__file__).parents[1]
 PICTURES = ("one.png", "two.png")
 
@@ -154,3 +164,45 @@ def test_the_gallery_counts_picture_data_and_takes_the_nearest_file() -> None:
     assert gallery.picture_data(gallery.nearest_heic(Codec(), None, 444)) == 440
     assert gallery.picture_data(gallery.nearest_heic(Codec(), None, 5000)) == 1000
     assert gallery.picture_data(gallery.nearest_heic(Codec(), None, 1)) == 0
+
+
+def test_the_slider_gets_another_end(
+    small_model: checkpoint.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    generator = checkpoint.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
+    for gain in (generator.blocks[0].gain, generator.fine_blocks[0].gain, generator.gain):
+        gain.weight.data.normal_()  # type: ignore[union-attr, operator]
+    checkpoint.save_generator(generator, small_model, tmp_path / "in.safetensors")
+    y_hat, index = torch.randn(1, small_model.config.latent_channels, 3, 3), torch.tensor([4.0])
+    command = [str(tmp_path / "in.safetensors"), "--model", str(SMALL)]
+    output = tmp_path / "out.safetensors"
+    assert script("slider").main([*command, "--end", "0.7", "--amount", "1.5", "-o", str(output)]) == 0
+    changed = checkpoint.load_generator(output, small_model)
+
+    @torch.no_grad()
+    def detail(network: Generator, beta: float) -> torch.Tensor:
+        return network(y_hat, index, torch.tensor([beta])) - network(y_hat, index, torch.zeros(1))  # type: ignore[no-any-return]
+
+    assert torch.allclose(detail(changed, 1.0), 1.5 * detail(generator, 0.7), atol=1e-4)
+    for beta in (0.2, 0.5):
+        assert torch.allclose(detail(changed, beta), detail(generator, beta), atol=1e-4)
+    for words in (["--end", "0.7"], ["--end", "0.3", "-o", str(output)], [], ["--end", "1", "-o", "x", "photo.png"]):
+        with pytest.raises(SystemExit) as stopped:
+            script("slider").main([*command, *words])
+        assert stopped.value.code == 2
+        assert "expected" in (said := capsys.readouterr().err) or "--end is from" in said
+
+
+def test_the_slider_is_scanned(
+    small_model: checkpoint.Model, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = checkpoint.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
+    slider = script("slider")
+    monkeypatch.setattr(slider, "lpips", lambda rgb, x_hat: float(np.abs(rgb.astype(int) - x_hat).mean()))
+    found = slider.scan(generator, small_model, [photo[:50, :70]], 40.0)
+    assert [row[:2] for row in found] == [(beta, amount) for beta in slider.BETAS for amount in slider.AMOUNTS]
+    data = codec.encode(photo[:50, :70], quality=40, model=small_model)
+    x_hat = codec.decode(data, model=dataclasses.replace(small_model, generator=generator), realism=0.8)
+    at = next(row for row in found if row[:2] == (0.8, 1.0))
+    assert at[3] == pytest.approx(psnr(photo[:50, :70], np.asarray(x_hat)), abs=0.01)

@@ -77,9 +77,12 @@ class RealismGain(nn.Module):
             self.weight[:, 0] = 1.0  # the gain starts as β
 
     def forward(self, beta: Tensor) -> Tensor:
+        return F.linear(self.features(beta), self.weight)[:, :, None, None]
+
+    def features(self, beta: Tensor) -> Tensor:
+        """(B,) -> (B, 1 + 2 K)."""
         angle = math.pi * beta.float()[:, None] * torch.arange(1, self.frequencies + 1, device=beta.device)
-        features = torch.cat([beta.float()[:, None], angle.sin(), 1.0 - angle.cos()], dim=1)
-        return F.linear(features, self.weight)[:, :, None, None]
+        return torch.cat([beta.float()[:, None], angle.sin(), 1.0 - angle.cos()], dim=1)
 
 
 class ModulatedBlock(nn.Module):

@@ -1,0 +1,113 @@
+"""Where the realism slider should end: LPIPS and PSNR of several amounts of the detail of several β; and an end there.
+
+    python benchmarks/slider.py GENERATOR PICTURES... --qualities 20,38,56
+
+prints a table for the model "base" and a generator's file. LPIPS has a least value along the slider: beyond it, the GAN
+makes what looks real and is less like the original, and at high rates the learned detail may be too faint all the way.
+
+    python benchmarks/slider.py GENERATOR --end 0.6 --amount 1.2 -o OUT
+
+writes a generator whose realism 1 is β = 0.6 with 1.2 times its detail. Realism ½ stays what it is, and so does
+everything below; gains are as straight between the two as one Fourier feature lets them be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neurocodec import checkpoint, codec, container, image
+from neurocodec.entropy.integer import QUALITY_STEPS
+from neurocodec.errors import NeurocodecError
+from neurocodec.evaluation.measures import lpips
+from neurocodec.metrics import psnr
+from neurocodec.models.hific import LEAST_LEARNED, Generator, RealismGain
+
+BETAS = (0.5, 0.6, 0.7, 0.8, 1.0)
+AMOUNTS = (1.0, 1.1, 1.2, 1.3, 1.5)
+
+
+def with_end(generator: Generator, end: float, amount: float) -> None:
+    """Changes the gains: those of β = `end`, the last one times `amount`, become those of β = 1; those of ½ stay."""
+    beta = torch.linspace(LEAST_LEARNED, 1.0, 51)
+    share = ((beta - LEAST_LEARNED) / (1.0 - LEAST_LEARNED)).double()[:, None]
+    weight = torch.ones(len(beta), 1, dtype=torch.float64)
+    weight[0] = weight[-1] = 1e3  # the ends are met, what lies between is near
+    with torch.no_grad():
+        for gain in (module for module in generator.modules() if isinstance(module, RealismGain)):
+            first, last = gain(torch.tensor([LEAST_LEARNED, end]))[:, :, 0, 0].double()
+            last = last * (amount if gain is generator.gain else 1.0)
+            straight = (1.0 - share) * first + share * last
+            solved = torch.linalg.lstsq(gain.features(beta).double() * weight, straight * weight).solution
+            gain.weight.copy_(solved.T)
+
+
+@torch.no_grad()
+def scan(
+    generator: Generator, model: checkpoint.Model, pictures: Sequence[NDArray[np.uint8]], quality: float
+) -> list[tuple[float, float, float, float]]:
+    """(β, amount, mean LPIPS, mean PSNR) over pictures, uint8 (H, W, 3), for each of BETAS and AMOUNTS."""
+    found: dict[tuple[float, float], list[tuple[float, float]]] = {}
+    for rgb in pictures:
+        nic = container.read(codec.encode(rgb, quality=quality, model=model))
+        [latents] = codec.decode_latents(nic, model)
+        y_hat = torch.from_numpy(latents.y_hat).permute(2, 0, 1)[None].float() / codec.UNIT
+        index = torch.tensor([nic.header.quality_index / QUALITY_STEPS])
+
+        def decoded(beta: float, y_hat: Tensor = y_hat, index: Tensor = index) -> Tensor:
+            return generator(y_hat, index, torch.tensor([beta]))
+
+        base = decoded(0.0)
+        for beta in BETAS:
+            detail = decoded(beta) - base
+            for amount in AMOUNTS:
+                x_hat = image.from_tensor(base + amount * detail)[: rgb.shape[0], : rgb.shape[1]]
+                found.setdefault((beta, amount), []).append((lpips(rgb, x_hat), psnr(rgb, x_hat)))
+    return [(*key, *np.mean(values, axis=0).tolist()) for key, values in found.items()]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table, or writes a generator with another end."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("generator", type=Path)
+    parser.add_argument("pictures", nargs="*", type=Path)
+    parser.add_argument("--model", default="base")
+    parser.add_argument(
+        "--qualities", type=lambda text: [float(q) for q in text.split(",")], default=[20.0, 38.0, 56.0]
+    )
+    parser.add_argument("--side", type=int, default=768, help="pictures are cut to this in both directions")
+    parser.add_argument("--end", type=float)
+    parser.add_argument("--amount", type=float, default=1.0)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_intermixed_args(arguments)
+    if (args.end is None) != (args.output is None) or (args.end is None) != bool(args.pictures):
+        parser.error("expected either pictures, or --end and --output")
+    model = checkpoint.load(args.model, device="cpu")
+    generator = checkpoint.load_generator(args.generator, model)
+    if args.end is not None:
+        if not (LEAST_LEARNED <= args.end <= 1.0 and 0.0 < args.amount < math.inf):
+            parser.error(f"--end is from {LEAST_LEARNED} to 1, and --amount above 0")
+        with_end(generator, args.end, args.amount)
+        checkpoint.save_generator(generator, model, args.output)
+        return 0
+    pictures = [image.load(path).rgb[: args.side, : args.side] for path in args.pictures]
+    print(f"| quality | β | amount | LPIPS | PSNR (dB) |, {len(pictures)} pictures\n|---:|---:|---:|---:|---:|")
+    for quality in args.qualities:
+        for beta, amount, distance, distortion in scan(generator, model, pictures, quality):
+            print(f"| {quality:g} | {beta:g} | {amount:g} | {distance:.4f} | {distortion:.2f} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except NeurocodecError as error:
+        sys.exit(str(error))
