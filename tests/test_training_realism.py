@@ -311,7 +311,7 @@ def test_picture_terms():
 
 def test_there_is_nothing_to_invent_at_the_highest_quality():
     found = left_to_invent(torch.tensor([0.0, 7.5, 15.0]), 16)
-    assert found.tolist() == pytest.approx([1.0, 0.125, 0.001])
+    assert found.tolist() == pytest.approx([1.0, 0.25, 0.001])
 
 
 def test_two_sided_lambda_by_hand():
