@@ -8,16 +8,18 @@ makes what looks real and is less like the original, and at high rates the learn
     python benchmarks/slider.py GENERATOR --end 0.6 --amount 1.2 -o OUT
 
 writes a generator whose realism 1 is β = 0.6 with 1.2 times its detail. Realism ½ stays what it is, and so does
-everything below; gains are as straight between the two as one Fourier feature lets them be.
+everything below; between the two gains are straight.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,19 +37,29 @@ BETAS = (0.5, 0.6, 0.7, 0.8, 1.0)
 AMOUNTS = (1.0, 1.1, 1.2, 1.3, 1.5)
 
 
-def with_end(generator: Generator, end: float, amount: float) -> None:
-    """Changes the gains: those of β = `end`, the last one times `amount`, become those of β = 1; those of ½ stay."""
+FEATURES = 3
+"""Fourier features of β that make a gain straight between ½ and 1, to one part in 10,000."""
+
+
+def with_end(generator: Generator, model: checkpoint.Model, end: float, amount: float) -> Generator:
+    """The same detail with other gains: those of ½ stay, those of 1 are those of β = `end`, the last one times `amount`.
+    Between the two they are straight."""
+    made = checkpoint.new_generator(dataclasses.replace(generator.config, frequencies=FEATURES), model).eval()
+    state = generator.state_dict()
     beta = torch.linspace(LEAST_LEARNED, 1.0, 51)
     share = ((beta - LEAST_LEARNED) / (1.0 - LEAST_LEARNED)).double()[:, None]
     weight = torch.ones(len(beta), 1, dtype=torch.float64)
     weight[0] = weight[-1] = 1e3  # the ends are met, what lies between is near
-    with torch.no_grad():
-        for gain in (module for module in generator.modules() if isinstance(module, RealismGain)):
+    gains = dict(made.named_modules())
+    for name, gain in generator.named_modules():
+        if isinstance(gain, RealismGain):
             first, last = gain(torch.tensor([LEAST_LEARNED, end]))[:, :, 0, 0].double()
             last = last * (amount if gain is generator.gain else 1.0)
             straight = (1.0 - share) * first + share * last
-            solved = torch.linalg.lstsq(gain.features(beta).double() * weight, straight * weight).solution
-            gain.weight.copy_(solved.T)
+            features = cast("RealismGain", gains[name]).features(beta).double()
+            state[f"{name}.weight"] = torch.linalg.lstsq(features * weight, straight * weight).solution.T.float()
+    made.load_state_dict(state)
+    return made
 
 
 @torch.no_grad()
@@ -95,8 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.end is not None:
         if not (LEAST_LEARNED <= args.end <= 1.0 and 0.0 < args.amount < math.inf):
             parser.error(f"--end is from {LEAST_LEARNED} to 1, and --amount above 0")
-        with_end(generator, args.end, args.amount)
-        checkpoint.save_generator(generator, model, args.output)
+        checkpoint.save_generator(with_end(generator, model, args.end, args.amount), model, args.output)
         return 0
     pictures = [image.load(path).rgb[: args.side, : args.side] for path in args.pictures]
     print(f"| quality | β | amount | LPIPS | PSNR (dB) |, {len(pictures)} pictures\n|---:|---:|---:|---:|---:|")

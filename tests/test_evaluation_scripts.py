@@ -187,6 +187,8 @@ def test_the_slider_gets_another_end(
     assert torch.allclose(detail(changed, 1.0), 1.5 * detail(generator, 0.7), atol=1e-4)
     for beta in (0.2, 0.5):
         assert torch.allclose(detail(changed, beta), detail(generator, beta), atol=1e-4)
+    half, between, full = (changed.gain(torch.tensor([beta])) for beta in (0.5, 0.9, 1.0))
+    assert torch.allclose(between, 0.2 * half + 0.8 * full, atol=1e-3)
     for words in (["--end", "0.7"], ["--end", "0.3", "-o", str(output)], [], ["--end", "1", "-o", "x", "photo.png"]):
         with pytest.raises(SystemExit) as stopped:
             script("slider").main([*command, *words])
