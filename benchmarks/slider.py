@@ -42,7 +42,7 @@ FEATURES = 3
 
 
 def with_end(generator: Generator, model: checkpoint.Model, end: float, amount: float) -> Generator:
-    """The same detail with other gains: those of ½ stay, those of 1 are those of β = `end`, the last one times `amount`.
+    """The same detail with other gains: those of ½ stay, those of 1 are those of `end`, the last one times `amount`.
     Between the two they are straight."""
     made = checkpoint.new_generator(dataclasses.replace(generator.config, frequencies=FEATURES), model).eval()
     state = generator.state_dict()
