@@ -35,15 +35,16 @@ from neurocodec.models.hific import LEAST_LEARNED, Generator, RealismGain
 
 BETAS = (0.5, 0.6, 0.7, 0.8, 1.0)
 AMOUNTS = (1.0, 1.1, 1.2, 1.3, 1.5)
-
-
+"""What is scanned: the β of the detail, and what it is multiplied by."""
 FEATURES = 3
 """Fourier features of β that make a gain straight between ½ and 1, to one part in 10,000."""
 
 
 def with_end(generator: Generator, model: checkpoint.Model, end: float, amount: float) -> Generator:
-    """The same detail with other gains: those of ½ stay, those of 1 are those of `end`, the last one times `amount`.
-    Between the two they are straight."""
+    """A generator for the same model whose realism 1 is β = `end`, in [½, 1], with `amount`, above 0, times its detail.
+
+    Realism ½ and below stay; between ½ and 1 the gains are straight.
+    """
     made = checkpoint.new_generator(dataclasses.replace(generator.config, frequencies=FEATURES), model).eval()
     state = generator.state_dict()
     beta = torch.linspace(LEAST_LEARNED, 1.0, 51)
@@ -54,7 +55,7 @@ def with_end(generator: Generator, model: checkpoint.Model, end: float, amount: 
     for name, gain in generator.named_modules():
         if isinstance(gain, RealismGain):
             first, last = gain(torch.tensor([LEAST_LEARNED, end]))[:, :, 0, 0].double()
-            last = last * (amount if gain is generator.gain else 1.0)
+            last = last * (amount if gain is generator.gain else 1.0)  # what multiplies the detail itself
             straight = (1.0 - share) * first + share * last
             features = cast("RealismGain", gains[name]).features(beta).double()
             state[f"{name}.weight"] = torch.linalg.lstsq(features * weight, straight * weight).solution.T.float()
@@ -66,7 +67,10 @@ def with_end(generator: Generator, model: checkpoint.Model, end: float, amount: 
 def scan(
     generator: Generator, model: checkpoint.Model, pictures: Sequence[NDArray[np.uint8]], quality: float
 ) -> list[tuple[float, float, float, float]]:
-    """(β, amount, mean LPIPS, mean PSNR) over pictures, uint8 (H, W, 3), for each of BETAS and AMOUNTS."""
+    """(β, amount, mean LPIPS, mean PSNR in dB) for each of BETAS and AMOUNTS.
+
+    pictures: uint8 (H, W, 3), of one tile each. Raises MissingWeightsError without the weights of LPIPS.
+    """
     found: dict[tuple[float, float], list[tuple[float, float]]] = {}
     for rgb in pictures:
         nic = container.read(codec.encode(rgb, quality=quality, model=model))

@@ -37,6 +37,7 @@ QUALITY_ROWS = QUALITY_INDEX_MAX // QUALITY_STEPS + 1
 INDEX_UNIT = 8.0
 """Networks predict scale indexes in units of 8 rows (about 0.9 nats)."""
 MAX_CHANNELS, MAX_BLOCKS = 1024, 16
+"""Of any layer, and of blocks in a row: a configuration beyond them is refused before memory is taken for it."""
 MEAN_INPUT = 1.0 / 8.0
 """Decoded latents enter the context networks divided by 8, beside log2(1 + |y_hat|)."""
 
