@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any
 
 from neurocodec.cli import files
 from neurocodec.collection import Job, is_nic
-from neurocodec.processes import close, interrupts_for_this_process_alone
+from neurocodec.processes import Pool
 
 Result = tuple[bytes, float, str]
 """The file, the seconds it took, and what went wrong."""
@@ -31,20 +30,22 @@ def encode_all(jobs: Sequence[Job], options: dict[str, Any], processes: int) -> 
         for job in jobs:
             yield encode(job.source, options)
         return
-    with _Workers(processes, options) as workers:
+    share = max(1, _cores() // processes)
+    with Pool(processes, _set_threads, (share,)) as pool:
         under_way: deque[tuple[Job, Future[Result]]] = deque()
         waiting = iter(jobs)
         while True:
-            under_way.extend((job, workers.submit(job)) for job in islice(waiting, 4 * processes - len(under_way)))
+            for job in islice(waiting, 4 * processes - len(under_way)):
+                under_way.append((job, pool.submit(encode, job.source, options)))
             if not under_way:
                 return
             try:
-                yield under_way[0][1].result()
+                yield pool.result(under_way[0][1])
                 under_way.popleft()
             except BrokenProcessPool:  # by one of those under way: each of them again, alone
-                workers.renew()
+                pool.restart()
                 while under_way:
-                    yield _alone(under_way.popleft()[0], workers)
+                    yield _alone(under_way.popleft()[0], options, pool)
 
 
 def encode(source: str, options: dict[str, Any]) -> Result:
@@ -65,49 +66,13 @@ def encode(source: str, options: dict[str, Any]) -> Result:
     return data, time.perf_counter() - started, ""
 
 
-def _alone(job: Job, workers: _Workers) -> Result:
+def _alone(job: Job, options: dict[str, Any], pool: Pool) -> Result:
     """The result of a job while no other is under way."""
     try:
-        return workers.submit(job).result()
+        return pool.result(pool.submit(encode, job.source, options))
     except BrokenProcessPool:
-        workers.renew()
+        pool.restart()
         return b"", 0.0, f"{job.source}: its process ended, perhaps for lack of memory: try a smaller -j"
-
-
-class _Workers:
-    """Processes that encode. They end with the context, at once if there is work under way."""
-
-    def __init__(self, processes: int, options: dict[str, Any]) -> None:
-        self._processes, self._options = processes, options
-        self._pending: set[Future[Result]] = set()
-
-    def __enter__(self) -> _Workers:
-        self._start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        close(self._pool, unfinished=any(not future.done() for future in self._pending))
-
-    def submit(self, job: Job) -> Future[Result]:
-        """Begins a job."""
-        with interrupts_for_this_process_alone():
-            try:
-                future = self._pool.submit(encode, job.source, self._options)
-            except BrokenProcessPool as error:
-                future = Future()
-                future.set_exception(error)
-        self._pending = {other for other in self._pending if not other.done()} | {future}
-        return future
-
-    def renew(self) -> None:
-        """Begins anew after a process has ended."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._start()
-
-    def _start(self) -> None:
-        share = max(1, _cores() // self._processes)
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self._processes, context, _set_threads, (share,))
 
 
 def _set_threads(threads: int) -> None:

@@ -16,14 +16,12 @@ import contextlib
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
 from importlib import metadata
@@ -39,7 +37,7 @@ from neurocodec.evaluation.datasets import Dataset, describe
 from neurocodec.evaluation.measures import PATCH_NETWORKS, Measures, available, patch_features
 from neurocodec.metrics import psnr
 from neurocodec.metrics.fid import frechet_distance, kernel_distance
-from neurocodec.processes import close, interrupts_for_this_process_alone
+from neurocodec.processes import Pool
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -426,18 +424,16 @@ def _rows(jobs: Sequence[_Job], processes: int) -> Generator[list[Row], None, No
         return
     threads = max(1, available_cores() // processes)
     codecs = list({job.codec.name: job.codec for job in jobs}.values())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads, codecs))
-    pending: list[Future[list[Row]]] = []
     try:
-        with interrupts_for_this_process_alone():
-            pending += [pool.submit(_measure_picture, job) for job in jobs]
-        for future in as_completed(pending):
-            yield future.result()
+        with Pool(processes, _start, (threads, codecs)) as pool:
+            pending = {pool.submit(_measure_picture, job) for job in jobs}
+            while pending:
+                done = pool.wait(pending)
+                pending -= done
+                for future in done:
+                    yield pool.result(future)
     except BrokenProcessPool as error:
         raise NeurocodecError("a measuring process ended early, perhaps for lack of memory: use -j 1") from error
-    finally:
-        close(pool, unfinished=any(not future.done() for future in pending))
 
 
 def _start(threads: int, codecs: Sequence[Codec]) -> None:

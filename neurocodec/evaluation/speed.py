@@ -35,7 +35,7 @@ from neurocodec.errors import ConfigError, MissingPackageError, NeurocodecError
 from neurocodec.evaluation.codecs import Bpg, Codec, Nic, installed, synthetic_picture
 from neurocodec.evaluation.rate_distortion import available_cores, commit, machine, versions
 from neurocodec.metrics import psnr
-from neurocodec.processes import interrupts_for_this_process_alone
+from neurocodec.processes import uninterrupted
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -336,8 +336,8 @@ def _in_own_process(task: Task) -> dict[str, Any]:
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(task.threads)))  # read when libraries are loaded
     try:
-        process = context.Process(target=_work, args=(there,))
-        with interrupts_for_this_process_alone():
+        process = context.Process(target=_work, args=(there,), daemon=True)
+        with uninterrupted():
             process.start()
     finally:
         for name, value in before.items():
