@@ -39,6 +39,7 @@ from neurocodec.training.realism_losses import (
     left_to_invent,
     picture_terms,
     probability,
+    repeated_energy,
     two_sided_lambda,
 )
 
@@ -260,19 +261,20 @@ def test_realism_of_a_batch():
 
 
 def test_objective_by_hand():
-    settings = RealismConfig(matching_weight=2.0, style_weight=3.0)
+    settings = RealismConfig(matching_weight=2.0, style_weight=3.0, pattern_weight=4.0)
     terms = {
         "mse": torch.tensor([0.001, 0.002, 0.004]),
         "lpips": torch.tensor([0.5, 0.4, 0.3]),
         "gan": torch.tensor([1.0, 2.0, 3.0]),
         "matching": torch.tensor([0.1, 0.2, 0.3]),
         "style": torch.tensor([0.01, 0.02, 0.03]),
+        "pattern": torch.tensor([0.04, 0.05, 0.06]),
         "rate_loss": torch.tensor([0.7, 0.8, 0.9]),
     }
     expected = [
         152.40234375 * 0.001 + 0.7,  # 0.075 / 32 · 255²
-        152.40234375 * 0.002 + 0.125 * (0.4 + 0.15 * 2 + 2 * 0.2 + 3 * 0.02) + 0.8,
-        152.40234375 * 0.004 + 1.0 * (0.3 + 0.15 * 3 + 2 * 0.3 + 3 * 0.03) + 0.9,
+        152.40234375 * 0.002 + 0.125 * (0.4 + 0.15 * 2 + 2 * 0.2 + 3 * 0.02 + 4 * 0.05) + 0.8,
+        152.40234375 * 0.004 + 1.0 * (0.3 + 0.15 * 3 + 2 * 0.3 + 3 * 0.03 + 4 * 0.06) + 0.9,
     ]
     assert generator_objective(terms, torch.tensor([0.0, 0.5, 1.0]), settings).tolist() == pytest.approx(expected)
     only = generator_objective({k: terms[k] for k in ("mse", "lpips")}, torch.tensor([0.0, 0.5, 1.0]), settings)
@@ -300,13 +302,49 @@ def test_picture_terms():
     x = torch.rand(2, 3, 64, 64)
     x_hat = x.clone()
     x_hat[1] += 0.1 * torch.rand(3, 64, 64)
-    terms = picture_terms(x, x_hat, tiny_lpips(), RealismConfig(style_weight=1.0))
-    assert set(terms) == {"mse", "lpips", "style"}
+    detail = torch.zeros(2, 3, 64, 64)
+    detail[1, :, ::8] = 2 / 255  # lines of two levels
+    settings = RealismConfig(style_weight=1.0, pattern_weight=1.0)
+    terms = picture_terms(x, x_hat, detail, tiny_lpips(), settings)
+    assert set(terms) == {"mse", "lpips", "style", "pattern"}
     for term in terms.values():
         assert term.shape == (2,)
         assert term[0].item() == 0 < term[1].item()
     assert terms["mse"][1].item() == pytest.approx((x_hat[1] - x[1]).square().mean().item())
-    assert set(picture_terms(x, x_hat, tiny_lpips(), RealismConfig())) == {"mse", "lpips"}
+    assert terms["pattern"][1].item() == pytest.approx(4 * (1 / 8 - 1 / 64))
+    assert set(picture_terms(x, x_hat, detail, tiny_lpips(), RealismConfig())) == {"mse", "lpips"}
+
+
+def test_only_what_repeats_is_a_pattern():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 3, 128, 192, generator=generator)
+    cell = torch.randn(3, 8, 8, generator=generator)
+    cell -= cell.mean((1, 2), keepdim=True)
+    pattern = cell.repeat(2, 1, 16, 24)
+    energy = cell.square().mean().item()
+    assert repeated_energy(pattern).tolist() == pytest.approx([energy, energy])
+    assert repeated_energy(noise + pattern).tolist() == pytest.approx([energy, energy], rel=0.05)
+    assert repeated_energy(noise).max() < 0.002  # of 1, and a 64th of that would be chance
+    assert repeated_energy(torch.full((1, 3, 64, 64), 0.3)).item() == pytest.approx(0.0, abs=1e-12)
+    chessboard = pattern * (1 - 2 * ((torch.arange(16)[:, None] + torch.arange(24)) % 2)).repeat_interleave(
+        8, 0
+    ).repeat_interleave(8, 1)
+    assert repeated_energy(chessboard).tolist() == [0.0, 0.0]  # of another period
+
+
+def test_a_pattern_is_unlearned():
+    cell = torch.nn.Parameter(torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1)))
+    texture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    optimizer = torch.optim.SGD([cell], 20.0)
+    energies = []
+    for _ in range(30):
+        energy = repeated_energy(cell.repeat(1, 1, 8, 8) + texture).sum()
+        energies.append(energy.item())
+        optimizer.zero_grad()
+        energy.backward()
+        optimizer.step()
+    assert energies[0] > 0.5
+    assert energies[-1] < 0.01
 
 
 def test_there_is_nothing_to_invent_at_the_highest_quality():
@@ -548,8 +586,13 @@ def test_doctored_discriminators_are_reported_once(config_file, tmp_path, monkey
 
 
 def test_a_constant_picture_is_reported(config_file, tmp_path, monkeypatch):
-    forward = Generator.forward
-    monkeypatch.setattr(Generator, "forward", lambda self, *a: 0.4 + 1e-6 * forward(self, *a))
+    parts = Generator.parts
+
+    def constant(self, *arguments):
+        picture, detail = parts(self, *arguments)
+        return 0.4 + 1e-6 * picture, 1e-6 * detail
+
+    monkeypatch.setattr(Generator, "parts", constant)
     monkeypatch.setattr(Doctored, "real", 1.0)
     monkeypatch.setattr(realism_run, "HificDiscriminator", Doctored)
     run = tmp_path / "run"
@@ -639,6 +682,7 @@ def test_the_command_decides_by_the_section(config_file, tmp_path, capsys):
         ("realism.lpips=squeeze", "realism.lpips is not alex or vgg"),
         ("realism.gan_start=1.5", "realism.gan_start is not between 0 and 1"),
         ("realism.style_weight=-1.0", "realism.style_weight is not at least 0"),
+        ("realism.pattern_weight=-1.0", "realism.pattern_weight is not at least 0"),
         ("realism.guard_window=0", "realism.guard_window is not at least 1"),
         ("realism.lambda_below=3.0", "realism.lambda_below is not between 0 and lambda_above"),
         ("realism.nosuch=1", "nosuch"),

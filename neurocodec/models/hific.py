@@ -125,6 +125,11 @@ class Generator(nn.Module):
 
     def forward(self, y_hat: Tensor, quality_index: Tensor, beta: Tensor) -> Tensor:
         """y_hat: (B, M, H/16, W/16) in quantisation steps; quality_index, beta: (B,) -> (B, 3, H, W), not clamped."""
+        picture, detail = self.parts(y_hat, quality_index, beta)
+        return picture + detail
+
+    def parts(self, y_hat: Tensor, quality_index: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """The base model's picture, and the detail of β that comes on top of it."""
         amount = (beta.float() / LEAST_LEARNED).clamp(max=1.0)[:, None, None, None]
         beta = beta.clamp(min=LEAST_LEARNED)
         features = self.trunk.features(y_hat, quality_index)
@@ -135,8 +140,7 @@ class Generator(nn.Module):
         for block in self.fine_blocks:
             u = block(u, beta)
         detail = F.pixel_shuffle(self.head(u), 2).float()
-        picture: Tensor = self.trunk.picture(features) + amount * self.gain(beta) * detail
-        return picture
+        return self.trunk.picture(features), amount * self.gain(beta) * detail
 
     def halo(self) -> int:
         """How many latents more than the trunk the detail needs on each side of a tile."""

@@ -110,6 +110,7 @@ class RealismConfig:
     exponent: float = 3.0  # of β, which weighs all but the squared error
     matching_weight: float = 0.0  # of the discriminator's features
     style_weight: float = 0.0  # of the Gram matrices of the LPIPS network's features
+    pattern_weight: float = 0.0  # of 255² · the square of what repeats every 8 pixels in the detail
     discriminator_channels: int = 64
     spectral_norm: bool = True  # of the discriminator, as in the paper; without it, it learns sooner
     discriminator_weight: float = 1.0  # of its loss; 0.5 slows it down
@@ -123,7 +124,7 @@ class RealismConfig:
         _require(self.gan in get_args(GanLoss), "realism.gan", " or ".join(get_args(GanLoss)))
         _require(self.lpips in ("alex", "vgg"), "realism.lpips", "alex or vgg")
         _require(self.exponent > 0, "realism.exponent", "above 0")
-        for kind in ("mse", "lpips", "gan", "matching", "style", "discriminator"):
+        for kind in ("mse", "lpips", "gan", "matching", "style", "pattern", "discriminator"):
             _require(getattr(self, f"{kind}_weight") >= 0, f"realism.{kind}_weight", "at least 0")
         _require(self.discriminator_learning_rate >= 0, "realism.discriminator_learning_rate", "at least 0")
         for name in ("discriminator_channels", "guard_window"):

@@ -145,7 +145,7 @@ def train_steps(
             scores = {"real": real.detach(), "fake": fake.detach()}
             values |= {side: (share * probability(v, kind).mean((1, 2, 3))).sum() for side, v in scores.items()}
 
-        terms = picture_terms(x, x_hat, lpips, realism)  # the generator's step
+        terms = picture_terms(x, x_hat, output["detail"], lpips, realism)  # the generator's step
         if adversarial:
             found = adversarial_terms(state.discriminator, x, x_hat, condition, realism)
             terms |= {name: to_invent * term for name, term in found.items()}

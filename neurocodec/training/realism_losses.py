@@ -17,15 +17,41 @@ from neurocodec.perceptual.lpips import LPIPS
 from neurocodec.perceptual.style import gram_matrix, style_loss
 from neurocodec.training.config import RealismConfig
 
+REPEATED = 8
+"""Pixels: the step of y_hat's features before PixelShuffle, which makes a grid of this period."""
+WINDOW = 64
+"""Pixels: the side of the windows in which a repeated pattern is sought."""
 
-def picture_terms(x: Tensor, x_hat: Tensor, lpips: LPIPS, realism: RealismConfig) -> dict[str, Tensor]:
-    """mse and lpips, and style if it has a weight: of x_hat from x, both (B, 3, H, W), x in [0, 1]."""
+
+def picture_terms(x: Tensor, x_hat: Tensor, detail: Tensor, lpips: LPIPS, realism: RealismConfig) -> dict[str, Tensor]:
+    """mse and lpips of x_hat from x, both (B, 3, H, W), x in [0, 1]; style and pattern if they have a weight.
+
+    detail: what β added to x_hat, (B, 3, H, W), H and W multiples of 64 if pattern has a weight.
+    """
     terms = {"mse": (x_hat - x).square().mean((1, 2, 3)), "lpips": lpips(x_hat, x)}
+    if realism.pattern_weight > 0:
+        terms["pattern"] = 255**2 * repeated_energy(detail.float())
     if realism.style_weight > 0:
         with torch.no_grad():
             grams = {layer: gram_matrix(features) for layer, features in lpips.network(x).items()}
         terms["style"] = style_loss(lpips.network(x_hat), grams)
     return terms
+
+
+def repeated_energy(detail: Tensor) -> Tensor:
+    """The mean square of what repeats every 8 pixels within windows of 64², (B,), of detail (B, C, H, W).
+
+    That is, of a window's average over its cells of 8², whose own mean is no pattern; less what chance leaves of noise
+    and texture in such an average, and at least 0 in each window.
+    """
+    b, c, height, width = detail.shape
+    cells = WINDOW // REPEATED
+    windows = detail.reshape(b, c, height // WINDOW, cells, REPEATED, width // WINDOW, cells, REPEATED)
+    average = windows.mean((3, 6), keepdim=True)
+    with torch.no_grad():  # or the generator would be paid for noise
+        chance = (windows - average).square().mean((1, 3, 4, 6, 7)) / (cells**2 - 1)
+    pattern = average - average.mean((4, 7), keepdim=True)
+    return (pattern.square().mean((1, 3, 4, 6, 7)) - chance).clamp(min=0.0).mean((1, 2))
 
 
 def adversarial_terms(
@@ -57,13 +83,13 @@ def left_to_invent(quality_index: Tensor, rows: int) -> Tensor:
 
 
 def generator_objective(terms: dict[str, Tensor], beta: Tensor, realism: RealismConfig) -> Tensor:
-    """k_M · 255² · mse + β^n · (k_P · lpips + k_G · gan + k_F · matching + k_S · style) + rate_loss, (B,).
+    """k_M · 255² · mse + β^n · (k_P · lpips + k_G · gan + k_F · matching + k_S · style + pattern's) + rate_loss, (B,).
 
     HiFiC's objective (Mentzer et al. 2020, section 3), with all but MSE and rate times a power of each picture's β: n
     is 1 in multi-realism compression (Agustsson et al. 2023), but then half of β has nearly all of the effect. beta:
     (B,). Terms that are missing count as 0.
     """
-    weights = {name: getattr(realism, f"{name}_weight") for name in ("lpips", "gan", "matching", "style")}
+    weights = {name: getattr(realism, f"{name}_weight") for name in ("lpips", "gan", "matching", "style", "pattern")}
     loss = realism.mse_weight * 255**2 * terms["mse"]
     for name, weight in weights.items():
         if name in terms:

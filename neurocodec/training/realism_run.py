@@ -40,15 +40,18 @@ class GenerativeCodec(nn.Module):
     def forward(self, x: Tensor, quality_index: Tensor, beta: Tensor) -> dict[str, Tensor]:
         """x: (B, 3, H, W) in [0, 1], H and W multiples of 64; quality_index, beta: (B,).
 
-        Returns x_hat (B, 3, H, W), not clamped; bpp (B,); and condition (B, M, H/16, W/16), without gradient: y_hat
-        times the trunk's gains, which bring latents of every quality to the same size, of order 1.
+        Returns x_hat and its detail, which is what β adds, both (B, 3, H, W), not clamped; bpp (B,); and condition
+        (B, M, H/16, W/16), without gradient: y_hat times the trunk's gains, which bring latents of every quality to the
+        same size, of order 1.
         """
         with torch.autocast(x.device.type, enabled=self.joint and torch.is_autocast_enabled(x.device.type)):
             latents = self.base.latents(x, quality_index)
         y_hat, bits = latents["y_hat"], latents["y_bits"] + latents["z_bits"]
         gain = self.generator.trunk.log_y_gain(quality_index).exp()
+        picture, detail = self.generator.parts(y_hat, quality_index, beta)
         return {
-            "x_hat": self.generator(y_hat, quality_index, beta),
+            "x_hat": picture + detail,
+            "detail": detail,
             "bpp": bits / (x.shape[2] * x.shape[3]),
             "condition": (y_hat * gain).detach(),
         }
