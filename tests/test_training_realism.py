@@ -311,33 +311,36 @@ def test_picture_terms():
         assert term.shape == (2,)
         assert term[0].item() == 0 < term[1].item()
     assert terms["mse"][1].item() == pytest.approx((x_hat[1] - x[1]).square().mean().item())
-    assert terms["pattern"][1].item() == pytest.approx(4 * (1 / 8 - 1 / 64))
+    assert terms["pattern"][1].item() == pytest.approx(4 * (1 / 8 - 1 / 64), rel=1e-5)
     assert set(picture_terms(x, x_hat, detail, tiny_lpips(), RealismConfig())) == {"mse", "lpips"}
 
 
-def test_only_what_repeats_is_a_pattern():
+@pytest.mark.parametrize("period", [2, 4, 8, 16])
+def test_only_what_repeats_is_a_pattern(period):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 3, 128, 192, generator=generator)
-    cell = torch.randn(3, 8, 8, generator=generator)
+    cell = torch.randn(3, period, period, generator=generator)
     cell -= cell.mean((1, 2), keepdim=True)
-    pattern = cell.repeat(2, 1, 16, 24)
+    pattern = cell.repeat(2, 1, 128 // period, 192 // period)
     energy = cell.square().mean().item()
     assert repeated_energy(pattern).tolist() == pytest.approx([energy, energy])
-    assert repeated_energy(noise + pattern).tolist() == pytest.approx([energy, energy], rel=0.05)
-    assert repeated_energy(noise).max() < 0.002  # of 1, and a 64th of that would be chance
+    assert repeated_energy(noise + pattern).tolist() == pytest.approx([energy, energy], rel=0.1)
+    assert repeated_energy(noise).max() < 0.01  # of 1, and a 16th of that would be chance
     assert repeated_energy(torch.full((1, 3, 64, 64), 0.3)).item() == pytest.approx(0.0, abs=1e-12)
-    chessboard = pattern * (1 - 2 * ((torch.arange(16)[:, None] + torch.arange(24)) % 2)).repeat_interleave(
-        8, 0
-    ).repeat_interleave(8, 1)
-    assert repeated_energy(chessboard).tolist() == [0.0, 0.0]  # of another period
 
 
-def test_a_pattern_is_unlearned():
+def test_what_repeats_after_more_pixels_is_texture():
+    cells = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    chessboard = torch.cat([torch.cat([cells, -cells], 2), torch.cat([-cells, cells], 2)], 1)
+    assert repeated_energy(chessboard.repeat(1, 1, 4, 4)).item() == 0.0
+
+
+def test_a_pattern_is_unlearned_and_texture_is_not():
     cell = torch.nn.Parameter(torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1)))
-    texture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    optimizer = torch.optim.SGD([cell], 20.0)
+    texture = torch.nn.Parameter(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)))
+    optimizer = torch.optim.SGD([cell, texture], 10.0)
     energies = []
-    for _ in range(30):
+    for _ in range(60):
         energy = repeated_energy(cell.repeat(1, 1, 8, 8) + texture).sum()
         energies.append(energy.item())
         optimizer.zero_grad()
@@ -345,6 +348,7 @@ def test_a_pattern_is_unlearned():
         optimizer.step()
     assert energies[0] > 0.5
     assert energies[-1] < 0.01
+    assert texture.detach().square().mean() > 0.9
 
 
 def test_there_is_nothing_to_invent_at_the_highest_quality():

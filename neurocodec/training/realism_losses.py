@@ -17,8 +17,8 @@ from neurocodec.perceptual.lpips import LPIPS
 from neurocodec.perceptual.style import gram_matrix, style_loss
 from neurocodec.training.config import RealismConfig
 
-REPEATED = 8
-"""Pixels: the step of y_hat's features before PixelShuffle, which makes a grid of this period."""
+REPEATED = 16
+"""Pixels: the step of the latents. Upsampling from it, and from 1/8, makes grids that repeat after so many."""
 WINDOW = 64
 """Pixels: the side of the windows in which a repeated pattern is sought."""
 
@@ -39,19 +39,19 @@ def picture_terms(x: Tensor, x_hat: Tensor, detail: Tensor, lpips: LPIPS, realis
 
 
 def repeated_energy(detail: Tensor) -> Tensor:
-    """The mean square of what repeats every 8 pixels within windows of 64², (B,), of detail (B, C, H, W).
+    """The mean square of what repeats every 16 pixels within windows of 64², (B,), of detail (B, C, H, W).
 
-    That is, of a window's average over its cells of 8², whose own mean is no pattern; less what chance leaves of noise
-    and texture in such an average, and at least 0 in each window.
+    That is, of a window's average over its cells of 16², each less its mean; less what chance leaves of noise and
+    texture in such an average, and at least 0 in each window.
     """
     b, c, height, width = detail.shape
     cells = WINDOW // REPEATED
     windows = detail.reshape(b, c, height // WINDOW, cells, REPEATED, width // WINDOW, cells, REPEATED)
+    windows = windows - windows.mean((4, 7), keepdim=True)
     average = windows.mean((3, 6), keepdim=True)
     with torch.no_grad():  # or the generator would be paid for noise
         chance = (windows - average).square().mean((1, 3, 4, 6, 7)) / (cells**2 - 1)
-    pattern = average - average.mean((4, 7), keepdim=True)
-    return (pattern.square().mean((1, 3, 4, 6, 7)) - chance).clamp(min=0.0).mean((1, 2))
+    return (average.square().mean((1, 3, 4, 6, 7)) - chance).clamp(min=0.0).mean((1, 2))
 
 
 def adversarial_terms(
