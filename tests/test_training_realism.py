@@ -315,7 +315,7 @@ def test_picture_terms():
     assert set(picture_terms(x, x_hat, detail, tiny_lpips(), RealismConfig())) == {"mse", "lpips"}
 
 
-@pytest.mark.parametrize("period", [2, 4, 8, 16])
+@pytest.mark.parametrize("period", [2, 4, 8])
 def test_only_what_repeats_is_a_pattern(period):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 3, 128, 192, generator=generator)
@@ -324,21 +324,21 @@ def test_only_what_repeats_is_a_pattern(period):
     pattern = cell.repeat(2, 1, 128 // period, 192 // period)
     energy = cell.square().mean().item()
     assert repeated_energy(pattern).tolist() == pytest.approx([energy, energy])
-    assert repeated_energy(noise + pattern).tolist() == pytest.approx([energy, energy], rel=0.1)
-    assert repeated_energy(noise).max() < 0.01  # of 1, and a 16th of that would be chance
+    assert repeated_energy(noise + pattern).tolist() == pytest.approx([energy, energy], rel=0.05)
+    assert repeated_energy(noise).max() < 0.003  # of 1, and a 64th of that would be chance
     assert repeated_energy(torch.full((1, 3, 64, 64), 0.3)).item() == pytest.approx(0.0, abs=1e-12)
 
 
 def test_what_repeats_after_more_pixels_is_texture():
-    cells = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    cells = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
     chessboard = torch.cat([torch.cat([cells, -cells], 2), torch.cat([-cells, cells], 2)], 1)
-    assert repeated_energy(chessboard.repeat(1, 1, 4, 4)).item() == 0.0
+    assert repeated_energy(chessboard.repeat(1, 1, 8, 8)).item() == 0.0
 
 
 def test_a_pattern_is_unlearned_and_texture_is_not():
     cell = torch.nn.Parameter(torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1)))
     texture = torch.nn.Parameter(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2)))
-    optimizer = torch.optim.SGD([cell, texture], 10.0)
+    optimizer = torch.optim.SGD([cell, texture], 20.0)
     energies = []
     for _ in range(60):
         energy = repeated_energy(cell.repeat(1, 1, 8, 8) + texture).sum()
