@@ -1,9 +1,10 @@
-"""A pool of processes that Ctrl-C ends at once, and that prints nothing and leaves nothing waiting then."""
+"""The cores there are, and a pool of processes that Ctrl-C ends at once, in silence and with nothing left waiting."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -15,6 +16,11 @@ from typing import Any, ParamSpec, TypeVar
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -44,8 +50,8 @@ class Pool:
     """Processes that each run `initializer(*arguments)` and then work; they end with the context.
 
     A KeyboardInterrupt amid the code of concurrent.futures can leave one of its locks taken, and the end of the
-    program waits for that lock for ever. It comes between the methods of this class, so use a future's own methods
-    for nothing that they do. Work that is unfinished at the end of the context is abandoned.
+    program waits for that lock for ever. With this class it comes between calls of its methods; a future's own
+    methods, which know nothing of that, are for nobody else. Work unfinished at the end of the context is abandoned.
     """
 
     def __init__(self, processes: int, initializer: Callable[..., object], arguments: tuple[Any, ...]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from neurocodec.cli import files
 from neurocodec.collection import Job, is_nic
-from neurocodec.processes import Pool
+from neurocodec.processes import Pool, available_cores
 
 Result = tuple[bytes, float, str]
 """The file, the seconds it took, and what went wrong."""
@@ -30,7 +30,7 @@ def encode_all(jobs: Sequence[Job], options: dict[str, Any], processes: int) -> 
         for job in jobs:
             yield encode(job.source, options)
         return
-    share = max(1, _cores() // processes)
+    share = max(1, available_cores() // processes)
     with Pool(processes, _set_threads, (share,)) as pool:
         under_way: deque[tuple[Job, Future[Result]]] = deque()
         waiting = iter(jobs)
@@ -79,7 +79,3 @@ def _set_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

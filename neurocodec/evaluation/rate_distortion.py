@@ -37,7 +37,7 @@ from neurocodec.evaluation.datasets import Dataset, describe
 from neurocodec.evaluation.measures import PATCH_NETWORKS, Measures, available, patch_features
 from neurocodec.metrics import psnr
 from neurocodec.metrics.fid import frechet_distance, kernel_distance
-from neurocodec.processes import Pool
+from neurocodec.processes import Pool, available_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -216,11 +216,6 @@ def machine() -> dict[str, Any]:
 
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": cpu, "cores": available_cores(), "gpu": gpu, "system": f"{platform.system()} {platform.machine()}"}
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

@@ -33,9 +33,9 @@ from neurocodec import image
 from neurocodec.entropy import coder
 from neurocodec.errors import ConfigError, MissingPackageError, NeurocodecError
 from neurocodec.evaluation.codecs import Bpg, Codec, Nic, installed, synthetic_picture
-from neurocodec.evaluation.rate_distortion import available_cores, commit, machine, versions
+from neurocodec.evaluation.rate_distortion import commit, machine, versions
 from neurocodec.metrics import psnr
-from neurocodec.processes import uninterrupted
+from neurocodec.processes import available_cores, uninterrupted
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -110,7 +110,7 @@ class RealismConfig:
     exponent: float = 3.0  # of β, which weighs all but the squared error
     matching_weight: float = 0.0  # of the discriminator's features
     style_weight: float = 0.0  # of the Gram matrices of the LPIPS network's features
-    pattern_weight: float = 0.0  # of 255² · the square of what repeats every 8 pixels in the detail
+    pattern_weight: float = 0.0  # k_R, of 255² · the mean square of what repeats every 8 pixels in the detail
     discriminator_channels: int = 64
     spectral_norm: bool = True  # of the discriminator, as in the paper; without it, it learns sooner
     discriminator_weight: float = 1.0  # of its loss; 0.5 slows it down

@@ -86,11 +86,11 @@ def left_to_invent(quality_index: Tensor, rows: int) -> Tensor:
 
 
 def generator_objective(terms: dict[str, Tensor], beta: Tensor, realism: RealismConfig) -> Tensor:
-    """k_M · 255² · mse + β^n · (k_P · lpips + k_G · gan + k_F · matching + k_S · style + pattern's) + rate_loss, (B,).
+    """k_M · 255² · mse + β^n · (k_P · lpips + k_G · gan + k_F · matching + k_S · style + k_R · pattern) + rate_loss.
 
     HiFiC's objective (Mentzer et al. 2020, section 3), with all but MSE and rate times a power of each picture's β: n
-    is 1 in multi-realism compression (Agustsson et al. 2023), but then half of β has nearly all of the effect. beta:
-    (B,). Terms that are missing count as 0.
+    is 1 in multi-realism compression (Agustsson et al. 2023), but then half of β has nearly all of the effect. beta and
+    each term: (B,), as is what is returned. Terms that are missing count as 0.
     """
     weights = {name: getattr(realism, f"{name}_weight") for name in ("lpips", "gan", "matching", "style", "pattern")}
     loss = realism.mse_weight * 255**2 * terms["mse"]
