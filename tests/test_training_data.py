@@ -12,7 +12,7 @@ from PIL import Image
 from neurocodec.errors import ConfigError
 from neurocodec.training import data, synthetic
 from neurocodec.training.config import Config, DataConfig, TrainingConfig
-from neurocodec.training.data import Batches, Crops, Photographs, find_images, open_pictures, recolour
+from neurocodec.training.data import Batches, Crops, Photographs, Pictures, find_images, open_pictures, recolour
 from neurocodec.training.processes import Processes
 from neurocodec.training.schedule import stages
 
@@ -47,7 +47,7 @@ CONFIG = Config(
 
 
 def batches(photographs, config=CONFIG, processes=None, *, step=0, count=None):
-    source = Batches(photographs, config, processes or Processes(CPU), step)
+    source = Batches(Pictures(photographs, (), photographs), config, processes or Processes(CPU), step)
     steps = range(step, config.training.steps if count is None else step + count)
     return [source.next(step / config.training.steps) for step in steps]
 
@@ -99,7 +99,8 @@ def test_an_interrupted_decoding_leaves_nothing(folder, tmp_path, monkeypatch):
 
 def test_held_out_pictures_are_not_trained_on(folder, tmp_path):
     settings = DataConfig(folder=str(folder), crop=64, validation_every=3)
-    photographs, held_out = open_pictures(settings, tmp_path)
+    pictures = open_pictures(settings, tmp_path)
+    photographs, held_out = pictures.photographs, pictures.held_out
     blue = [{int(source[i][0, 0, 2]) for i in range(len(source))} for source in (photographs, held_out)]
     assert blue[0] | blue[1] == set(range(8))
     assert not blue[0] & blue[1]
@@ -152,7 +153,7 @@ def test_the_last_stage_has_larger_crops_of_large_pictures_and_as_many_pixels(ph
     assert shapes == [(8, 3, 64, 64)] * 4 + [(2, 3, 128, 128)] * 4
     drawn = {int(level) for x, _ in batches(photographs)[4:] for level in x[:, 2].unique()}
     assert drawn <= {6, 7}
-    by_the_clock = Batches(photographs, CONFIG, Processes(CPU))
+    by_the_clock = Batches(Pictures(photographs, (), photographs), CONFIG, Processes(CPU))
     assert [by_the_clock.next(f)[0].shape[2] for f in (0.0, 0.6, 0.6, 0.6, 0.6)] == [64, 64, 64, 64, 128]
 
 
@@ -171,7 +172,7 @@ def test_stages_of_several_processes():
 def test_pictures_too_small_for_the_last_stage_are_an_error_only_if_all_are(photographs):
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, final_crop=256))
     with pytest.raises(ConfigError, match="none of the 8 training pictures has sides of at least 256"):
-        Batches(photographs, config, Processes(CPU))
+        Batches(Pictures(photographs, (), photographs), config, Processes(CPU))
     unused = dataclasses.replace(config, data=dataclasses.replace(config.data, final_crop_share=0.0))
     assert {x.shape[2] for x, _ in batches(photographs, unused)} == {64}
 

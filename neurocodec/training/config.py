@@ -27,9 +27,13 @@ else:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pictures are. `folder` is read recursively; every `validation_every`-th picture is held out."""
+    """Where the pictures are. Folders are read recursively; every `validation_every`-th picture is held out.
+
+    Crops from the folders of `mix` keep their scale and colours: only `folder` is magnified, recoloured and drawn on.
+    """
 
     folder: str = ""
+    mix: dict[str, float] = field(default_factory=dict)  # further folders, and the share of the crops each provides
     cache: str = ""  # decoded pictures; default: inside the run folder
     validation_every: int = 40
     validation_images: int = 12
@@ -51,6 +55,8 @@ class DataConfig:
         _require(shares[0] >= 0 and shares[1] <= 1, "data.magnified_share + data.drawn_share", "between 0 and 1")
         _require(0.0 <= self.recoloured_share <= 1.0, "data.recoloured_share", "between 0 and 1")
         _require(self.workers >= 1, "data.workers", "at least 1")
+        mixed = [share for share in self.mix.values() if isinstance(share, float) and 0.0 < share < 1.0]
+        _require(len(mixed) == len(self.mix) and sum(mixed) < 1.0, "data.mix", "a table of shares that add up to less than 1")
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class TrainingConfig:
     precision: str = "auto"  # auto (bfloat16 on CUDA), float32, bfloat16
     threads: int = 0  # CPU threads a process; 0 leaves torch's choice
     compile: bool = False  # torch.compile of the network: for GPUs
-    optimizer: str = "adam"  # adam, muon (torch >= 2.9: Muon on the 1×1 matrices, Adam on the rest)
+    optimizer: str = "adam"  # or, on the 1×1 matrices only: muon (torch >= 2.9), soap (pytorch-optimizer)
     learning_rate: float = 1e-3
     rows_learning_rate: float = 3e-3  # per-quality gains and biases
     warmup: float = 0.01  # share of the run
@@ -92,7 +98,7 @@ class TrainingConfig:
         _require(self.clip > 0, "training.clip", "above 0")
         _require(self.device in ("auto", "cpu", "cuda"), "training.device", "auto, cpu or cuda")
         _require(self.precision in ("auto", "float32", "bfloat16"), "training.precision", "auto, float32 or bfloat16")
-        _require(self.optimizer in ("adam", "muon"), "training.optimizer", "adam or muon")
+        _require(self.optimizer in ("adam", "muon", "soap"), "training.optimizer", "adam, muon or soap")
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,10 @@ def _table(name: str, table: Any) -> dict[str, Any]:
 
 
 def _section(name: str, kind: Any, table: Any) -> Any:
-    defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+    defaults = {
+        f.name: f.default_factory() if f.default is dataclasses.MISSING else f.default  # type: ignore[misc]
+        for f in dataclasses.fields(kind)
+    }
     values = {}
     for key, value in _table(name, table).items():
         if key not in defaults:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import uuid
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +40,30 @@ def find_images(folder: str | Path) -> list[Path]:
     return paths
 
 
-def open_pictures(data: DataConfig, run: Path) -> tuple[Photographs, Photographs]:
-    """The pictures to train on and those held out, decoded if they are not in the cache. Raises ConfigError."""
-    paths, cache, every = find_images(data.folder), data.cache or run / "cache", data.validation_every
-    if len(paths) < 2:
-        raise ConfigError(f"one picture found below {data.folder!r}: one is held out, and training needs another.")
-    held_out = Photographs(paths[::every][: data.validation_images], cache, min_side=data.crop)
-    return Photographs([p for i, p in enumerate(paths) if i % every], cache, min_side=data.crop), held_out
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a run: those of `data.folder`, those of each folder of `data.mix`, and those held out."""
+
+    photographs: Photographs
+    mix: tuple[Photographs, ...]
+    held_out: Photographs
+
+
+def open_pictures(data: DataConfig, run: Path) -> Pictures:
+    """Decodes the pictures of a run, unless they are in the cache. Raises ConfigError.
+
+    The folders of `data.mix` contribute to the held-out pictures in proportion to their share of the crops.
+    """
+    cache, every = data.cache or run / "cache", data.validation_every
+    held_out: list[Path] = []
+    training: list[Photographs] = []
+    for folder, share in {data.folder: 1.0, **data.mix}.items():
+        paths = find_images(folder)
+        if len(paths) < 2:
+            raise ConfigError(f"one picture found below {folder!r}: one is held out, and training needs another.")
+        held_out += paths[::every][: math.ceil(share * data.validation_images)]
+        training.append(Photographs([p for i, p in enumerate(paths) if i % every], cache, min_side=data.crop))
+    return Pictures(training[0], tuple(training[1:]), Photographs(held_out, cache, min_side=data.crop))
 
 
 class Photographs:
@@ -166,18 +185,36 @@ def recolour(rng: np.random.Generator, rgb: NDArray[np.uint8]) -> NDArray[np.uin
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
+class MixedCrops:
+    """Crops of one size from `data.folder`, as `Crops` varies them, and unchanged ones from the folders of `data.mix`."""
+
+    def __init__(self, pictures: Pictures, data: DataConfig, size: int) -> None:
+        self._crops = Crops(
+            pictures.photographs,
+            size,
+            magnified=data.magnified_share,
+            drawn=data.drawn_share,
+            recoloured=data.recoloured_share,
+        )
+        self._mix = [Crops(photographs, size) for photographs in pictures.mix]
+        self._shares = np.cumsum(list(data.mix.values()))
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """A crop, (size, size, 3) uint8."""
+        i = int(self._shares.searchsorted(rng.random(), "right")) if self._mix else 0
+        return (self._mix[i] if i < len(self._mix) else self._crops).draw(rng)
+
+
 class Batches:
     """This process's part of the batches of step, step + 1, ..., made ahead by `data.workers` threads.
 
     What a batch holds is a function of seed, step and stage: neither of the threads nor of how many processes share it.
     """
 
-    def __init__(self, photographs: Photographs, config: Config, processes: Processes, step: int = 0) -> None:
+    def __init__(self, pictures: Pictures, config: Config, processes: Processes, step: int = 0) -> None:
         self._config, self._processes, self._step = config, processes, step
         used = stages(config, processes.world)[: 2 if config.data.final_crop_share > 0 else 1]
-        data = config.data
-        shares = {"magnified": data.magnified_share, "drawn": data.drawn_share, "recoloured": data.recoloured_share}
-        self._stages = [(stage, Crops(photographs, stage.crop, **shares)) for stage in used]
+        self._stages = [(stage, MixedCrops(pictures, config.data, stage.crop)) for stage in used]
         self._cuda = processes.device.type == "cuda"
         self._pool = ThreadPoolExecutor(config.data.workers, initializer=self._start_thread)
         self._ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
@@ -199,7 +236,7 @@ class Batches:
         if self._cuda:
             torch.cuda.set_device(self._processes.device)  # memory is pinned for the current device
 
-    def _make(self, step: int, stage: Stage, crops: Crops) -> tuple[Tensor, Tensor]:
+    def _make(self, step: int, stage: Stage, crops: MixedCrops) -> tuple[Tensor, Tensor]:
         seed, processes = self._config.training.seed, self._processes
         members = range(processes.rank, stage.images, processes.world)
         x = np.stack([crops.draw(np.random.default_rng(seed_of(seed, step, k, "crop"))) for k in members])

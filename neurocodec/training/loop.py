@@ -51,9 +51,10 @@ def train(config: Config, run: str | Path, *, resume: bool = False) -> Path:
     with join_processes(settings.device) as processes:
         stages(config, processes.world)  # raises early if they do not fit
         saved = processes.from_first(lambda: open_run(run, resume=resume))
-        photographs, held_out = processes.in_turns(lambda: open_pictures(config.data, run))
+        pictures = processes.in_turns(lambda: open_pictures(config.data, run))
+        photographs, held_out = pictures.photographs, pictures.held_out
         state = start(config, photographs, saved, processes.device)
-        batches = Batches(photographs, config, processes, state.step)
+        batches = Batches(pictures, config, processes, state.step)
         log = RunLog(run, settings, state.step, enabled=processes.first)
         if not resume:
             about = {"pictures": len(photographs), "processes": processes.world}
@@ -118,6 +119,7 @@ def train_steps(
         if skipped_in_a_row == MAX_SKIPPED:
             raise ConfigError(_diverged(state, run))
         state.step += 1
+        state.crops += len(x) * processes.world
         state.average_weights(settings.ema)
         state.seconds = time.monotonic() - started
 
@@ -125,7 +127,7 @@ def train_steps(
         log.step()
         if state.step % settings.log_every == 0:
             means = window.means(processes)
-            about = {"seconds": round(state.seconds, 1), "rate": round(rate, 5), "crop": x.shape[2]}
+            about = {"seconds": round(state.seconds, 1), "rate": round(rate, 5), "crop": x.shape[2], "crops": state.crops}
             about |= {"fake_quantise": quantised, "skipped": state.skipped}
             log.training(state.step, means | about)
             window = Window()

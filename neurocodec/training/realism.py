@@ -68,8 +68,9 @@ def train_realism(config: GenerativeConfig, run: str | Path, *, resume: bool = F
         lpips = processes.in_turns(lambda: load_lpips(net, processes.device))
         saved = processes.from_first(lambda: open_run(run, resume=resume, generative=True))
         state = start_gan(config, model, saved, processes.device)
-        photographs, held_out = processes.in_turns(lambda: open_pictures(config.data, run))
-        batches = Batches(photographs, config, processes, state.step)
+        pictures = processes.in_turns(lambda: open_pictures(config.data, run))
+        photographs, held_out = pictures.photographs, pictures.held_out
+        batches = Batches(pictures, config, processes, state.step)
         log = RunLog(run, settings, state.step, enabled=processes.first)
         if not resume:
             about = {"model_id": model.model_id.hex(), "pictures": len(photographs), "processes": processes.world}

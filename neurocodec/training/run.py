@@ -25,7 +25,7 @@ class State:
     """All that changes in a run: the networks, their optimisers, and how far it is.
 
     ema: the moving average of the weights, which is what ships. seconds: of training, over all its resumptions.
-    skipped: steps whose gradients were not finite.
+    skipped: steps whose gradients were not finite. crops: those seen, of any size.
     """
 
     model: Hyperprior
@@ -34,6 +34,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    crops: int = 0
 
     def __post_init__(self) -> None:
         self._averages: list[Tensor] = list(self.ema.requires_grad_(False).parameters())
@@ -50,7 +51,7 @@ class State:
 
     def save(self, run: Path, config: Config) -> None:
         """Writes model.pt (the average, to use) and checkpoint.pt (everything, to resume), each atomically."""
-        progress = {"step": self.step, "seconds": self.seconds, "skipped": self.skipped}
+        progress = {"step": self.step, "seconds": self.seconds, "skipped": self.skipped, "crops": self.crops}
         about = {"config": dataclasses.asdict(config), "state": progress}
         ema, model = self.ema.state_dict(), self.model.state_dict()
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
@@ -65,6 +66,7 @@ class State:
             restore_optimizer(optimizer, values)
         progress = saved["state"]
         self.step, self.seconds, self.skipped = progress["step"], progress["seconds"], progress["skipped"]
+        self.crops = progress.get("crops", 0)
 
 
 @torch.no_grad()
