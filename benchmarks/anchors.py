@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from neurocodec import image
+from neurocodec import files
+from neurocodec.bench import bd_rate
+from neurocodec.bench.rate_distortion import averages, load
 from neurocodec.errors import NeurocodecError
-from neurocodec.evaluation.rate_distortion import averages, load
-from neurocodec.metrics import bd_rate
 
 BPP_PERCENT, PSNR_DB = 1.0, 0.05
 """How far a reproduced point may be off."""
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         command = f"python benchmarks/anchors.py {args.results.name} {pairs}"
         written = {"kind": "anchors", "command": command, **about, "dataset": results["dataset"]["name"], "rows": rows}
-        image.write_bytes_atomic(args.output, (json.dumps(written, indent=1) + "\n").encode(), force=True)
+        files.write_bytes(args.output, (json.dumps(written, indent=1) + "\n").encode(), force=True)
     return 0 if all(row.get("reproduced", True) for row in rows) else 1
 
 

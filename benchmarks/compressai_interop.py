@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 from neurocodec import container, image
-from neurocodec.evaluation.rate_distortion import commit, machine, versions
-from neurocodec.evaluation.speed import fill
+from neurocodec.bench.rate_distortion import commit, machine, versions
+from neurocodec.bench.speed import fill
 from neurocodec.interop import compressai as interop
 
-PHOTO = Path(__file__).parents[1] / "neurocodec" / "cli" / "astronaut.png"
+PHOTO = Path(__file__).parents[1] / "neurocodec" / "data" / "astronaut.png"
 PARTS = ("g_a", "h_a", "h_s", "g_s", "context_prediction", "entropy_parameters")
 
 

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from neurocodec import checkpoint, codec, container, image, tiling
+from neurocodec.bench.rate_distortion import commit, machine, versions
 from neurocodec.entropy import coder
 from neurocodec.entropy.arithmetic import (
     Arithmetic,
@@ -40,7 +41,6 @@ from neurocodec.entropy.arithmetic import (
     kernels,
 )
 from neurocodec.entropy.integer import OUTPUT_LIMIT, PASSES
-from neurocodec.evaluation.rate_distortion import commit, machine, versions
 from neurocodec.models.hyperprior import INDEX_UNIT, Hyperprior, pass_masks
 from neurocodec.training.run import load_run
 

@@ -19,13 +19,13 @@ from PIL import Image
 
 import neurocodec
 from neurocodec import image
+from neurocodec.bench.codecs import Heic, create
+from neurocodec.bench.measures import lpips
 from neurocodec.errors import NeurocodecError
-from neurocodec.evaluation.codecs import Heic, create
-from neurocodec.evaluation.measures import lpips
 from neurocodec.metrics import psnr
 
 ROOT = Path(__file__).parents[1]
-BUNDLED = ROOT / "neurocodec" / "cli" / "astronaut.png"
+BUNDLED = ROOT / "neurocodec" / "data" / "astronaut.png"
 SIDE = 232
 """Pixels a side of a crop: four of them fill a page's width."""
 

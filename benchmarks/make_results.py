@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurocodec import image
-from neurocodec.evaluation import curves, figure, speed, tables
-from neurocodec.evaluation.rate_distortion import load
+from neurocodec import files
+from neurocodec.bench import curves, figure, speed, tables
+from neurocodec.bench.rate_distortion import load
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -107,7 +107,7 @@ def main() -> int:
     """Writes the page and a figure for each rd-*.json."""
     for path, results in rate_distortion(RESULTS):
         figure.figure(curves.curves_of(results, []), tables.title(results), [DOCS / f"{path.stem}.svg"])
-    image.write_bytes_atomic(DOCS / "results.md", text().encode(), force=True)
+    files.write_bytes(DOCS / "results.md", text().encode(), force=True)
     return 0
 
 

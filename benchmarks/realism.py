@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from neurocodec import image
+from neurocodec import files
+from neurocodec.bench.codecs import is_ours
+from neurocodec.bench.rate_distortion import averages, load
 from neurocodec.errors import NeurocodecError
-from neurocodec.evaluation.codecs import is_ours
-from neurocodec.evaluation.rate_distortion import averages, load
 
 TARGETS = (0.15, 0.3, 0.45)
 MEASURES = ("psnr", "lpips", "frechet")
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             {key: results["patches"][key] for key in ("network", "note", "patches")} if results.get("patches") else {}
         )
         written = {"kind": "realism", **about, "dataset": results["dataset"]["name"], "frechet": network, "rows": found}
-        image.write_bytes_atomic(args.output, (json.dumps(written, indent=1) + "\n").encode(), force=True)
+        files.write_bytes(args.output, (json.dumps(written, indent=1) + "\n").encode(), force=True)
     return 0
 
 

@@ -16,7 +16,7 @@ import neurocodec
 from neurocodec.cli.compare import jpeg_variant
 
 ROOT = Path(__file__).parents[1]
-PHOTO = ROOT / "neurocodec" / "cli" / "astronaut.png"
+PHOTO = ROOT / "neurocodec" / "data" / "astronaut.png"
 
 
 def main() -> int:

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurocodec import checkpoint, codec, container, image, tiling
+from neurocodec.bench.measures import lpips
 from neurocodec.entropy.integer import QUALITY_STEPS
 from neurocodec.errors import NeurocodecError
-from neurocodec.evaluation.measures import lpips
 from neurocodec.metrics import psnr
 from neurocodec.models.hific import LEAST_LEARNED, Generator, RealismGain
 

@@ -23,6 +23,7 @@ from neurocodec.errors import (
     NativeUnavailableError,
     NeurocodecError,
     NicFormatError,
+    OutputError,
     TruncatedError,
     UnsupportedVersionError,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "NeurocodecError",
     "NicFormatError",
     "NicInfo",
+    "OutputError",
     "TruncatedError",
     "UnsupportedVersionError",
     "decode",

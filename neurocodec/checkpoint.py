@@ -23,12 +23,12 @@ from safetensors.numpy import save
 
 from neurocodec.entropy.arithmetic import arithmetic
 from neurocodec.entropy.integer import EntropyNetwork, freeze_entropy, thaw_entropy
-from neurocodec.entropy.likelihood import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 from neurocodec.entropy.tables import Tables, gaussian_tables
 from neurocodec.errors import ModelMismatchError, ModelNotFoundError
-from neurocodec.image import write_bytes_atomic
+from neurocodec.files import write_bytes
 from neurocodec.models.hific import Generator, GeneratorConfig
 from neurocodec.models.hyperprior import Analysis, HyperAnalysis, Hyperprior, HyperpriorConfig, Synthesis
+from neurocodec.models.rate import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 
 FILE_FORMAT = "neurocodec-model-1"
 GENERATOR_FORMAT = "neurocodec-generator-1"
@@ -63,7 +63,7 @@ class Model:
 def freeze(model: Hyperprior, *, tables: Tables | None = None, device: str = "cpu") -> Model:
     """Makes a frozen model of a trained one. This is the only place where floats become tables and integer weights.
 
-    tables: one row for each scale of `entropy.likelihood`; Gaussian ones by default.
+    tables: one row for each scale of `models.rate`; Gaussian ones by default.
     """
     weights = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
     arrays: dict[str, NDArray[Any]] = {n: v for n, v in weights.items() if n.startswith(("g_a.", "h_a.", "g_s."))}
@@ -204,7 +204,7 @@ def _read(path: str) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
 
 def _write(path: str | Path, arrays: Mapping[str, NDArray[Any]], kind: str, config: Any, model_id: bytes) -> None:
     metadata = {"format": kind, "config": json.dumps(dataclasses.asdict(config)), "model_id": model_id.hex()}
-    write_bytes_atomic(path, save(dict(arrays), metadata=metadata), force=True)  # save_file's are for the owner alone
+    write_bytes(path, save(dict(arrays), metadata=metadata), force=True)  # save_file's are for the owner alone
 
 
 @functools.lru_cache(maxsize=4)

@@ -51,14 +51,14 @@ def plan(inputs: Sequence[str], output: str | None, *, force: bool) -> list[Job]
 def write(job: Job, data: bytes, *, force: bool) -> None:
     """Writes the file of a job, whole or not at all, and makes the folders it needs. Raises ImageError."""
     from neurocodec.errors import ImageError
-    from neurocodec.image import write_bytes_atomic
+    from neurocodec.files import write_bytes
 
     folder = os.path.dirname(job.target) or "."
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise ImageError(f"{folder}: the folder cannot be made: {error.strerror}") from error
-    write_bytes_atomic(job.target, data, force=force)
+    write_bytes(job.target, data, force=force)
 
 
 def is_nic(path: str) -> bool:

@@ -8,6 +8,7 @@ NeurocodecError
 ├── ModelNotFoundError        no installed model has the id or the name asked for
 ├── ModelMismatchError        a model file is damaged, or is not the one the .nic names
 ├── ImageError                the input is no picture that can be encoded
+├── OutputError               an output exists already or cannot be written
 ├── ConfigError               a configuration, an argument of a benchmark or a results file is wrong
 ├── MissingPackageError       an optional package is not installed
 ├── MissingWeightsError       the weights of a feature network are not on this machine, or are damaged
@@ -45,6 +46,10 @@ class ModelMismatchError(NeurocodecError, ValueError):
 
 class ImageError(NeurocodecError, ValueError):
     """The input cannot be read as a picture, or has a shape or type that cannot be encoded."""
+
+
+class OutputError(NeurocodecError, OSError):
+    """An output exists already, or cannot be written."""
 
 
 class ConfigError(NeurocodecError, ValueError):

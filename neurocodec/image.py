@@ -13,17 +13,16 @@ import contextlib
 import io
 import os
 import re
-import secrets
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from neurocodec.errors import ImageError, NicFormatError
+from neurocodec.files import writing
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +116,7 @@ def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = Fal
         raise ImageError(f"{name}: {kind} is for icons, and would change the size of this picture: use .png")
     if im.mode == "RGBA" and kind in _ALPHA_IS_LOST:
         raise ImageError(_no_alpha(name, kind))
-    with _atomic(name, force) as file:
+    with writing(name, force=force) as file:
         out = io.BytesIO()  # Pillow's JPEG 2000 writer never returns from a full disk
         try:
             im.save(out, format=kind, **_save_options(im, kind))
@@ -126,12 +125,6 @@ def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = Fal
                 raise ImageError(_no_alpha(name, kind)) from error
             raise ImageError(f"{name}: {kind} cannot hold this picture ({_sentence(error)}): use .png") from error
         file.write(out.getbuffer())
-
-
-def write_bytes_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
-    """Write a file that appears whole or not at all. Raises ImageError if it exists and force is not set."""
-    with _atomic(os.fspath(path), force) as file:
-        file.write(data)
 
 
 def encode_alpha(alpha: NDArray[np.uint8]) -> bytes:
@@ -454,44 +447,6 @@ def _save_options(im: Image.Image, kind: str) -> dict[str, Any]:
     elif xmp:
         options["xmp"] = xmp
     return options
-
-
-@contextlib.contextmanager
-def _atomic(path: str, force: bool) -> Iterator[BinaryIO]:
-    """A file to write, under a temporary name in the folder of `path`, renamed on success and removed on failure."""
-    target = os.path.realpath(path)  # through a link, to the file that it names
-    if os.path.lexists(target):
-        if not os.path.isfile(target):
-            raise ImageError(f"{path} is not a regular file: give another name for the output")
-        if not force:
-            raise ImageError(f"{path} exists; use --force (force=True in Python) to overwrite it")
-    part = os.path.join(os.path.dirname(target), f".neurocodec-{secrets.token_hex(8)}.part")
-    try:
-        try:
-            with open(part, "x+b") as file:
-                yield file
-            _publish(part, target, force)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(part)
-    except FileExistsError:
-        raise ImageError(f"{path} exists; use --force (force=True in Python) to overwrite it") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be written: {error.strerror or _sentence(error)}") from error
-
-
-def _publish(part: str, target: str, force: bool) -> None:
-    """Give the finished file its name; without force, never in place of a file that appeared meanwhile."""
-    if not force:
-        try:
-            os.link(part, target)
-            return
-        except FileExistsError:
-            raise
-        except (OSError, AttributeError):  # a file system without hard links
-            if os.path.lexists(target):
-                raise FileExistsError(target) from None
-    os.replace(part, target)
 
 
 def _sentence(error: BaseException) -> str:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from paths import PHOTO, ROOT, SMALL_MODEL
 from PIL import Image
 
 from neurocodec import checkpoint
 
-ROOT = Path(__file__).parents[1]
-GOLDEN = ROOT / "tests" / "golden"
-PHOTO = ROOT / "neurocodec" / "cli" / "astronaut.png"
-sys.path.insert(0, str(GOLDEN.parent))
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # shells start background jobs with it ignored; children inherit
@@ -26,7 +22,7 @@ signal.signal(
 @pytest.fixture(scope="session")
 def small_model() -> checkpoint.Model:
     """The committed model of a few tens of kilobytes: its files are exact, its pictures look like nothing."""
-    return checkpoint.load(GOLDEN / "model" / "small.safetensors", device="cpu")
+    return checkpoint.load(SMALL_MODEL, device="cpu")
 
 
 @pytest.fixture(scope="session")

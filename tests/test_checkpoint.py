@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from paths import GOLDEN
 from safetensors.numpy import load_file, save_file
 
 from neurocodec import checkpoint, codec

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, PHOTO
 from golden.make import CASES, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from paths import GOLDEN, PHOTO
 from PIL import Image
 
 import neurocodec

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from paths import GOLDEN
 
 from neurocodec import checkpoint, codec, conformance, container, image
 from neurocodec.cli.main import main

@@ -52,7 +52,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where the scripts run, with two pictures: the bundled photograph, smaller, and stripes."""
     monkeypatch.setattr(features, "load_weights", random_weights)
     monkeypatch.chdir(tmp_path)
-    with Image.open(EXAMPLES.parent / "neurocodec" / "cli" / "astronaut.png") as photo:
+    with Image.open(EXAMPLES.parent / "neurocodec" / "data" / "astronaut.png") as photo:
         photo.convert("RGB").resize((80, 64)).save("photo.png")
     rows, columns = np.mgrid[:48, :64]
     stripes = np.stack(((rows + columns) // 6 % 2 * 200, columns * 3, rows * 0 + 90), 2).astype(np.uint8)

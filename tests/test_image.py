@@ -19,7 +19,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms, ImageOps
 
 from neurocodec import errors, image
-from neurocodec.image import Picture, load, save_pil, to_pil, write_bytes_atomic
+from neurocodec.files import write_bytes
+from neurocodec.image import Picture, load, save_pil, to_pil
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -490,7 +491,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     path = written(tmp_path, "a.png", b"precious")
     for write in (
         lambda **k: save_pil(Image.fromarray(RGB), path, **k),
-        lambda **k: write_bytes_atomic(path, b"new", **k),
+        lambda **k: write_bytes(path, b"new", **k),
     ):
         path.write_bytes(b"precious")
         with pytest.raises(errors.ImageError, match="exists; use --force"):
@@ -520,7 +521,7 @@ def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mon
         raise PermissionError("no links here")
 
     monkeypatch.setattr(os, "link", no_links)
-    write_bytes_atomic(tmp_path / "a.bin", b"data")
+    write_bytes(tmp_path / "a.bin", b"data")
     assert (tmp_path / "a.bin").read_bytes() == b"data"
     assert os.listdir(tmp_path) == ["a.bin"]
 
@@ -577,12 +578,12 @@ def test_metadata_of_a_wrong_type_is_an_error(tmp_path: Path) -> None:
 
 def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
     with pytest.raises(errors.ImageError, match="not a regular file"):
-        write_bytes_atomic(tmp_path, b"x", force=True)
+        write_bytes(tmp_path, b"x", force=True)
     with pytest.raises(errors.ImageError, match="not a regular file"):
-        write_bytes_atomic(os.devnull, b"x", force=True)
+        write_bytes(os.devnull, b"x", force=True)
     real = written(tmp_path, "real", b"old")
     (tmp_path / "link").symlink_to(real)
-    write_bytes_atomic(tmp_path / "link", b"new", force=True)
+    write_bytes(tmp_path / "link", b"new", force=True)
     assert (tmp_path / "link").is_symlink()
     assert real.read_bytes() == b"new"
 

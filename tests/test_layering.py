@@ -18,7 +18,7 @@ LEVELS = {
     "neurocodec._native": 1,
     "neurocodec.container": 1,
     "neurocodec.image": 1,
-    "neurocodec.fetch": 1,
+    "neurocodec.files": 1,
     "neurocodec.entropy.native": 1,
     "neurocodec.tiling": 1,
     "neurocodec.processes": 1,
@@ -34,7 +34,7 @@ LEVELS = {
     "neurocodec.pillow_plugin": 5,
     "neurocodec.pillow_hook": 5,
     "neurocodec.training": 5,
-    "neurocodec.evaluation": 5,
+    "neurocodec.bench": 5,
     "neurocodec.interop": 5,
     "neurocodec.interop.torchvision_shim": 1,  # for metrics too
     "neurocodec": 5,  # the public names, which are codec's

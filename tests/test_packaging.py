@@ -68,7 +68,7 @@ def test_data_files_are_listed_and_there(project: dict[str, Any]) -> None:
     code = {".py", ".so", ".pyd", ".pyc"}
     found = {path for path in package.rglob("*") if path.is_file() and path.suffix not in code}
     assert found <= listed, "a file that is not listed is not installed"
-    for name in ("py.typed", "cli/astronaut.png"):
+    for name in ("py.typed", "data/astronaut.png"):
         assert package / name in listed
         assert (resources.files("neurocodec") / name).is_file()
 
@@ -126,4 +126,4 @@ def test_licence(project: dict[str, Any]) -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
-    assert "public domain" in (ROOT / "neurocodec" / "cli" / "astronaut.txt").read_text()
+    assert "public domain" in (ROOT / "neurocodec" / "data" / "astronaut.txt").read_text()

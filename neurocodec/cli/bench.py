@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from neurocodec.cli import files
 
 if TYPE_CHECKING:
-    from neurocodec.evaluation.codecs import Codec
+    from neurocodec.bench.codecs import Codec
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -161,8 +161,8 @@ def run_rd(args: argparse.Namespace) -> int:
 
     Raises NeurocodecError.
     """
+    from neurocodec.bench import codecs, curves, datasets, gallery, measures, rate_distortion, report, tables
     from neurocodec.errors import ConfigError
-    from neurocodec.evaluation import codecs, curves, datasets, gallery, measures, rate_distortion, report, tables
     from neurocodec.metrics.packages import require
 
     names = [found for name in args.codecs for found in (codecs.NAMES if name == "all" else [name])]
@@ -217,10 +217,10 @@ def run_speed(args: argparse.Namespace) -> int:
 
     from importlib import resources
 
-    from neurocodec.evaluation import speed
+    from neurocodec.bench import speed
 
     with (
-        resources.as_file(resources.files("neurocodec.cli") / "astronaut.png") as photo,
+        resources.as_file(resources.files("neurocodec") / "data" / "astronaut.png") as photo,
         speed.choose(args.codecs, model=args.model, picture=args.picture or photo, bpp=args.bpp) as (chosen, missing),
     ):
         results = speed.run(
@@ -245,7 +245,7 @@ def run_coder(args: argparse.Namespace) -> int:
     if args.output is not None:
         files.check_output(str(args.output), force=args.force)
 
-    from neurocodec.evaluation import coder_speed
+    from neurocodec.bench import coder_speed
 
     samples = [coder_speed.read(args.symbols)] if args.symbols else coder_speed.drawn(args.count)
     results = coder_speed.run(
@@ -262,9 +262,9 @@ def _write(results: dict[str, Any], args: argparse.Namespace) -> None:
 
     import json
 
-    from neurocodec.image import write_bytes_atomic
+    from neurocodec.files import write_bytes
 
-    write_bytes_atomic(args.output, (json.dumps(results, indent=1) + "\n").encode(), force=args.force)
+    write_bytes(args.output, (json.dumps(results, indent=1) + "\n").encode(), force=args.force)
 
 
 def _command() -> str:
@@ -297,8 +297,8 @@ def _settings(
 
     Raises ConfigError for a name that is not among the codecs, and for a list that none of them would take.
     """
+    from neurocodec.bench.codecs import has_common_quality
     from neurocodec.errors import ConfigError
-    from neurocodec.evaluation.codecs import has_common_quality
 
     names = [codec.name for codec in chosen]
     common = [codec.name for codec in chosen if has_common_quality(codec)]

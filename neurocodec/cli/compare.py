@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
     import neurocodec
     from neurocodec import checkpoint
-    from neurocodec.image import load, write_bytes_atomic
+    from neurocodec.files import write_bytes
+    from neurocodec.image import load
 
     files.allow_large_pictures()
     rgb = load(args.input).rgb
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     realisms: tuple[float | None, ...] = (None,)
     lpips, hint = False, ""
     if has_generator(model):
-        from neurocodec.evaluation.measures import available
+        from neurocodec.bench.measures import available
 
         measures, missing = available()
         realisms, lpips, hint = (0.0, 1.0), measures.lpips, missing.get("LPIPS", "")
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     jpeg = jpeg_variant(rgb, len(data), lpips=lpips)
     page = make_page(os.path.basename(args.input), rgb, [*variants, jpeg])
-    write_bytes_atomic(args.output, page.encode(errors="backslashreplace"), force=args.force)
+    write_bytes(args.output, page.encode(errors="backslashreplace"), force=args.force)
     both = ", decoded with realism 0 and 1" if len(variants) > 1 else ""
     print(f"{args.output}: {len(data):,} bytes as .nic{both}, {len(jpeg.data):,} as JPEG")
     if jpeg.ms_ssim is None and min(rgb.shape[:2]) > 160:
@@ -118,7 +119,7 @@ def jpeg_variant(original: NDArray[np.uint8], size: int, *, lpips: bool = False)
     except where quality 100 has fewer."""
     import bisect
 
-    from neurocodec.evaluation.codecs import Jpeg
+    from neurocodec.bench.codecs import Jpeg
 
     codec = Jpeg()
     quality = bisect.bisect_left(range(1, 100), size, key=lambda q: len(codec.encode(original, q))) + 1
@@ -127,7 +128,7 @@ def jpeg_variant(original: NDArray[np.uint8], size: int, *, lpips: bool = False)
 
 
 def _measured(name: str, data: bytes, original: NDArray[np.uint8], decoded: NDArray[np.uint8], lpips: bool) -> Variant:
-    from neurocodec.evaluation.measures import Measures
+    from neurocodec.bench.measures import Measures
     from neurocodec.metrics import ms_ssim_available, psnr
 
     found = Measures(ms_ssim=ms_ssim_available(), lpips=lpips).of(original, decoded)

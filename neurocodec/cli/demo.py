@@ -46,9 +46,10 @@ def run(args: argparse.Namespace) -> int:
     import neurocodec
     from neurocodec import checkpoint
     from neurocodec.cli.compare import MS_SSIM_HINT, has_generator, jpeg_variant, make_page, nic_variant, shown
-    from neurocodec.image import load, save_pil, write_bytes_atomic
+    from neurocodec.files import write_bytes
+    from neurocodec.image import load, save_pil
 
-    with resources.as_file(resources.files("neurocodec.cli") / "astronaut.png") as path:
+    with resources.as_file(resources.files("neurocodec") / "data" / "astronaut.png") as path:
         original = load(path).rgb
     height, width = original.shape[:2]
     print(
@@ -77,13 +78,13 @@ def run(args: argparse.Namespace) -> int:
     if left[0].ms_ssim is None:
         print(MS_SSIM_HINT)
 
-    write_bytes_atomic(targets[NIC], left[0].data, force=args.force)
+    write_bytes(targets[NIC], left[0].data, force=args.force)
     save_pil(decoded, targets[DECODED], force=args.force)
     from PIL import Image
 
     save_pil(side_by_side(Image.fromarray(original), left), targets[COMPARISON], force=args.force)
     page = make_page("astronaut.png", original, left)
-    write_bytes_atomic(targets[PAGE], page.encode(), force=args.force)
+    write_bytes(targets[PAGE], page.encode(), force=args.force)
     print(f"Files, at quality {SHOWN}: {', '.join(targets.values())}")
     return 0
 

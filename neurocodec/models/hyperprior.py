@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from neurocodec.container import QUALITY_INDEX_MAX
 from neurocodec.entropy.integer import ACTIVATION_BITS, MEAN_BITS, PASSES, QUALITY_STEPS, lattice
-from neurocodec.entropy.likelihood import index_of_scale, training_bits
 from neurocodec.models.layers import (
     Block,
     Depthwise,
@@ -29,6 +28,7 @@ from neurocodec.models.layers import (
     on_grid,
     ste_round,
 )
+from neurocodec.models.rate import index_of_scale, training_bits
 
 ACTIVATION_MAX = 127.0
 """Hidden activations of the entropy path are clamped to [0, 127], so that they fit 16 bits with 8 fractional ones."""

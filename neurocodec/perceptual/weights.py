@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from neurocodec.errors import MissingWeightsError
-from neurocodec.fetch import fetch
+from neurocodec.files import download
 from neurocodec.perceptual import pickled_arrays
 
 ALEX_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -159,7 +159,7 @@ def _download(source: Source) -> Path:
     assert source.sha256 is not None
     target = cache_folder() / source.file
     print(f"neurocodec: fetching {source.url} ({source.megabytes} MB), once, to {target}", file=sys.stderr)
-    fetch(source.url, source.sha256, target)
+    download(source.url, source.sha256, target)
     return target
 
 

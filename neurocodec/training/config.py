@@ -56,7 +56,9 @@ class DataConfig:
         _require(0.0 <= self.recoloured_share <= 1.0, "data.recoloured_share", "between 0 and 1")
         _require(self.workers >= 1, "data.workers", "at least 1")
         mixed = [share for share in self.mix.values() if isinstance(share, float) and 0.0 < share < 1.0]
-        _require(len(mixed) == len(self.mix) and sum(mixed) < 1.0, "data.mix", "a table of shares that add up to less than 1")
+        _require(
+            len(mixed) == len(self.mix) and sum(mixed) < 1.0, "data.mix", "a table of shares that add up to less than 1"
+        )
 
 
 @dataclass(frozen=True)

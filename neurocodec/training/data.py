@@ -21,7 +21,7 @@ from neurocodec.errors import ConfigError, ImageError
 from neurocodec.image import load
 from neurocodec.training import synthetic
 from neurocodec.training.config import Config, DataConfig
-from neurocodec.training.processes import Processes
+from neurocodec.training.distributed import Processes
 from neurocodec.training.schedule import Stage, in_last, seed_of, stages
 
 MAGNIFICATION = 4.0
@@ -186,7 +186,7 @@ def recolour(rng: np.random.Generator, rgb: NDArray[np.uint8]) -> NDArray[np.uin
 
 
 class MixedCrops:
-    """Crops of one size from `data.folder`, as `Crops` varies them, and unchanged ones from the folders of `data.mix`."""
+    """Crops of one size: varied ones from `data.folder`, and unchanged ones from the folders of `data.mix`."""
 
     def __init__(self, pictures: Pictures, data: DataConfig, size: int) -> None:
         self._crops = Crops(

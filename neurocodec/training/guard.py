@@ -7,7 +7,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from neurocodec.training.processes import Processes
+from neurocodec.training.distributed import Processes
 
 SURE = 0.97
 """A discriminator that scores originals above this, and generated pictures below its complement, separates them."""

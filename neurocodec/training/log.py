@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neurocodec.errors import MissingPackageError
-from neurocodec.image import write_bytes_atomic
+from neurocodec.files import write_bytes
 from neurocodec.training.config import TrainingConfig
-from neurocodec.training.processes import Processes
+from neurocodec.training.distributed import Processes
 
 
 class Steps:
@@ -122,7 +122,7 @@ def _forget_after(path: Path, step: int) -> None:
     whole = [line for line in lines if line.endswith("\n")]
     kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
     if len(kept) < len(lines):
-        write_bytes_atomic(path, "".join(kept).encode(), force=True)
+        write_bytes(path, "".join(kept).encode(), force=True)
 
 
 def _summary_writer(folder: Path, step: int) -> Any:

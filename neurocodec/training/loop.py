@@ -25,10 +25,10 @@ from neurocodec.errors import ConfigError
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.training.config import Config, TrainingConfig
 from neurocodec.training.data import Batches, Photographs, open_pictures
+from neurocodec.training.distributed import Processes, join_processes
 from neurocodec.training.log import RunLog, Window
 from neurocodec.training.losses import rate_distortion_loss
 from neurocodec.training.optimizers import set_learning_rate
-from neurocodec.training.processes import Processes, join_processes
 from neurocodec.training.run import State, freeze_run, open_run
 from neurocodec.training.schedule import fraction_done, in_last, learning_rate, seed_of, stages
 from neurocodec.training.start import start
@@ -127,7 +127,12 @@ def train_steps(
         log.step()
         if state.step % settings.log_every == 0:
             means = window.means(processes)
-            about = {"seconds": round(state.seconds, 1), "rate": round(rate, 5), "crop": x.shape[2], "crops": state.crops}
+            about = {
+                "seconds": round(state.seconds, 1),
+                "rate": round(rate, 5),
+                "crop": x.shape[2],
+                "crops": state.crops,
+            }
             about |= {"fake_quantise": quantised, "skipped": state.skipped}
             log.training(state.step, means | about)
             window = Window()
@@ -156,7 +161,7 @@ def validate(model: Hyperprior, held_out: Photographs, actual: bool) -> list[dic
     rows: list[dict[str, float]] = []
     device = next(model.parameters()).device
     if actual:
-        from neurocodec.evaluation.quick import real_file_points
+        from neurocodec.bench.quick import real_file_points
 
         frozen = checkpoint.freeze(model)
     for index in VALIDATION_ROWS:

@@ -26,11 +26,11 @@ from neurocodec.perceptual.adversarial import GanLoss, discriminator_loss
 from neurocodec.perceptual.lpips import LPIPS, load_lpips
 from neurocodec.training.config import GenerativeConfig
 from neurocodec.training.data import Batches, Photographs, open_pictures
+from neurocodec.training.distributed import Processes, join_processes
 from neurocodec.training.guard import Guard
 from neurocodec.training.log import RunLog, Steps, mean_psnr
 from neurocodec.training.loop import MAX_SKIPPED, accelerated, stop_signals
 from neurocodec.training.optimizers import set_learning_rate
-from neurocodec.training.processes import Processes, join_processes
 from neurocodec.training.realism_losses import (
     adversarial_terms,
     generator_objective,

@@ -18,7 +18,7 @@ from neurocodec.conformance import VECTORS, write_vectors
 from neurocodec.models.hyperprior import Hyperprior, HyperpriorConfig
 
 HERE = Path(__file__).parent
-PHOTO = HERE.parents[1] / "neurocodec" / "cli" / "astronaut.png"
+PHOTO = HERE.parents[1] / "neurocodec" / "data" / "astronaut.png"
 CASES = {
     "photo-64x48-q100": ((200, 100, 64, 48), 100, "RGB"),
     "photo-37x23-q500": ((220, 60, 37, 23), 500, "RGB"),

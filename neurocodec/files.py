@@ -1,0 +1,91 @@
+"""Files that appear whole or not at all, and verified downloads. No other module renames a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from neurocodec.errors import MissingPackageError, OutputError
+
+TIMEOUT_S = 30
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
+    """A binary file to write to, readable as well, which becomes `path` when the block ends without an error.
+
+    Until then it has a temporary name in the same folder; after an error it is removed. A symbolic link is followed.
+    Raises OutputError if the file exists and `force` is not set, or cannot be written.
+    """
+    name = os.fspath(path)
+    target = os.path.realpath(name)
+    if os.path.lexists(target):
+        if not os.path.isfile(target):
+            raise OutputError(f"{name} is not a regular file: give another name for the output")
+        if not force:
+            raise OutputError(_exists(name))
+    part = os.path.join(os.path.dirname(target), f".neurocodec-{secrets.token_hex(8)}.part")
+    try:
+        try:
+            with open(part, "x+b") as file:
+                yield file
+            _publish(part, target, force)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
+    except FileExistsError:
+        raise OutputError(_exists(name)) from None
+    except OSError as error:
+        raise OutputError(f"{name} cannot be written: {error.strerror or error}") from error
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
+    """Writes a whole file. Raises OutputError as `writing` does."""
+    with writing(path, force=force) as file:
+        file.write(data)
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder and its parents, unless it exists. Raises OutputError."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {os.fspath(path)} cannot be made: {error.strerror}") from error
+
+
+def download(url: str, sha256: str, target: Path) -> None:
+    """Downloads a file to `target`, whose folder is made.
+
+    Raises OSError if it cannot be downloaded or has another SHA-256, MissingPackageError without pooch.
+    """
+    try:
+        import pooch
+    except ImportError as error:
+        raise MissingPackageError("downloads need pooch: pip install 'neurocodec[bench]'") from error
+    request = pooch.HTTPDownloader(timeout=TIMEOUT_S)
+    try:
+        pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=request)
+    except ValueError as error:  # pooch found another hash, and has removed the file
+        raise OSError(f"{url} does not have the SHA-256 {sha256[:8]}...") from error
+
+
+def _publish(part: str, target: str, force: bool) -> None:
+    """Renames the finished file; without `force`, never over a file that has appeared meanwhile."""
+    if not force:
+        try:
+            os.link(part, target)
+            return
+        except FileExistsError:
+            raise
+        except (OSError, AttributeError):  # a file system without hard links
+            if os.path.lexists(target):
+                raise FileExistsError(target) from None
+    os.replace(part, target)
+
+
+def _exists(name: str) -> str:
+    return f"{name} exists; use --force (force=True in Python) to overwrite it"

@@ -1,0 +1,229 @@
+"""Codecs behind the one interface: what they write, what they say about themselves, and the anchors they reproduce."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import stat
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import SMALL_MODEL
+from PIL import Image
+
+from neurocodec import codec, container
+from neurocodec.bench import codecs
+from neurocodec.bench.measures import Measures
+from neurocodec.bench.rate_distortion import measure
+from neurocodec.checkpoint import Model
+from neurocodec.errors import ConfigError, ImageError, MissingPackageError, ModelNotFoundError
+from neurocodec.metrics import psnr
+
+SMALL = SMALL_MODEL
+RGB = codecs.synthetic_picture(48, 80, seed=5)
+OTHERS = [name for name in codecs.NAMES if name not in ("nic", "bpg")]
+
+
+def create(name: str) -> codecs.Codec:
+    """The codec; skips where it is not installed."""
+    try:
+        return codecs.create([name])[0]
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_codecs_spend_more_and_lose_less(name: str) -> None:
+    one = create(name)
+    assert one.name == name
+    settings = one.settings()
+    assert list(settings) in (sorted(set(settings)), sorted(set(settings), reverse=True))
+    files = [one.encode(RGB, setting) for setting in (settings[0], settings[len(settings) // 2], settings[-1])]
+    assert [len(data) for data in files] == sorted(len(data) for data in files)
+    decoded = [one.decode(data) for data in files]
+    assert all(d.shape == RGB.shape and d.dtype == np.uint8 for d in decoded)
+    assert psnr(RGB, decoded[0]) < psnr(RGB, decoded[1]) < psnr(RGB, decoded[2])
+
+
+def test_jpeg_subsampling_is_in_the_file() -> None:
+    def sampling(data: bytes) -> int:
+        at = data.index(b"\xff\xc0")
+        return data[at + 11]  # of the first component: horizontal and vertical factors
+
+    assert sampling(codecs.Jpeg().encode(RGB, 50)) == 0x22
+    assert sampling(codecs.Jpeg("4:4:4").encode(RGB, 50)) == 0x11
+
+
+def test_nic_is_the_codec(small_model: Model) -> None:
+    for nic in (codecs.Nic(small_model), codecs.Nic(SMALL), codecs.Nic(str(SMALL))):
+        data = nic.encode(RGB, 50)
+        assert data == codec.encode(RGB, quality=50, model=small_model)
+        np.testing.assert_array_equal(nic.decode(data), codec.decode_picture(container.read(data), small_model).rgb)
+        assert nic.describe()["model_id"] == small_model.model_id.hex()
+    assert codecs.Nic().settings() == (1, *range(5, 101, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("jpeg", 0),
+        ("jpeg", 50.5),
+        ("jpeg", 101),
+        ("mozjpeg", 0),
+        ("webp", -1),
+        ("avif", 101),
+        ("heic", 20.5),
+        ("jxl", 0),
+        ("jxl", 26),
+        ("jpeg2000", 0),
+        ("nic", 0),
+        ("nic", 101),
+    ],
+)
+def test_settings_that_do_not_exist(name: str, setting: float) -> None:
+    one = create(name)
+    with pytest.raises(ConfigError, match="expected"):
+        one.encode(RGB, setting)
+
+
+@pytest.mark.parametrize("names", [["jpg"], ["jpeg", "jpeg"], [], ["nic@2"], ["nicer"], ["nic:a@b"]])
+def test_names_that_do_not_fit(names: list[str]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        codecs.create(names)
+
+
+def test_synthetic_pictures_repeat() -> None:
+    np.testing.assert_array_equal(codecs.synthetic_picture(48, 80, 5), RGB)
+    assert (codecs.synthetic_picture(48, 80, 6) != RGB).any()
+    assert codecs.synthetic_picture(1, 1).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_describing_and_pickling(name: str) -> None:
+    """What decides on the bytes is named with a version, and encoding twice or in another process changes nothing."""
+    one = create(name)
+    before = one.describe()
+    data = one.encode(RGB, one.settings()[3])
+    assert pickle.loads(pickle.dumps(one)).encode(RGB, one.settings()[3]) == data
+    assert one.describe() == before
+    assert len(before) >= 2
+    assert not any(value in ("", "None", "unknown") for value in before.values())
+
+
+def test_heic_is_labelled_as_what_it_is() -> None:
+    assert create("heic").describe()["settings"].startswith("HEVC intra (x265 through pillow-heif), a stand-in for BPG")
+
+
+def test_several_models_side_by_side(tmp_path: Path, small_model: Model) -> None:
+    other = tmp_path / "runs" / "small.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(SMALL.read_bytes())
+    found = codecs.create([f"nic:{SMALL}", "jpeg", f"nic:{other}", f"nic:{other}@0.5"])
+    assert [one.name for one in found] == ["nic:model/small", "jpeg", "nic:runs/small", "nic:runs/small@0.5"]
+    assert codecs.create([f"nic:{other}"])[0].name == "nic:small"
+    assert found[0].encode(RGB, 50) == codec.encode(RGB, quality=50, model=small_model)
+    assert all(codecs.is_ours(one.name) == (one.name != "jpeg") for one in found)
+    with pytest.raises(ModelNotFoundError, match="nowhere"):
+        codecs.create(["nic:nowhere.safetensors"])
+    twin = tmp_path / "deep" / "runs" / "small.safetensors"
+    with pytest.raises(ConfigError, match="have one name"):
+        codecs.create([f"nic:{other}", f"nic:{twin}"])
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("pillow_heif", "imagecodecs", "pyvips"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setenv("PATH", "")
+    found, missing = codecs.installed(["jpeg", "heic", "jxl", "mozjpeg", "bpg"])
+    assert [one.name for one in found] == ["jpeg"]
+    assert list(missing) == ["heic", "jxl", "mozjpeg", "bpg"]
+    for name in ("heic", "jxl", "mozjpeg"):
+        assert "neurocodec[bench]" in missing[name]
+    assert "NEUROCODEC_BPGENC" in missing["bpg"]
+    with pytest.raises(MissingPackageError, match="pillow-heif"):
+        codecs.create(["heic"])
+    with pytest.raises(ConfigError, match="none of these codecs is installed: HEIC needs"):
+        codecs.installed(["heic"])
+
+
+def test_compressai_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurocodec.interop import compressai
+
+    def benchmark_codec(name: str) -> codecs.Codec:
+        if name == "cai:mbt2018-mean":
+            return codecs.WebP(name)
+        raise MissingPackageError(f"no {name} here")
+
+    monkeypatch.setattr(compressai, "benchmark_codec", benchmark_codec)
+    found, missing = codecs.installed(["cai:mbt2018-mean", "cai:mbt2018"])
+    assert [one.name for one in found] == ["cai:mbt2018-mean"]
+    assert missing == {"cai:mbt2018": "no cai:mbt2018 here"}
+    assert not codecs.has_common_quality(codecs.Jxl())
+    assert codecs.has_common_quality(codecs.Jpeg())
+
+
+TOOL = """#!{python}
+import sys, pathlib
+a = sys.argv[1:]
+pathlib.Path(__file__).with_suffix(".called").write_text(" ".join(a))
+if a == ["-h"]:
+    print("BPG Image Encoder version 0.9.8"); sys.exit(1)
+source = pathlib.Path(a[-1])
+if a[a.index("-q") + 1 if "-q" in a else 0] == "51":
+    print("first"); print("cannot do this"); sys.exit(3)
+pathlib.Path(a[a.index("-o") + 1]).write_bytes(source.read_bytes())
+"""
+
+
+def test_bpg_calls_its_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bpgenc", "bpgdec"):
+        tool = tmp_path / name
+        tool.write_text(TOOL.format(python=sys.executable))
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv(f"NEUROCODEC_{name.upper()}", str(tool))
+    (bpg,) = codecs.create(["bpg"])
+    data = bpg.encode(RGB, 30)
+    assert (tmp_path / "bpgenc.called").read_text().startswith("-e x265 -m 8 -f 444 -c ycbcr -b 8 -q 30 -o ")
+    np.testing.assert_array_equal(bpg.decode(data), RGB)  # the stand-in for the tools copies a PNG
+    assert bpg.describe()["version"] == "BPG Image Encoder version 0.9.8"
+    assert list(bpg.settings()) == sorted(bpg.settings(), reverse=True)
+    with pytest.raises(ImageError, match=r"bpgenc ended with status 3: cannot do this"):
+        bpg.encode(RGB, 51)
+    with pytest.raises(ConfigError, match="from 0 to 51"):
+        bpg.encode(RGB, 52)
+    monkeypatch.setenv("NEUROCODEC_BPGDEC", str(tmp_path / "nowhere"))
+    assert "not where NEUROCODEC_BPGDEC says" in codecs.installed(["jpeg", "bpg"])[1]["bpg"]
+
+
+ANCHORS = [
+    ("jpeg", "jpeg_420", (10, 50)),
+    ("jpeg-444", "jpeg_444", (10, 50)),
+    ("mozjpeg", "mozjpeg_420", (10, 50)),
+    ("webp", "webp_m6", (10, 50)),
+    ("heic", "heic_444_mse", (20, 44)),
+    ("avif", "avif_420_s6_default", (40,)),
+    ("avif-psnr", "avif_444_s6_psnr", (36,)),
+    ("jxl", "jxl_e7", (6, 1.5)),
+    ("jpeg2000", "jpeg2000", (0.26, 1.0)),
+]
+
+
+@pytest.mark.parametrize(("name", "anchor", "settings"), ANCHORS)
+def test_anchors_are_reproduced(data_folder: Path, name: str, anchor: str, settings: tuple[float, ...]) -> None:
+    """Points measured elsewhere with other builds of the same libraries: within 1 % in bpp and 0.05 dB."""
+    path = data_folder / "anchors" / "kodak" / f"{anchor}.json"
+    if not path.is_file():
+        pytest.skip(f"there is no {path.name} in the data folder")
+    points = {point["q"]: point["per_image"] for point in json.loads(path.read_text())["points"]}
+    one = create(name)
+    for file in ("kodim05.png", "kodim23.png"):
+        rgb = np.asarray(Image.open(data_folder / "kodak" / file).convert("RGB"))
+        for setting in settings:
+            expected = next(row for row in points[setting] if row["file"] == file)
+            row, _ = measure(one, rgb, setting, Measures(ms_ssim=(name, file, setting) == ("jpeg", "kodim05.png", 50)))
+            assert row["bpp"] == pytest.approx(expected["bpp"], rel=0.01)
+            assert row["psnr"] == pytest.approx(expected["psnr"], abs=0.05)
+            if row["ms_ssim"] is not None:
+                assert row["ms_ssim"] == pytest.approx(expected["ms_ssim"], abs=1e-3)

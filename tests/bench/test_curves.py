@@ -1,0 +1,383 @@
+"""Curves, anchors and BD-rates of results; the table, the figure, the page and its gallery."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from paths import ROOT
+from PIL import Image
+
+from neurocodec.bench import (
+    codecs,
+    curves,
+    datasets,
+    figure,
+    gallery,
+    plot,
+    rate_distortion,
+    report,
+    tables,
+)
+from neurocodec.bench.bd_rate import bd_rate, bootstrap
+from neurocodec.bench.measures import Measures
+from neurocodec.bench.page import page
+from neurocodec.errors import ConfigError
+
+
+def made(curves: dict[str, list[tuple[float, float]]], dataset: str = "kodak", pictures: int = 2) -> dict[str, Any]:
+    """Results whose averages are these points: half the pictures are 0.01 bpp and 1 dB above, half below."""
+    names = [f"kodim{n:02}.png" for n in range(1, pictures + 1)]
+    signs = [1 if n % 2 else -1 for n in range(pictures)]
+    rows = [
+        {"image": image, "codec": name, "setting": setting, "bytes": 1, "bpp": bpp + 0.01 * sign, "psnr": psnr + sign}
+        | {"ms_ssim": 0.99, "lpips": 0.4 - 0.1 * setting, "encode_s": 0.1, "decode_s": 0.1}
+        for name, points in curves.items()
+        for setting, (bpp, psnr) in enumerate(points)
+        for image, sign in zip(names, signs, strict=True)
+    ]
+    return {
+        "dataset": {"name": dataset, "pictures": [{"name": name} for name in names]},
+        "codecs": {name: {"settings": f"{name} as set"} for name in curves},
+        "rows": rows,
+    }
+
+
+CURVE = [(0.1, 25.0), (0.3, 29.0), (0.9, 33.0), (1.8, 37.0)]
+HALF = [(bpp / 2, psnr) for bpp, psnr in CURVE]
+
+
+def anchor_file(path: Path, points: list[tuple[float, float]], files: list[str], **more: Any) -> Path:
+    """An anchor; per-image rows are `points` at the first file, and half the bits with 2 dB more at every other."""
+    found = [
+        {"q": q, "bpp": bpp, "psnr": psnr}
+        | ({"per_image": [{"file": f, "bpp": bpp / (1 + (i > 0)), "psnr": psnr + 2 * (i > 0)}
+                          for i, f in enumerate(files)]} if files else {})
+        for q, (bpp, psnr) in enumerate(points)
+    ]  # fmt: skip
+    path.write_text(json.dumps({"codec": path.stem, "dataset": "kodak", "settings": "as set", "points": found} | more))
+    return path
+
+
+def test_table(tmp_path: Path) -> None:
+    results = curves.summarise(made({"nic": HALF, "jpeg": CURVE}), bpp_range=(0.3, 0.9))
+    text = report.write(results, tmp_path)
+    assert (tmp_path / "table.md").read_text() == text
+    row = next(line for line in text.splitlines() if line.startswith("| nic |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert re.fullmatch(r"-50\.0 % \[-5\d\.\d, -4\d\.\d\]", cells[1])
+    assert cells[2] == "25.00 to 37.00"
+    assert cells[4] == "-50.0 %"  # by cubic
+    assert cells[5].startswith("-50.0 % [")
+    assert cells[6] == "29.00 to 33.00"
+    assert cells[7:] == ["-50.0 %"]  # LPIPS; MS-SSIM is the same everywhere and has no column
+    assert "| 2 | 0.4500 | 33.000 | 0.99000 | 20.00 | 0.2000 | 0.1000 | 0.1000 |" in text
+    assert "Akima interpolation" in text
+    assert "## Notes" not in text
+
+
+def test_figure_repeats(tmp_path: Path) -> None:
+    found = curves.curves_of(made({"nic": HALF, "jpeg": CURVE, "a": CURVE, "b": HALF}), [])
+    paths = [tmp_path / "rd.png", tmp_path / "rd.svg"]
+    figure.figure(found, "title", paths)
+    with Image.open(tmp_path / "rd.png") as im:
+        assert im.size == (1280, 800)
+        assert len(im.convert("RGB").getcolors(2**20) or ()) > 10
+    svg = (tmp_path / "rd.svg").read_text()
+    assert all(f">{name}<" in svg for name in ("nic", "jpeg", "a", "b"))
+    assert len(set(figure.colours(found))) == 4
+    figure.figure(found, "title", paths)
+    assert (tmp_path / "rd.svg").read_text() == svg
+
+
+def test_names_at_the_ends_do_not_touch() -> None:
+    assert figure.spread([1.0, 1.1, 5.0], 1.0, 9.0) == [1.0, 2.0, 5.0]
+    assert figure.spread([8.0, 8.5, 9.0], 1.0, 9.0) == [7.0, 8.0, 9.0]
+    assert figure.spread([], 1.0, 9.0) == []
+
+
+def test_curves_that_cannot_be_compared_say_so() -> None:
+    falling = [(0.1, 25.0), (0.3, 24.0)]
+    results = made({"nic": falling, "webp": [(3.0, 45.0), (4.0, 46.0)], "jpeg": CURVE})
+    del results["rows"][-1]  # one picture of JPEG's best setting
+    text = tables.table(curves.summarise(results))
+    assert "| nic | none |" in text
+    assert "the test curve is not increasing" in text
+    assert "| webp | none |" in text
+    assert "share no PSNR interval" in text
+    assert "jpeg: left out, as not measured on every picture: setting 3." in text
+
+
+def test_lpips_above_one_counts() -> None:
+    nic = [(0.02, 25.0), *HALF[1:]]  # saves more at the lowest point than elsewhere
+    results = made({"nic": nic, "jpeg": CURVE})
+    for row in results["rows"]:
+        row["lpips"] = (1.6, 0.3, 0.2, 0.1)[row["setting"]]
+    (rate,) = curves.summarise(results, resamples=1)["bd_rates"]
+    heights = [-10 * math.log10(value) for value in (1.6, 0.3, 0.2, 0.1)]
+    reference, curve = ([(bpp, y) for (bpp, _), y in zip(c, heights, strict=True)] for c in (CURVE, nic))
+    assert rate["lpips"] == pytest.approx(bd_rate(reference, curve).value)
+    assert rate["lpips"] < -51
+
+
+def test_intervals_are_those_of_the_pictures() -> None:
+    """The interval of a BD-rate is the bootstrap over per-image rows, in the order of the results' pictures."""
+    rng = np.random.default_rng(5)
+    results = made({"nic": HALF, "jpeg": CURVE}, pictures=6)
+    for row in results["rows"]:
+        row["bpp"] *= rng.uniform(0.9, 1.1)
+    found = curves.summarise(results, resamples=200)["bd_rates"][0]
+    points = {(row["codec"], row["image"], row["setting"]): (row["bpp"], row["psnr"]) for row in results["rows"]}
+    names = [picture["name"] for picture in results["dataset"]["pictures"]]
+    a, b = (
+        np.array([[points[codec, name, setting] for setting in range(4)] for name in names])
+        for codec in ("jpeg", "nic")
+    )
+    expected = bootstrap(bd_rate, a, b, resamples=200)
+    assert expected is not None
+    assert found["whole"]["interval"] == [expected.low, expected.high]
+    assert found["whole"]["value"] == pytest.approx(bd_rate(a.mean(0), b.mean(0)).value)
+    assert found["whole"]["interval"][0] < found["whole"]["value"] < found["whole"]["interval"][1]
+
+
+def test_anchors_are_cut_to_the_pictures_of_the_run(tmp_path: Path) -> None:
+    results = made({"jpeg": CURVE}, pictures=1)
+    notes: list[str] = []
+    both = anchor_file(tmp_path / "both.json", CURVE, ["kodim01.png", "kodim02.png"])
+    curve = curves.load_anchor(both, results, notes)
+    assert curve is not None
+    assert curve.points == tuple(CURVE)
+    assert curve.label == "both (anchor)"
+    assert curve.rows is not None
+    assert curve.rows.shape == (1, 4, 2)
+    assert notes == ["Anchor both is averaged over the 1 picture of this run, of 2."]
+
+
+def test_anchors_that_do_not_fit_are_left_out_aloud(tmp_path: Path) -> None:
+    results = made({"jpeg": CURVE})
+    one = anchor_file(tmp_path / "one.json", CURVE, ["kodim01.png"])
+    clic = anchor_file(tmp_path / "clic.json", CURVE, [], dataset="clic2025-validation")
+    known = anchor_file(tmp_path / "known.json", CURVE, [], source="a paper")
+    text = tables.table(curves.summarise(results, [one, clic, known]))
+    assert "Anchor one is left out: it covers 1 pictures" in text
+    assert "Anchor clic is left out: it was measured on clic2025-validation, not on kodak" in text
+    assert "Anchor known is left out: only its average over the whole of kodak is known" in text
+    rows = '{"codec": "x", "dataset": "kodak", "points": [{"bpp": 1, "psnr": 30, "per_image": [%s]}]}'
+    for text, why in (
+        ("[]", "indices must be integers"),
+        ('{"codec": "x", "points": []}', "no points"),
+        ('{"codec": "x", "points": [{"bpp": 1, "psnr": NaN}]}', "no finite number"),
+        (rows % '{"file": "kodim01.png", "bpp": 1}', "psnr"),
+        (rows % '{"bpp": 1, "psnr": 30}', "file"),
+    ):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ConfigError, match=f"cannot be read as an anchor.*{why}"):
+            curves.summarise(results, [tmp_path / "bad.json"])
+    with pytest.raises(ConfigError, match="no such anchor"):
+        curves.anchor_files([tmp_path / "nowhere"])
+
+
+def test_published_anchors_are_marked_and_kept(tmp_path: Path) -> None:
+    """A folder of anchors; the stored results need them no more."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    anchor_file(folder / "paper.json", HALF, [], source="a paper, table 2")
+    anchor_file(folder / "vtm.json", [(bpp / 3, psnr) for bpp, psnr in CURVE], [], source="theirs")
+    results = curves.summarise(made({"jpeg": CURVE}, pictures=24), [folder], ["paper"])
+    rate_distortion.save(results, tmp_path / "results.json")
+    results = rate_distortion.load(tmp_path / "results.json")
+    text = report.write(results, tmp_path)
+    for reference in ("jpeg", "vtm (published)", "paper (published)"):
+        assert f"## BD-rate against {reference}" in text
+    assert "| paper (published) | -50.0 % | 25.00 to 37.00 |" in text
+    assert "| jpeg | +100.0 % |" in text
+    assert "- paper (published): as set; from a paper, table 2" in text
+    assert ">paper (published)<" in (tmp_path / "rd.svg").read_text()
+    document = page(results)
+    assert "paper (published)" in document
+    assert 'class="c1 published"' in document
+
+
+def test_references(tmp_path: Path) -> None:
+    """JPEG; BPG itself, else its anchor, else HEIC; what else is asked for."""
+
+    def references(names: list[str], anchors: list[str], *against: str) -> list[str]:
+        paths = [anchor_file(tmp_path / f"{name}.json", HALF, ["kodim01.png", "kodim02.png"]) for name in anchors]
+        rates = curves.summarise(made(dict.fromkeys(names, CURVE)), paths, against, resamples=1)["bd_rates"]
+        return list(dict.fromkeys(rate["reference"] for rate in rates))
+
+    assert references(["nic", "jpeg", "heic", "bpg"], ["bpg_444_x265"]) == ["jpeg", "bpg"]
+    assert references(["nic", "heic"], ["bpg_420", "bpg_444_x265"]) == ["bpg_444_x265 (anchor)"]
+    assert references(["nic", "heic"], ["vtm"]) == ["heic (HEVC intra)", "vtm (anchor)"]
+    assert references(["nic", "webp"], [], "webp") == ["webp"]
+    with pytest.raises(ConfigError, match="found av1 to compare against, expected one of nic"):
+        references(["nic"], [], "av1")
+
+
+def test_older_results_files_are_read(tmp_path: Path) -> None:
+    """Without LPIPS, not_installed, anchors and BD-rates, as version 0.1.0 wrote them."""
+    results = made({"nic": HALF, "jpeg": CURVE})
+    for row in results["rows"]:
+        del row["lpips"]
+    assert "## nic" in tables.table(results)
+    assert "| nic | -50.0 %" in tables.table(curves.summarise(results))
+    assert "<h2>Averages by setting</h2>" in page(results)
+    for path in sorted((ROOT / "benchmarks" / "results").glob("rd-*.json")):
+        assert curves.curves_of(rate_distortion.load(path), [])
+
+
+class Page(HTMLParser):
+    """Checks nesting, and collects pictures and every address."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href")]
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in ("path", "rect", "circle")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_needs_nothing_else(folder: Path) -> None:
+    results, panels = measured(folder)
+    results["codecs"]["jpeg"]["settings"] = "<script>alert(1)</script>"
+    document = page(results | {"not_installed": {"bpg": "not <here>"}}, panels)
+    found = Page(document)
+    assert all(address.startswith("data:image/webp;base64,") for address in found.addresses)
+    assert "url(http" not in document
+    assert "<script" not in document
+    assert "&lt;script&gt;" in document
+    assert "<b>bpg</b>, not installed: not &lt;here&gt;" in document
+    assert len(found.images) == sum(len(panel.crops) for panel in panels) > 0
+    assert all(image["alt"] for image in found.images)
+    assert "prefers-color-scheme: dark" in document
+    assert 'name="viewport"' in document
+    assert len(document) < 5_000_000
+
+
+def test_plots_tell_their_numbers() -> None:
+    found = curves.curves_of(made({"nic": HALF, "jpeg": CURVE}), [])
+    psnr = plot.plot(found, curves.METRICS["psnr"], 960, 480, named=True)
+    assert "<title>nic: 0.150 bpp, PSNR 29.00 dB</title>" in psnr
+    assert ">jpeg</text>" in psnr
+    assert ">jpeg</text>" not in plot.plot(found, curves.METRICS["psnr"], 360, 330, named=False)
+    lpips = plot.plot(found, curves.METRICS["lpips"], 960, 480, named=True)
+    assert "<title>jpeg: 0.100 bpp, LPIPS 0.4000</title>" in lpips
+    heights = [float(y) for y in re.findall(r'cy="([\d.]+)" r="2.6"', lpips)[:4]]
+    assert heights == sorted(heights)  # less is lower
+    assert plot.plot([], curves.METRICS["psnr"], 960, 480, named=True) == ""
+
+
+def test_a_point_without_any_error_is_not_drawn() -> None:
+    """A smooth picture has an MS-SSIM of 1, which is infinitely many dB, long before it comes back exactly."""
+    results = made({"nic": HALF, "jpeg": CURVE})
+    best = {codec: max(row["setting"] for row in results["rows"] if row["codec"] == codec) for codec in ("nic", "jpeg")}
+    for row in results["rows"]:
+        row["ms_ssim"] = 1.0 if row["setting"] == best[row["codec"]] else 0.9
+    (curve, _), key = curves.curves_of(results, []), curves.METRICS["ms_ssim"]
+    drawn = plot.plot([curve], key, 960, 480, named=True)
+    assert drawn.count("<circle") == 2 * (len(curve.values["ms_ssim"]) - 1)
+    for row in results["rows"]:
+        row["ms_ssim"] = 1.0
+    assert plot.plot(curves.curves_of(results, []), key, 960, 480, named=True) == ""
+    assert "<h3>MS-SSIM" not in page(results)
+
+
+def test_ticks() -> None:
+    assert plot.ticks(0.0, 2.0, 6) == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert plot.ticks(24.3, 42.1, 5) == [25.0, 30.0, 35.0, 40.0]
+    assert plot.ticks(-0.04, 0.11, 5) == [0.0, 0.05, 0.1]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures, the smoothest last."""
+    for index, strength in enumerate((1.0, 0.6, 0.1)):
+        rgb = codecs.synthetic_picture(300, 400, index).astype(float)
+        Image.fromarray((128 + strength * (rgb - 128)).astype(np.uint8)).save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
+def measured(folder: Path, **options: Any) -> tuple[dict[str, Any], list[gallery.Panel]]:
+    chosen = codecs.create(["jpeg", "webp", "jpeg-444"])
+    dataset = datasets.load_dataset(str(folder))
+    results = rate_distortion.run(dataset, chosen, folder / "results.json", settings=[5, 50], measures=Measures())
+    results = curves.summarise(results, resamples=10)
+    return results, gallery.panels(results, dataset, chosen, **options)
+
+
+def test_gallery(folder: Path) -> None:
+    """Pictures from few bits to many, the original first, every crop from the same place and near the rate."""
+    _, panels = measured(folder, pictures=2, targets=(0.1,))
+    assert [panel.picture for panel in panels] == ["2.png", "0.png"]
+    for panel in panels:
+        rgb = np.asarray(Image.open(folder / panel.picture))
+        cut = np.s_[panel.y : panel.y + gallery.HEIGHT, panel.x : panel.x + gallery.WIDTH]
+        original, jpeg, *others = panel.crops
+        np.testing.assert_array_equal(pixels(original), rgb[cut])
+        assert original.bpp is None
+        assert [crop.codec for crop in (jpeg, *others)] == ["jpeg", "webp", "jpeg-444"]
+        assert jpeg.setting is not None
+        one = codecs.Jpeg()
+        data = one.encode(rgb, jpeg.setting)
+        assert jpeg.bpp == 8 * len(data) / (300 * 400)
+        np.testing.assert_array_equal(pixels(jpeg), one.decode(data)[cut])
+    rgb = np.asarray(Image.open(folder / "2.png"))
+    sizes = {quality: 8 * len(codecs.Jpeg().encode(rgb, quality)) / (300 * 400) for quality in range(5, 51)}
+    assert panels[0].crops[1].setting == min(sizes, key=lambda quality: abs(math.log(sizes[quality] / 0.1)))
+    assert measured(folder, pictures=0)[1] == []
+
+
+def test_gallery_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "MAX_BYTES", 400_000)
+    _, panels = measured(folder)
+    assert 0 < len(panels) < 6
+    assert sum(len(crop.webp) for panel in panels for crop in panel.crops) <= 400_000
+
+
+def test_crops_are_taken_where_there_is_something() -> None:
+    rgb = np.full((500, 700, 3), 90, np.uint8)
+    rgb[300:420, 404:560] = codecs.synthetic_picture(120, 156)
+    x, y = gallery.most_structure(rgb)
+    assert x <= 404
+    assert x + gallery.WIDTH >= 560
+    assert y <= 300
+    assert y + gallery.HEIGHT >= 420
+    assert gallery.most_structure(rgb[:100, :100]) == (0, 0)
+    assert gallery.most_structure(rgb[:3, :3]) == (0, 0)
+
+
+def test_gallery_searches_settings_of_any_scale(folder: Path) -> None:
+    """A distance that falls as files grow, and rates that are no whole numbers."""
+    rgb = np.asarray(Image.open(folder / "1.png"))
+    for name in ("jxl", "jpeg2000"):
+        (one,), _ = codecs.installed([name])
+        row, _ = gallery._near(one, rgb, 0.8, {}, Measures())
+        assert row["bpp"] == pytest.approx(0.8, rel=0.1)
+    row, _ = gallery._near(codecs.Jpeg(), rgb, 1e-3, {}, Measures())
+    assert row["setting"] == codecs.Jpeg().settings()[0]  # the nearest it gets
+
+
+def pixels(crop: gallery.Crop) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(crop.webp)).convert("RGB"))

@@ -1,0 +1,174 @@
+"""Data sets: by name with checksums, from a folder, and downloaded from files on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from neurocodec.bench import codecs, datasets, measures
+from neurocodec.bench.datasets import Dataset, describe, load_dataset
+from neurocodec.errors import ConfigError, ImageError, MissingWeightsError
+from neurocodec.files import download
+
+RGB = [codecs.synthetic_picture(12, 20, seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of three PNG files that stands for the server of a data set named tiny."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    for index, rgb in enumerate(RGB):
+        Image.fromarray(rgb).save(folder / f"{index}.png")
+    source = datasets.Source(
+        "three tiny pictures",
+        "no rights reserved",
+        {f"{i}.png": hashlib.sha256(rgb.tobytes()).hexdigest() for i, rgb in enumerate(RGB)},
+        folder.as_uri() + "/",
+        {f"{i}.png": hashlib.sha256((folder / f"{i}.png").read_bytes()).hexdigest() for i in range(3)},
+    )
+    monkeypatch.setattr(datasets, "SOURCES", {"tiny": source})
+    monkeypatch.setenv("NEUROCODEC_DATA", str(tmp_path / "data"))
+    return folder
+
+
+def test_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, rgb in enumerate(RGB):
+        Image.fromarray(rgb).save(folder / f"{index}.png")
+    for name in ("notes.txt", "scan.pdf", "film.mpg", "._0.png", "a.nic"):
+        (folder / name).write_text("no picture")
+    (folder / "more.png").mkdir()
+    assert list(load_dataset(str(folder)).pictures) == ["0.png", "1.png", "2.png"]
+    found = load_dataset(str(folder), 2)
+    assert found.name == "pictures"
+    assert found.pictures == {f"{i}.png": folder / f"{i}.png" for i in range(2)}
+    assert describe(found)[1] == {
+        "name": "1.png",
+        "width": 20,
+        "height": 12,
+        "sha256": hashlib.sha256((folder / "1.png").read_bytes()).hexdigest(),
+    }
+    with pytest.raises(ConfigError, match="expected --images from 1 to 3"):
+        load_dataset(str(folder), 4)
+    with pytest.raises(ConfigError, match="is no folder: give one of kodak, clic2025-validation"):
+        load_dataset(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no pictures"):
+        load_dataset(str(tmp_path / "empty"))
+
+
+def test_downloads_are_checked_and_only_done_once(
+    server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=r"3 of 3 pictures of tiny, such as 0.png, are not in .*--download fetches"):
+        load_dataset("tiny")
+    found = load_dataset("tiny", download=True)
+    assert list(found.pictures) == ["0.png", "1.png", "2.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(found.paths[2])), RGB[2])
+    assert "3 files of three tiny pictures (no rights reserved)" in capsys.readouterr().err
+    (server / "0.png").unlink()
+    assert load_dataset("tiny", 2, download=True).paths == found.paths[:2]
+    assert capsys.readouterr().err == ""
+    assert len(describe(found)) == 3
+
+
+def test_downloads_that_are_something_else_leave_nothing(
+    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (server / "1.png").write_bytes(b"an error page")
+    with pytest.raises(ConfigError, match=r"1.png cannot be had: it has the SHA-256 .*; put 1.png into"):
+        load_dataset("tiny", download=True)
+    assert [path.name for path in (tmp_path / "data" / "tiny").iterdir()] == ["0.png"]
+    (server / "1.png").unlink()
+    with pytest.raises(ConfigError, match="cannot be had"):
+        load_dataset("tiny", download=True)
+    with pytest.raises(OSError, match="it has the SHA-256"):
+        download((server / "2.png").as_uri(), "0" * 64, tmp_path / "out")
+    monkeypatch.setattr("neurocodec.files.LIMIT", 10)
+    with pytest.raises(OSError, match="more than 0 MB"):
+        download((server / "2.png").as_uri(), "0" * 64, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"data", server.name}
+
+
+def test_a_name_is_a_promise_about_pixels(server: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "tiny"
+    folder.mkdir(parents=True)
+    Image.fromarray(RGB[0]).save(folder / "0.webp", lossless=True)  # other bytes, the same pixels
+    Image.fromarray(RGB[1]).save(folder / "1f00ba55.png")  # a longer name that begins in the same way
+    Image.fromarray(RGB[1]).save(folder / "2.png")  # another picture under this name
+    (folder / "0.nic").write_text("what was encoded beside it")
+    (folder / "1.txt").write_text("notes")
+    found = load_dataset("tiny")
+    assert found.pictures == {"0.png": folder / "0.webp", "1.png": folder / "1f00ba55.png", "2.png": folder / "2.png"}
+    assert [picture["name"] for picture in describe(load_dataset("tiny", 2))] == ["0.png", "1.png"]
+    with pytest.raises(ConfigError, match=r"2.png does not hold the pixels of 2.png in tiny"):
+        describe(found)
+    with pytest.raises(ConfigError, match="a folder with another name"):
+        describe(load_dataset(str(folder)))
+    elsewhere = load_dataset(str(folder.rename(tmp_path / "mine")))
+    assert [picture["name"] for picture in describe(elsewhere)] == ["0.webp", "1f00ba55.png", "2.png"]
+    with pytest.raises(ConfigError, match="expected a number from 1 to 3"):
+        load_dataset("tiny", 4)
+
+
+def test_without_a_source_the_error_says_where_pictures_come_from(
+    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        datasets.SOURCES, "tiny", replace(datasets.SOURCES["tiny"], url="", advice="ask the authors of tiny")
+    )
+    monkeypatch.delenv("NEUROCODEC_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ConfigError, match=r"cache.*as NEUROCODEC_DATA is not set: ask the authors of tiny"):
+        load_dataset("tiny", download=True)
+
+
+def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="give a picture that can be read"):
+        describe(Dataset("x", {"a.png": tmp_path / "a.png"}))
+
+
+def test_the_tables_are_complete() -> None:
+    kodak, clic = datasets.SOURCES["kodak"], datasets.SOURCES["clic2025-validation"]
+    assert list(kodak.pixels) == [f"kodim{n:02}.png" for n in range(1, 25)] == list(kodak.files)
+    assert len(clic.pixels) == 12
+    for table in (kodak.pixels, kodak.files, clic.pixels):
+        assert all(len(bytes.fromhex(value)) == 32 for value in table.values())
+        assert len(set(table.values())) == len(table)
+
+
+@pytest.mark.parametrize("name", ["kodak", "clic2025-validation"])
+def test_the_tables_are_those_of_the_pictures(data_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("NEUROCODEC_DATA", str(data_folder))
+    found = describe(load_dataset(name, 2))  # compares pixels
+    files = datasets.SOURCES[name].files
+    assert all(files.get(picture["name"], picture["sha256"]) == picture["sha256"] for picture in found)
+
+
+def test_inception_weights_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = tmp_path / "published"
+    published.write_bytes(b"weights")
+    monkeypatch.setattr(measures, "INCEPTION_URL", published.as_uri())
+    monkeypatch.setattr(measures, "INCEPTION_SHA256", hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
+    with pytest.raises(MissingWeightsError, match=r"put weights-inception-2015-12-05-6726825d\.pth into"):
+        measures._inception_weights(False)
+    cached = measures._inception_weights(True)
+    assert cached.read_bytes() == b"weights"
+    published.unlink()
+    assert measures._inception_weights(False) == cached
+    (tmp_path / measures.INCEPTION_FILE).write_bytes(b"others")
+    with pytest.raises(MissingWeightsError, match="replace it"):
+        measures._inception_weights(False)
+    (tmp_path / measures.INCEPTION_FILE).unlink()
+    cached.unlink()
+    with pytest.raises(MissingWeightsError, match="cannot be had"):
+        measures._inception_weights(True)

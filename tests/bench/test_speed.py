@@ -1,0 +1,341 @@
+"""`neurocodec bench speed` and `bench coder`: what is measured, by whom, and what is said of the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from paths import SMALL_MODEL
+from PIL import Image
+
+from neurocodec import checkpoint
+from neurocodec.bench import codecs, coder_speed, speed
+from neurocodec.checkpoint import Model
+from neurocodec.cli.main import main
+from neurocodec.entropy import coder
+from neurocodec.entropy.integer import PASSES, EntropyNetwork
+from neurocodec.entropy.tables import gaussian_tables
+from neurocodec.errors import (
+    ConfigError,
+    ImageError,
+    MissingPackageError,
+    ModelNotFoundError,
+    NativeUnavailableError,
+)
+from neurocodec.models.hific import GeneratorConfig
+
+SMALL = SMALL_MODEL
+RGB = codecs.synthetic_picture(48, 80, seed=5)
+LINUX = os.path.exists("/proc/self/clear_refs")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A file of 56 x 40 pixels."""
+    Image.fromarray(codecs.synthetic_picture(40, 56)).save(tmp_path / "0.png")
+    return tmp_path / "0.png"
+
+
+def test_rows(picture: Path) -> None:
+    threads = [1, 2] if speed.available_cores() > 1 else [1]
+    results = speed.run(
+        [codecs.Nic(SMALL, "nic"), codecs.Jpeg()], [(70, 50)], threads=threads, bpp=2.0, repeats=2, picture=picture,
+        device="cpu", missing={"bpg": "not there"},
+    )  # fmt: skip
+    rows = results["rows"]
+    assert [(row["codec"], row["threads"]) for row in rows] == [(c, t) for c in ("nic", "jpeg") for t in threads]
+    for row in rows:
+        assert (row["width"], row["height"], row["device"]) == (70, 50, "cpu")
+        assert row["bpp"] == 8 * row["bytes"] / 3500
+        assert row["psnr"] > 10 or row["codec"] == "nic"
+        for way in ("encode", "decode"):
+            assert 0 < row[way]["min_s"] <= row[way]["median_s"]
+            assert row[way]["runs"] == 2
+            assert row[way]["file_s"] > 0
+            assert row[way]["peak_bytes"] > 1e7
+    assert rows[0]["import_s"] > 0.1  # torch
+    assert rows[0]["load_s"] > 0
+    assert rows[-1]["import_s"] < rows[0]["import_s"]
+    assert "stages_s" not in rows[-1]["encode"]
+    if LINUX:
+        assert rows[-1]["encode"]["peak_bytes"] < rows[0]["encode"]["peak_bytes"]
+    encode, decode = rows[0]["encode"], rows[0]["decode"]
+    assert encode["stages_s"].keys() == {"g_a", "h_a", "h_s and context", "range coder", "pixels and container"}
+    assert decode["stages_s"].keys() == {"range coder", "h_s and context", "g_s", "pixels and container"}
+    for found in (encode, decode):
+        assert found["stages_peak_bytes"].keys() == found["stages_s"].keys()
+        assert all(seconds > 0 for seconds in found["stages_s"].values())
+    text = speed.table(results)
+    assert "| jpeg | 70×50 | 0.00 | 1 |" in text
+    assert f"- nic, 70×50, {threads[-1]} thread" in text
+    assert "- bpg is left out: not there" in text
+    assert results["picture"] == "0.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Failing:
+    """A codec that does what its name says, where it is measured but not where its setting is looked for."""
+
+    name: str
+
+    def settings(self) -> tuple[float, ...]:
+        return (1,)
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    def encode(self, rgb: NDArray[np.uint8], setting: float) -> bytes:
+        if rgb.shape[0] == 512:
+            return b"x"
+        if self.name == "raises":
+            raise ImageError("no such picture")
+        if self.name == "dies":
+            os._exit(7)
+        if self.name == "greedy":
+            return bytes(np.ones(1 << 46, np.uint8)[:1])
+        return b"x"
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+def test_a_codec_that_fails_is_a_row_and_does_not_stop_the_others() -> None:
+    lines: list[str] = []
+    chosen = [Failing(name) for name in ("raises", "dies", "greedy", "works")]
+    results = speed.run(chosen, [(8, 8)], repeats=1, device="cpu", progress=lines.append)
+    found = [row.get("not_measured", "") for row in results["rows"]]
+    assert found[0] == "no such picture"
+    assert "status 7" in found[1]
+    assert "allocate" in found[2]
+    assert found[3] == ""
+    text = speed.table(results)
+    assert "- raises, 8×8, 1 thread: no such picture" in text
+    assert "| works | 8×8 |" in text
+    assert [line.split(",")[0] for line in lines] == ["raises", "dies", "greedy", "works"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Holding(Failing):
+    """Holds 100 MB while it encodes, and 300 MB while it decodes."""
+
+    name: str = "holding"
+
+    def encode(self, rgb: NDArray[np.uint8], setting: float) -> bytes:
+        return bytes(np.ones(100_000_000, np.uint8)[:1])
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        return np.ones(300_000_000, np.uint8)[:192].reshape(8, 8, 3)
+
+
+@pytest.mark.skipif(not LINUX, reason="elsewhere peaks are those since the process began")
+def test_peaks_are_those_of_the_part_and_not_of_this_process() -> None:
+    ballast = np.ones(700_000_000, np.uint8)
+    (row,) = speed.run([Holding()], [(8, 8)], repeats=1, device="cpu")["rows"]
+    del ballast
+    assert row["encode"]["peak_bytes"] - row["resting_bytes"] == pytest.approx(100e6, rel=0.15)
+    assert row["decode"]["peak_bytes"] - row["resting_bytes"] == pytest.approx(300e6, rel=0.15)
+    assert row["decode"]["peak_bytes"] < 600e6
+
+
+@pytest.mark.skipif(not LINUX, reason="elsewhere peaks are those since the process began")
+def test_stages_have_peaks_of_their_own() -> None:
+    clock, runs = speed.PeakClock("cpu"), []
+    with clock.run(runs):
+        clock.time("large", lambda: np.ones(200_000_000, np.uint8).sum())
+        np.ones(50_000_000, np.uint8).sum()
+        clock.time("small", lambda: None)
+        clock.time("large", lambda: None)
+    (found,) = runs
+    assert found["large"] - found["small"] == pytest.approx(200e6, rel=0.15)
+    assert found[speed.REST] - found["small"] <= 65e6  # 50 MB, less what the allocator had at hand
+
+
+def test_stages_count_every_pass_of_the_entropy_network_and_the_coder(
+    small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowed(function: Any) -> Any:
+        def slow(*arguments: Any, **options: Any) -> Any:
+            time.sleep(0.03)
+            return function(*arguments, **options)
+
+        return slow
+
+    monkeypatch.setattr(EntropyNetwork, "predict", slowed(EntropyNetwork.predict))
+    monkeypatch.setattr(coder.Decoder, "finish", slowed(coder.Decoder.finish))
+    runs = speed.stage_runs(codecs.Nic(small_model), RGB, 50, speed.Clock("cpu"), 1)
+    assert runs is not None
+    for (stages,) in runs.values():
+        assert stages["h_s and context"] > PASSES * 0.03
+        assert stages["pixels and container"] < PASSES * 0.03
+    assert runs["decode"][0]["range coder"] > 0.03
+    assert speed.stage_runs(codecs.Jpeg(), RGB, 50, speed.Clock("cpu"), 1) is None
+
+
+def test_realism_is_what_is_measured(small_model: Model) -> None:
+    """The generator decodes, in the process that measures and in the runs by stage."""
+    on_cpu = speed._on_device(codecs.Nic(SMALL, "nic@0.5", realism=0.5), "cpu")
+    assert isinstance(on_cpu, codecs.Nic)
+    assert (on_cpu.name, on_cpu.realism) == ("nic@0.5", 0.5)
+    with pytest.raises(ModelNotFoundError, match="generative decoder"):
+        speed._load(on_cpu, 50)
+    generator = checkpoint.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
+    nic = codecs.Nic(dataclasses.replace(small_model, generator=generator.eval()), "nic@0.5", realism=0.5)
+    runs = speed.stage_runs(nic, RGB, 50, speed.Clock("cpu"), 1)
+    assert runs is not None
+    (stages,) = runs["decode"]
+    assert stages["generator"] > 0
+    assert "g_s" not in stages
+
+
+def test_setting_near_a_rate() -> None:
+    jpeg = codecs.Jpeg()
+    sizes = {setting: 8 * len(jpeg.encode(RGB, setting)) / (48 * 80) for setting in jpeg.settings()}
+    for target in (0.01, 2.0, 4.0, 100.0):
+        nearest = min(sizes, key=lambda s: abs(math.log(sizes[s] / target)))
+        assert speed.setting_near(jpeg, RGB, target) == nearest
+
+
+def test_fill_mirrors_and_cuts() -> None:
+    small = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    assert speed.fill(small, 2, 5)[:, :, 0].tolist() == [[0, 3, 3, 0, 0]] * 2
+    assert np.array_equal(speed.fill(RGB, 10, 20), RGB[:10, :20])
+
+
+def test_choose_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str, *_: Any) -> None:
+        raise MissingPackageError("no compressai here")
+
+    monkeypatch.setattr(speed, "_compressai", absent)
+    with speed.choose(["jpeg", "cai:mbt2018-mean"]) as (found, missing):
+        assert [codec.name for codec in found] == ["jpeg"]
+        assert missing == {"cai:mbt2018-mean": "no compressai here"}
+    with pytest.raises(ConfigError, match="none of these codecs is installed: no compressai"), speed.choose(["cai:x"]):
+        pass
+
+
+def test_compressai_networks_without_weights_are_measured_and_named_so(
+    picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neurocodec.interop import compressai
+
+    try:
+        zoo = compressai.package("zoo.image")
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr(zoo, "load_state_dict_from_url", offline)
+    monkeypatch.setitem(zoo.cfgs["mbt2018-mean"], 5, (8, 12))
+    with speed.choose(["cai:mbt2018-mean"], picture=picture) as (found, _):
+        (row,) = speed.run(found, [(70, 50)], repeats=1, picture=picture, device="cpu")["rows"]
+    assert row["codec"] == "cai:mbt2018-mean (random weights)"
+    assert row["psnr"] is None
+    assert row["encode"]["stages_s"].keys() == {
+        "g_a", "h_a", "h_s and context", "range coder", "pixels and container"
+    }  # fmt: skip
+    assert row["decode"]["stages_s"].keys() == {"range coder", "h_s and context", "g_s", "pixels and container"}
+
+
+def test_arguments_that_make_no_sense() -> None:
+    jpeg = [codecs.Jpeg()]
+    for options in ({"repeats": 0}, {"bpp": 0}, {"threads": []}, {"threads": [0]}):
+        with pytest.raises(ConfigError, match="give positive numbers"):
+            speed.run(jpeg, [(8, 8)], **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="at most the"):
+        speed.run(jpeg, [(8, 8)], threads=[4096])
+    with pytest.raises(ValueError, match="device is 'tpu'"):
+        speed.run(jpeg, [(8, 8)], picture=Path("nowhere.png"), device="tpu")  # before anything is read or encoded
+
+
+def test_bench_speed_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "speed.json"
+    command = ["bench", "speed", "--codecs", "jpeg", "--sizes", "64x48,0.0006", "--repeats", "2", "-o", str(output)]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert "| jpeg | 64×48 |" in out
+    assert err.count("jpeg, ") == 2
+    assert [(row["width"], row["height"]) for row in json.loads(output.read_text())["rows"]] == [(64, 48), (30, 20)]
+    assert main(command) == 1
+    assert "--force" in capsys.readouterr().err
+    for wrong in ("64x", "x", "0", "-1", "nan", "inf", "1,,2", "big"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["bench", "speed", "--sizes", wrong])
+
+
+# the coder
+
+
+@pytest.fixture
+def need_native() -> None:
+    if coder_speed.extension() is None:
+        pytest.skip("there is no compiled range coder here")
+
+
+@pytest.mark.usefixtures("need_native")
+def test_bench_coder_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "coder.json"
+    command = ["bench", "coder", "--count", "5000", "--repeats", "2", "-o", str(output)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    results = json.loads(output.read_text())
+    assert [found["symbols"] for found in results["results"]] == [5000, 5000, 5000, 40000]
+    for found in results["results"]:
+        assert f"{found['set']}: {found['symbols']} symbols" in out
+        ours = {row["bytes"] for row in found["rows"] if row.get("coder", "").startswith("neurocodec")}
+        assert len(ours) == 1
+        assert found["ideal_bytes"] <= ours.pop() < 1.05 * found["ideal_bytes"] + 8
+        assert len(found["rows"]) == 5
+        for row in found["rows"]:
+            assert "not_measured" in row or (row["encode_msymbols_s"] > 0 and row["decode_msymbols_s"] > 0)
+    assert main(command) == 1
+    assert "--force" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("need_native")
+def test_bench_coder_on_given_symbols(tmp_path: Path) -> None:
+    tables = gaussian_tables([0.5, 3.0])
+    arrays = {name: getattr(tables, name) for name in ("frequencies", "offsets", "lengths")}
+    path = tmp_path / "latents.npz"
+    np.savez(path, symbols=np.array([[0, 1], [-1, 900]], np.int32), indexes=np.array([[0, 1], [1, 1]]), **arrays)
+    sample = coder_speed.read(path)
+    assert sample.symbols.tolist()[:3] == [0, 1, -1]
+    assert sample.symbols[3] == tables.offsets[1] + tables.lengths[1] - 2  # clipped to its row
+    (found,) = coder_speed.run([sample], repeats=1)["results"]
+    assert (found["set"], found["symbols"], len(found["rows"])) == ("latents.npz", 4, 4)
+
+    np.savez(tmp_path / "less.npz", symbols=np.zeros(3, np.int32))
+    (tmp_path / "text.npz").write_text("text")
+    (tmp_path / "empty.npz").touch()
+    np.savez(tmp_path / "none.npz", symbols=np.zeros(0, np.int32), indexes=np.zeros(0, np.int32), **arrays)
+    np.savez(tmp_path / "half.npz", symbols=np.array([0.5]), indexes=np.array([0]), **arrays)
+    np.savez(tmp_path / "one.npz", symbols=np.zeros(1, np.int32), indexes=np.array([0, 0]), **arrays)
+    np.savez(tmp_path / "row.npz", symbols=np.zeros(1, np.int32), indexes=np.array([256]), **arrays)
+    for name in ("less.npz", "text.npz", "empty.npz", "none.npz", "half.npz", "one.npz", "row.npz", "missing.npz"):
+        with pytest.raises(ConfigError, match=rf"{name} is no .npz file"):
+            coder_speed.read(tmp_path / name)
+
+
+def test_the_twin_is_not_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NEUROCODEC_NATIVE", "off")
+    with pytest.raises(NativeUnavailableError):
+        coder_speed.run([])
+    assert main(["bench", "coder", "--count", "10"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("need_native")
+def test_a_coder_that_decodes_wrongly_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = coder.Decoder.decode
+    monkeypatch.setattr(coder.Decoder, "decode", lambda self, indexes: decode(self, indexes) + 1)
+    with pytest.raises(RuntimeError, match="other symbols"):
+        coder_speed.run(coder_speed.drawn(100)[:1], repeats=1)

@@ -1,0 +1,255 @@
+"""`neurocodec encode DIR`: whole trees, over processes, again after an interruption; and what is planned for them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import ROOT, SMALL_MODEL
+from PIL import Image
+
+import neurocodec
+from neurocodec import collection
+from neurocodec.cli import workers
+from neurocodec.cli.main import main
+
+MODEL = SMALL_MODEL
+
+
+@pytest.fixture(autouse=True)
+def _model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small golden model is installed, for worker processes too."""
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(MODEL.parent))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Three pictures in a tree, and what is none."""
+    folder = tmp_path / "in"
+    for number, name in enumerate(("b.png", "sub/a.jpg", "sub/deep er/C.WEBP")):
+        make_picture(folder / name, number)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "video.mpg").write_text("no picture either")
+    (folder / ".hidden").mkdir()
+    make_picture(folder / ".hidden" / "d.png")
+    make_picture(folder / ".e.png")
+    return folder
+
+
+def make_picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    small.resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def tree_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[str], list[str]]:
+    """Status, lines of stdout and lines of stderr of `neurocodec encode`."""
+    status = main(["encode", "--model", "small", *(str(word) for word in words)])
+    out, err = capsys.readouterr()
+    return status, out.splitlines(), err.splitlines()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_tree_becomes_the_same_tree(
+    capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path, jobs: int
+) -> None:
+    out = tmp_path / "made" / "out"
+    status, lines, errors = run(capsys, tree, "-o", out, "-j", jobs, "-q", "30")
+    assert (status, errors) == (0, [])
+    names = ["b.nic", "sub/a.nic", "sub/deep er/C.nic"]
+    assert [line.split(":")[0] for line in lines[:-1]] == [str(out / name) for name in names]
+    assert lines[-1] == "3 encoded, 0 there already, 0 failed"
+    found = tree_of(out)
+    assert list(found) == names
+    for name, source in zip(names, ("b.png", "sub/a.jpg", "sub/deep er/C.WEBP"), strict=True):
+        assert found[name] == neurocodec.encode(tree / source, quality=30, model="small", device="cpu")
+
+
+def test_a_second_run_makes_what_is_missing_and_nothing_else(
+    capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(capsys, tree, "-o", out)
+    first = tree_of(out)
+    (out / "sub" / "a.nic").unlink()
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.nic")}
+    status, lines, _ = run(capsys, tree, "-o", out, "-q", "90")
+    assert (status, lines[-1]) == (0, "1 encoded, 2 there already, 0 failed")
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert len(tree_of(out)["sub/a.nic"]) > len(first["sub/a.nic"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "encode", lambda *_: pytest.fail("encoded for nothing"))
+        assert run(capsys, tree, "-o", out, "--model", "nowhere") == (0, ["0 encoded, 3 there already, 0 failed"], [])
+    assert run(capsys, tree, "-o", out, "--force")[1][-1] == "3 encoded, 0 there already, 0 failed"
+    assert tree_of(out) == first
+
+
+def test_without_output_files_stand_beside_the_pictures(capsys: pytest.CaptureFixture[str], tree: Path) -> None:
+    before = tree_of(tree)
+    assert run(capsys, tree)[0] == 0
+    after = tree_of(tree)
+    assert after.keys() - before.keys() == {"b.nic", "sub/a.nic", "sub/deep er/C.nic"}
+    assert {name: after[name] for name in before} == before
+    assert run(capsys, tree)[1] == ["0 encoded, 3 there already, 0 failed"]  # .nic files are no pictures to encode
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_problems_come_at_the_end_and_stop_nothing(
+    capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path, jobs: int
+) -> None:
+    (tree / "a.png").write_text("no picture at all")
+    make_picture(tree / "twice.png")
+    make_picture(tree / "twice.webp")
+    out = tmp_path / "out"
+    (out / "sub").mkdir(parents=True)
+    (out / "b.nic").write_text("somebody's notes")
+    (out / "sub" / "a.nic").mkdir()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    status, lines, errors = run(capsys, tree, empty, tmp_path / "missing.png", "-o", out, "-j", jobs)
+    assert status == 1
+    assert lines[-1] == "1 encoded, 0 there already, 7 failed"
+    assert all(error.startswith("neurocodec: ") for error in errors)
+    for words in (
+        "a.png is no picture",
+        "b.nic exists and is no .nic file; use --force",
+        "a.nic is a folder",
+        "twice.png: another picture becomes",
+        "twice.webp: another picture becomes",
+        "empty holds no pictures",
+        "missing.png: No such file",
+    ):
+        assert sum(words in error for error in errors) == 1, words
+    assert len(errors) == 7
+    assert (out / "b.nic").read_text() == "somebody's notes"
+    assert (
+        run(capsys, tree / "b.png", tree / "sub", "-o", out, "--force")[1][-1] == "3 encoded, 0 there already, 0 failed"
+    )
+    assert (out / "b.nic").read_bytes()[:4] == b"\x8fNIC"
+
+
+def test_files_and_folders_together(capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path) -> None:
+    other = make_picture(tmp_path / "x" / "other.png", 9)
+    assert run(capsys, tree / "sub", other, "-o", tmp_path / "out")[0] == 0
+    assert list(tree_of(tmp_path / "out")) == ["a.nic", "deep er/C.nic", "other.nic"]
+
+
+def test_what_two_inputs_hold_is_encoded_once(
+    capsys: pytest.CaptureFixture[str], tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree)
+    status, lines, errors = run(capsys, ".", os.path.join("..", tree.name), "sub", os.path.join("sub", "a.jpg"))
+    assert (errors, status, lines[-1]) == ([], 0, "3 encoded, 0 there already, 0 failed")
+
+
+def test_an_output_that_is_a_file(capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    status, lines, errors = run(capsys, tree, "-o", tmp_path / "out")
+    assert (status, lines, len(errors)) == (1, [], 1)
+    assert "out is no folder" in errors[0]
+
+
+def test_a_model_that_is_not_there_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path
+) -> None:
+    status, lines, errors = run(capsys, tree, "-o", tmp_path / "out", "--model", "nowhere")
+    assert (status, lines, len(errors)) == (1, [], 1)
+    assert "'nowhere'" in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads and writes everywhere")
+def test_folders_without_permission(capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path) -> None:
+    (tree / "sub" / "deep er").chmod(0)
+    try:
+        status, lines, errors = run(capsys, tree, "-o", tmp_path / "out")
+    finally:
+        (tree / "sub" / "deep er").chmod(0o700)
+    assert (status, lines[-1], len(errors)) == (1, "2 encoded, 0 there already, 1 failed", 1)
+    assert "deep er: Permission denied" in errors[0]
+
+
+def test_links_to_folders_are_not_followed(tree: Path) -> None:
+    (tree / "sub" / "again").symlink_to(tree)
+    assert len(collection.plan([str(tree)], None, force=False)) == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="finds the process in /proc")
+def test_a_process_that_ends_costs_its_own_picture_only(tree: Path) -> None:
+    jobs = [collection.Job(str(tree / f"{number}.png"), "") for number in range(25)]
+    for number, job in enumerate(jobs):
+        make_picture(Path(job.source), number, (8, 8))
+    Path(jobs[3].source).unlink()
+    os.mkfifo(jobs[3].source)  # whoever opens it waits
+    results = workers.encode_all(jobs, {"model": str(MODEL), "device": "cpu"}, 2)
+    found = [next(results) for _ in range(3)]
+    stopping = _end_whoever_waits_on(jobs[3].source)
+    found += list(results)
+    stopping.wait(60)
+    assert "its process ended" in found[3][2]
+    assert [problem for _, _, problem in found[:3] + found[4:]] == [""] * 24
+    assert found[24][0] == neurocodec.encode(jobs[24].source, model="small", device="cpu")
+
+
+def _end_whoever_waits_on(fifo: str) -> subprocess.Popen[bytes]:
+    """A process that kills, twice, the child of this one that has the FIFO open."""
+    script = (
+        "import os, signal, sys, time\n"
+        "for _ in range(2):\n"
+        "    fd = os.open(sys.argv[1], os.O_WRONLY)\n"  # returns when the reader is there
+        "    time.sleep(0.3)\n"
+        "    for entry in os.listdir('/proc'):\n"
+        "        if entry.isdigit() and int(entry) != os.getpid():\n"
+        "            try:\n"
+        "                links = [os.readlink(f'/proc/{entry}/fd/{n}') for n in os.listdir(f'/proc/{entry}/fd')]\n"
+        "            except OSError:\n"
+        "                continue\n"
+        "            if sys.argv[1] in links:\n"
+        "                os.kill(int(entry), signal.SIGKILL)\n"
+        "    os.close(fd)\n"
+        "    time.sleep(0.3)\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", script, fifo])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_an_interrupted_run_can_be_continued(tmp_path: Path) -> None:
+    for number in range(30):
+        make_picture(tmp_path / "in" / f"{number}.png", number, (900, 900))
+    command = [sys.executable, "-m", "neurocodec", "encode", tmp_path / "in", "-o", tmp_path / "out", "-j", "2"]
+    command += ["--model", "small"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # the first file is done, the workers are busy
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"")
+    there = tree_of(tmp_path / "out")
+    assert there
+    assert all(re.fullmatch(r"\d+\.nic", name) for name in there)
+    for _ in range(100):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("worker processes are left")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{30 - len(there)} encoded, {len(there)} there already, 0 failed"
+    assert len(tree_of(tmp_path / "out")) == 30
