@@ -27,11 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-
-from neurocodec import checkpoint, codec, container, image, tiling
-from neurocodec.bench.rate_distortion import commit, machine, versions
-from neurocodec.entropy import coder
 from neurocodec.entropy.arithmetic import (
     Arithmetic,
     IntegerLayer,
@@ -40,7 +35,13 @@ from neurocodec.entropy.arithmetic import (
     TorchArithmetic,
     kernels,
 )
-from neurocodec.entropy.integer import OUTPUT_LIMIT, PASSES
+from torch import Tensor
+
+from neurocodec import codec, container, image, tiling
+from neurocodec.bench.rate_distortion import commit, machine, versions
+from neurocodec.entropy import coder
+from neurocodec.entropy.grid import OUTPUT_LIMIT, PASSES
+from neurocodec.models import networks
 from neurocodec.models.hyperprior import INDEX_UNIT, Hyperprior, pass_masks
 from neurocodec.training.run import load_run
 
@@ -96,7 +97,7 @@ class InFloat32(TorchArithmetic):
 
 
 @torch.no_grad()
-def float_bytes(model: checkpoint.Model, network: Hyperprior, y: Tensor, index: int) -> int:
+def float_bytes(model: networks.Networks, network: Hyperprior, y: Tensor, index: int) -> int:
     """Bytes of the stream when means and scales come from the float network."""
     row = torch.tensor([index / 64])
     z_hat = model.h_a(y, row).round()
@@ -120,18 +121,18 @@ def float_bytes(model: checkpoint.Model, network: Hyperprior, y: Tensor, index: 
     return len(coder.encode(np.concatenate(symbols), np.concatenate(rows), model.tables, calls=calls))
 
 
-def integer_bytes(model: checkpoint.Model, y: Tensor, index: int, arithmetic: Arithmetic) -> int:
+def integer_bytes(model: networks.Networks, y: Tensor, index: int, arithmetic: Arithmetic) -> int:
     chosen = dataclasses.replace(model, entropy=model.entropy.using(arithmetic))
     return len(codec._encode_latents(y, chosen, index).stream)
 
 
-def analysed(model: checkpoint.Model, rgb: np.ndarray, index: int) -> Tensor:
+def analysed(model: networks.Networks, rgb: np.ndarray, index: int) -> Tensor:
     padded = image.pad_to_multiple(rgb, codec.LATENT)
     window = tiling.Window(0, 0, padded.shape[0] // codec.LATENT, padded.shape[1] // codec.LATENT)
-    return codec._analyse(padded, window, model, index)
+    return codec.analyse(padded, window, model, index)
 
 
-def decode_times(model: checkpoint.Model, rgb: np.ndarray, arithmetic: Arithmetic, threads: int) -> dict[str, float]:
+def decode_times(model: networks.Networks, rgb: np.ndarray, arithmetic: Arithmetic, threads: int) -> dict[str, float]:
     """Milliseconds of a decode: the entropy path, and all of it. Smallest of seven."""
     torch.set_num_threads(threads)
     chosen = dataclasses.replace(model, entropy=model.entropy.using(arithmetic))
@@ -162,7 +163,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model, network = checkpoint.load("base", device="cpu"), load_run(args.run)
+    model, network = networks.load("base", device="cpu"), load_run(args.run)
     paths = sorted(args.pictures.glob("*.png"))[: args.images]
     pictures = [image.load(path).rgb for path in paths]
     landscape = next((rgb for rgb in pictures if rgb.shape[:2] == (512, 768)), None)

@@ -17,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from neurocodec import checkpoint, codec, container, image
-from neurocodec.entropy.arithmetic import Arithmetic, NativeArithmetic, TorchArithmetic, kernels
+from neurocodec import codec, container, image
+from neurocodec.integer.gpu import TorchArithmetic
+from neurocodec.integer.native import NativeArithmetic, kernels
+from neurocodec.integer.reference import Arithmetic
+from neurocodec.models.networks import Networks
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -48,14 +51,15 @@ class Vector:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a vector. levels: the largest difference of a pixel from the stored picture."""
+    """The result of decoding a vector. levels: the largest difference of a pixel from the stored picture."""
 
     exact: bool
     levels: int
 
 
-def load_vectors(folder: Path = VECTORS) -> list[Vector]:
-    """The vectors of a folder."""
+def load_vectors(folder: Path | None = None) -> list[Vector]:
+    """The vectors of a folder; by default those of the shipped model."""
+    folder = folder or VECTORS
     table = json.loads((folder / "expected.json").read_text())
     return [
         Vector(
@@ -68,8 +72,8 @@ def load_vectors(folder: Path = VECTORS) -> list[Vector]:
     ]
 
 
-def write_vectors(folder: Path, model: checkpoint.Model, sources: Mapping[str, tuple[image.Picture, int]]) -> None:
-    """Makes the vectors of a folder: each picture encoded at a quality index."""
+def write_vectors(folder: Path, model: Networks, sources: Mapping[str, tuple[image.Picture, int]]) -> None:
+    """Writes vectors to a folder: each picture, encoded at a quality index."""
     table = {}
     for name, (picture, index) in sources.items():
         data = codec.encode_picture(picture, model, index)
@@ -81,7 +85,7 @@ def write_vectors(folder: Path, model: checkpoint.Model, sources: Mapping[str, t
     (folder / "expected.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def digests_of(data: bytes, model: checkpoint.Model) -> Digests:
+def digests_of(data: bytes, model: Networks) -> Digests:
     """Digests of a file of one tile, as this machine decodes it."""
     nic = container.read(data)
     (latents,) = codec.decode_latents(nic, model)
@@ -93,7 +97,7 @@ def digests_of(data: bytes, model: checkpoint.Model) -> Digests:
     )
 
 
-def check(vector: Vector, model: checkpoint.Model) -> Outcome:
+def check(vector: Vector, model: Networks) -> Outcome:
     """Decodes a vector. Raises NicFormatError or a subclass if it does not decode at all."""
     exact = digests_of(vector.data, model) == vector.expected
     rgb = codec.decode_picture(container.read(vector.data), model).rgb
@@ -101,7 +105,7 @@ def check(vector: Vector, model: checkpoint.Model) -> Outcome:
 
 
 def arithmetics(device: str) -> Iterator[tuple[str, Arithmetic]]:
-    """Every way in which the integer layers can run on a device, by name, the usual one first."""
+    """Every way to run the integer layers on a device, by name, the default first."""
     if device == "cpu":
         for kernel in kernels():
             yield f"C++ {kernel}", NativeArithmetic(kernel)

@@ -24,6 +24,18 @@ class Window:
     bottom: int
     right: int
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of latents."""
+        return self.bottom - self.top, self.right - self.left
+
+    def within(self, outer: Window, scale: int = 1) -> tuple[slice, slice]:
+        """Where this window lies in an array of the window `outer`, with `scale` elements a latent."""
+        return (
+            slice((self.top - outer.top) * scale, (self.bottom - outer.top) * scale),
+            slice((self.left - outer.left) * scale, (self.right - outer.left) * scale),
+        )
+
     def grow(self, halo: int, height: int, width: int) -> Window:
         """This window with `halo` more latents on each side, as far as the picture of (height, width) latents goes."""
         return Window(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from paths import PHOTO, ROOT, SMALL_MODEL
 from PIL import Image
 
-from neurocodec import checkpoint
+from neurocodec.models import networks
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
@@ -20,15 +20,15 @@ signal.signal(
 
 
 @pytest.fixture(scope="session")
-def small_model() -> checkpoint.Model:
+def small_model() -> networks.Networks:
     """The committed model of a few tens of kilobytes: its files are exact, its pictures look like nothing."""
-    return checkpoint.load(SMALL_MODEL, device="cpu")
+    return networks.load(SMALL_MODEL, device="cpu")
 
 
 @pytest.fixture(scope="session")
-def base_model() -> checkpoint.Model:
+def base_model() -> networks.Networks:
     """The shipped model."""
-    return checkpoint.load("base", device="cpu")
+    return networks.load("base", device="cpu")
 
 
 @pytest.fixture(scope="session")

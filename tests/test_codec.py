@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import io
@@ -20,7 +19,7 @@ from paths import GOLDEN, PHOTO
 from PIL import Image
 
 import neurocodec
-from neurocodec import checkpoint, codec, container, image, tiling
+from neurocodec import codec, container, image, tiling
 from neurocodec.errors import (
     ImageError,
     ModelMismatchError,
@@ -29,6 +28,9 @@ from neurocodec.errors import (
     NicFormatError,
     TruncatedError,
 )
+from neurocodec.model import Model
+from neurocodec.models import networks
+from neurocodec.training.measured_tables import measured_tables
 
 
 def psnr(a, b):
@@ -121,7 +123,7 @@ def test_alpha_is_lossless(small_model, photo):
 def test_a_malformed_alpha_plane_is_found_before_a_stream_is_decoded(small_model, photo, monkeypatch):
     nic = container.read(codec.encode(photo[:20, :20], model=small_model))
     wrong = container.NicFile(nic.header, {container.ALPHA: b"no PNG"}, nic.tiles)
-    monkeypatch.setattr(codec, "_decode_tile", lambda *_: pytest.fail("decodes a stream"))
+    monkeypatch.setattr(codec, "decode_tile", lambda *_: pytest.fail("decodes a stream"))
     with pytest.raises(NicFormatError, match="alpha plane"):
         codec.decode_picture(wrong, small_model)
 
@@ -217,8 +219,9 @@ def test_targets(base_model, photo):
 
 
 def test_measured_tables_make_smaller_files(small_model, photo):
-    tables = codec.measured_tables(small_model, [photo[:256, :256]])
-    measured = dataclasses.replace(small_model, tables=tables)
+    tables = measured_tables(small_model, [photo[:256, :256]])
+    arrays = {f"tables.{name}": getattr(tables, name) for name in ("frequencies", "offsets", "lengths")}
+    measured = networks.of(Model(small_model.config, {**small_model.model.arrays, **arrays}))
     sizes = [len(codec.encode(photo[256:], model=model, quality=60)) for model in (small_model, measured)]
     assert sizes[1] < sizes[0]
     assert codec.decode(codec.encode(photo[256:], model=measured), model=measured).size == (512, 256)
@@ -319,10 +322,9 @@ def test_a_file_of_an_unknown_model_names_it(photo, small_model):
 
 def test_another_model_than_the_file_s_is_refused(photo, small_model):
     """Also one that decodes the same latents: it would show another picture."""
-    arrays = {name: value.copy() for name, value in small_model.arrays.items()}
+    arrays = {name: value.copy() for name, value in small_model.model.arrays.items()}
     arrays["g_s.head.weight"] += 0.1
-    config = small_model.config
-    other = checkpoint._assemble(config, arrays, "cpu", checkpoint._model_id(config, arrays))
+    other = networks.of(Model(small_model.config, arrays))
     data = codec.encode(photo[:20, :20], model=small_model)
     for decode in (codec.decode_picture, codec.decode_latents):
         with pytest.raises(ModelMismatchError, match=f"needs model {small_model.model_id.hex()}"):

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from paths import GOLDEN
+from paths import GOLDEN, SMALL_MODEL
 
-from neurocodec import checkpoint, codec, conformance, container, image
+from neurocodec import codec, conformance, container, image
 from neurocodec.cli.main import main
 from neurocodec.errors import NicFormatError
+from neurocodec.models import networks
 
 FOLDERS = {"base": conformance.VECTORS, "small": GOLDEN / "valid"}
 VECTORS = [(model, vector) for model, folder in FOLDERS.items() for vector in conformance.load_vectors(folder)]
@@ -51,8 +52,8 @@ def run_all_vectors() -> None:
         torch.set_float32_matmul_precision(condition)
     if condition == "float64-default":
         torch.set_default_dtype(torch.float64)
-    paths = {"base": "base", "small": GOLDEN / "model" / "small.safetensors"}
-    models = {name: checkpoint.load(path, device="cpu") for name, path in paths.items()}
+    paths = {"base": "base", "small": SMALL_MODEL}
+    models = {name: networks.load(path, device="cpu") for name, path in paths.items()}
     with torch.autocast("cpu", torch.bfloat16, enabled=condition == "autocast"):
         for name, vector in VECTORS:
             for way, arithmetic in conformance.arithmetics("cpu"):
@@ -79,8 +80,8 @@ def test_vectors_decode_exactly_in_other_processes(condition, threads):
 def test_vectors_decode_exactly_on_cuda(precision):
     torch.set_float32_matmul_precision(precision)
     try:
-        for name, path in {"base": "base", "small": GOLDEN / "model" / "small.safetensors"}.items():
-            model = checkpoint.load(path, device="cuda")
+        for name, path in {"base": "base", "small": SMALL_MODEL}.items():
+            model = networks.load(path, device="cuda")
             for vector in conformance.load_vectors(FOLDERS[name]):
                 outcome = conformance.check(vector, model)
                 assert outcome.exact
@@ -92,7 +93,7 @@ def test_vectors_decode_exactly_on_cuda(precision):
 @needs_cuda
 @pytest.mark.parametrize("index", [100, 480, 900])
 def test_files_cross_between_cpu_and_cuda(index, photo, base_model):
-    on_gpu = checkpoint.load("base", device="cuda")
+    on_gpu = networks.load("base", device="cuda")
     picture = image.load(photo)
     for writer, reader in ((base_model, on_gpu), (on_gpu, base_model)):
         nic = container.read(codec.encode_picture(picture, writer, index))
@@ -134,7 +135,7 @@ def test_doctor_says_not_exact(capsys, monkeypatch, tmp_path):
     name = next(iter(table))
     table[name]["symbols_sha256"] = "0" * 64
     (tmp_path / "expected.json").write_text(json.dumps(table))
-    monkeypatch.setattr(conformance.load_vectors, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(conformance, "VECTORS", tmp_path)
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert f"NOT EXACT: other symbols in {name}" in out
@@ -148,7 +149,7 @@ def test_doctor_reports_files_that_do_not_decode(capsys, monkeypatch, tmp_path):
     data = bytearray((tmp_path / f"{name}.nic").read_bytes())
     data[-1] ^= 1
     (tmp_path / f"{name}.nic").write_bytes(data)
-    monkeypatch.setattr(conformance.load_vectors, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(conformance, "VECTORS", tmp_path)
     assert main(["doctor"]) == 1
     assert f"FAILED: {name}: " in capsys.readouterr().out
 

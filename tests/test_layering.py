@@ -1,98 +1,92 @@
-"""Imports run downward only, the coder knows no torch, and decoding needs nothing but the core dependencies."""
+"""Imports run downward only, without circles; the coder knows no torch, and coding needs the core dependencies alone."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neurocodec"
 
-LEVELS = {
-    "neurocodec.errors": 0,
-    "neurocodec._native": 1,
-    "neurocodec.container": 1,
-    "neurocodec.image": 1,
-    "neurocodec.files": 1,
-    "neurocodec.entropy.native": 1,
-    "neurocodec.tiling": 1,
-    "neurocodec.processes": 1,
-    "neurocodec.metrics": 1,
-    "neurocodec.entropy": 2,
-    "neurocodec.perceptual": 2,
-    "neurocodec.models.layers": 2,
-    "neurocodec.models": 3,
-    "neurocodec.checkpoint": 4,
-    "neurocodec.codec": 5,
-    "neurocodec.collection": 5,
-    "neurocodec.conformance": 5,
-    "neurocodec.pillow_plugin": 5,
-    "neurocodec.pillow_hook": 5,
-    "neurocodec.training": 5,
-    "neurocodec.bench": 5,
-    "neurocodec.interop": 5,
-    "neurocodec.interop.torchvision_shim": 1,  # for metrics too
-    "neurocodec": 5,  # the public names, which are codec's
-    "neurocodec.cli": 6,
-    "neurocodec.__main__": 6,
-}
-"""A part and everything in it: the longest name that fits decides. A module imports its own level or lower ones."""
+LEVELS: tuple[set[str], ...] = (
+    {"errors", "_native"},
+    {"files", "workers"},
+    {"entropy", "container", "tiling", "metadata", "metrics", "perceptual"},
+    {"image"},
+    {"model"},
+    {"integer"},
+    {"models"},
+    {"codec"},
+    {"conformance", "pillow_plugin", "collection"},
+    {"", "training", "interop"},  # "" is neurocodec itself: the public names
+    {"bench"},
+    {"cli", "__main__"},
+)
+"""The rooms of the house from the ground up. A room imports rooms below its own level, never its neighbours."""
 
 NO_TORCH = (
-    "container",
-    "entropy.tables",
-    "entropy.reference",
-    "entropy.coder",
-    "entropy.native",
-    "errors",
-    "pillow_hook",
+    *("errors", "files", "container", "image", "metadata", "tiling", "model", "pillow_plugin"),
+    *("entropy.grid", "entropy.tables", "entropy.coder", "entropy.reference", "entropy.native"),
+    *("integer.reference", "integer.native", "integer.network"),
 )
-CODING = ("neurocodec", "codec", "checkpoint", "container", "image", "tiling", "errors", "entropy", "models", "pillow")
+CODING = (
+    "",
+    "codec",
+    "model",
+    "container",
+    "image",
+    "metadata",
+    "tiling",
+    "errors",
+    "files",
+    "entropy",
+    "integer",
+    "models",
+)
 CORE = {"torch", "numpy", "PIL", "safetensors", "neurocodec"}
+OPTIONAL = {("files", "pooch")}
+"""Imported in a function, for downloads."""
 FORBIDDEN = ("compressai", "torchvision", "scipy", "pandas", "matplotlib")
 
 
-def modules() -> dict[str, Path]:
-    """Every module of the package, by name."""
-    found = {}
+def _modules() -> dict[str, Path]:
+    """Every module of the package, by its name within the package; the package itself is ""."""
+    modules = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
 
 
-MODULES = modules()
+MODULES = _modules()
 
 
 def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[str, int]]:
-    """Names of the modules that a source imports anywhere in it, functions included, and the lines.
+    """Full names of the modules that a source imports anywhere in it, functions included, and the lines.
 
-    Not those that only type checkers see, under `if TYPE_CHECKING`: they are never imported.
+    Imports under `if TYPE_CHECKING` count as well: a reader follows them like the others.
     """
-    waiting: list[ast.AST] = [ast.parse(source)]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            waiting += node.orelse
-            continue
-        waiting += reversed(list(ast.iter_child_nodes(node)))
+    full = f"neurocodec.{module}".rstrip(".")
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                parents = module.split(".") if is_package else module.split(".")[:-1]
+                parents = full.split(".") if is_package else full.split(".")[:-1]
                 parents = parents[: len(parents) - node.level + 1]
                 base = ".".join([*parents, base] if base else parents)
             for alias in node.names:
-                inner = f"{base}.{alias.name}"
-                yield (inner if inner in MODULES or inner == "neurocodec._native" else base), node.lineno
+                inner = f"{base}.{alias.name}".removeprefix("neurocodec.")
+                known = base.split(".")[0] == "neurocodec" and (inner in MODULES or inner == "_native")
+                yield (f"neurocodec.{inner}" if known else base), node.lineno
 
 
 def imports_of(module: str) -> list[tuple[str, int]]:
@@ -100,28 +94,44 @@ def imports_of(module: str) -> list[tuple[str, int]]:
     return list(imports(path.read_text(), module, path.name == "__init__.py"))
 
 
+def within(name: str) -> str | None:
+    """A full module name as one within the package; None for foreign modules."""
+    return name.removeprefix("neurocodec").removeprefix(".") if name.split(".")[0] == "neurocodec" else None
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
 def level(module: str) -> int:
-    while module not in LEVELS:
-        module = module.rpartition(".")[0]
-    return LEVELS[module]
+    return next(i for i, rooms in enumerate(LEVELS) if room(module) in rooms)
 
 
-def test_every_part_has_a_level() -> None:
-    parts = {".".join(name.split(".")[:2]) for name in MODULES}
-    assert parts <= set(LEVELS), "a new part of the package needs its level here, and its place in the design"
+def test_every_room_has_one_level() -> None:
+    rooms = [name for names in LEVELS for name in names]
+    assert len(rooms) == len(set(rooms))
+    assert set(rooms) - {"_native"} == {room(module) for module in MODULES}
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_run_downward(module: str) -> None:
-    upward = [
+def test_a_room_imports_only_rooms_below_it(module: str) -> None:
+    wrong = [
         f"{MODULES[module].relative_to(ROOT)}:{line} imports {name}"
         for name, line in imports_of(module)
-        if name.split(".")[0] == "neurocodec" and level(name) > level(module)
+        if (inner := within(name)) is not None and room(inner) != room(module) and level(inner) >= level(module)
     ]
-    assert not upward
+    assert not wrong
 
 
-def test_upward_imports_would_be_seen() -> None:
+def test_no_file_is_part_of_a_circle() -> None:
+    graph = {
+        module: {inner for name, _ in imports_of(module) if (inner := within(name)) is not None} - {module}
+        for module in MODULES
+    }
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_wrong_imports_would_be_noticed() -> None:
     source = """
 if TYPE_CHECKING:
     import torch
@@ -131,23 +141,26 @@ def f():
     from ..training import loop
     import neurocodec.cli.main
 """
-    assert list(imports(source, "neurocodec.metrics.psnr", False)) == [
+    assert sorted(imports(source, "metrics.psnr", False), key=lambda item: item[1]) == [
+        ("torch", 3),
         ("neurocodec.codec", 6),
         ("neurocodec.training.loop", 7),
         ("neurocodec.cli.main", 8),
     ]
-    assert level("neurocodec.metrics.psnr") < level("neurocodec.codec") < level("neurocodec.cli.main")
-    assert level("neurocodec.models.layers") < level("neurocodec.models.hyperprior")
+    assert level("metrics.psnr") < level("codec") < level("cli.main")
+    assert level("entropy.grid") == level("container")
+    with pytest.raises(graphlib.CycleError):
+        tuple(graphlib.TopologicalSorter({"entropy": {"models"}, "models": {"entropy"}}).static_order())
 
 
 @pytest.mark.parametrize("module", NO_TORCH)
 def test_no_torch_where_bytes_are_made(module: str) -> None:
-    assert "torch" not in {name.split(".")[0] for name, _ in imports_of(f"neurocodec.{module}")}
+    assert "torch" not in {name.split(".")[0] for name, _ in imports_of(module)}
 
 
 def test_no_torch_in_the_process_either() -> None:
-    wanted = [f"neurocodec.{module}" for module in NO_TORCH]
-    script = f"import sys, {', '.join(wanted)}; print('torch' in sys.modules)"
+    names = ", ".join(f"neurocodec.{module}" for module in NO_TORCH)
+    script = f"import sys, {names}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"
 
@@ -157,16 +170,14 @@ def test_coding_needs_only_the_core_dependencies() -> None:
     foreign = [
         f"{MODULES[module].relative_to(ROOT)}:{line} imports {name}"
         for module in MODULES
-        if module == "neurocodec" or module.removeprefix("neurocodec.").startswith(CODING)
+        if room(module) in CODING
         for name, line in imports_of(module)
-        if name.split(".")[0] not in allowed
+        if name.split(".")[0] not in allowed and (module, name) not in OPTIONAL
     ]
     assert not foreign
 
 
 def test_coding_imports_nothing_else_at_run_time() -> None:
-    if not (PACKAGE / "weights" / "base.safetensors").is_file():
-        pytest.skip("the model base is not in neurocodec/weights yet")
     script = (
         "import sys, numpy, neurocodec\n"
         "data = neurocodec.encode(numpy.zeros((20, 30, 3), numpy.uint8), device='cpu')\n"

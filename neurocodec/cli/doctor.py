@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import neurocodec
 
 if TYPE_CHECKING:
-    from neurocodec.checkpoint import Model
     from neurocodec.conformance import Vector
+    from neurocodec.models.networks import Networks
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from neurocodec import checkpoint, conformance
+    from neurocodec import conformance
+    from neurocodec.models import networks
 
     vectors = conformance.load_vectors()
     print(
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     most = torch.get_num_threads()
     healthy = True
     for device in devices:
-        model = checkpoint.load("base", device=device)
+        model = networks.load("base", device=device)
         name = "cpu" if device == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
         for number, (way, arithmetic) in enumerate(conformance.arithmetics(device)):
             chosen = dataclasses.replace(model, entropy=model.entropy.using(arithmetic))
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if healthy else 1
 
 
-def _verdict(vectors: list[Vector], model: Model) -> tuple[bool, str]:
+def _verdict(vectors: list[Vector], model: Networks) -> tuple[bool, str]:
     from neurocodec.conformance import check
 
     outcomes = []

@@ -77,9 +77,9 @@ def _run_collection(args: argparse.Namespace) -> int:
     waiting = [job for job in jobs if not job.problem and not job.done]
     encoded = 0
     if waiting:
-        from neurocodec import checkpoint
+        from neurocodec.models import networks
 
-        checkpoint.load(
+        networks.load(
             args.model, device="cpu" if args.jobs > 1 else args.device
         )  # one sentence now, not one for each picture
     results = workers.encode_all(waiting, files.encode_options(args), args.jobs)

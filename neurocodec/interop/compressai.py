@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurocodec import codec, container, image
-from neurocodec.checkpoint import resolve_device
 from neurocodec.entropy import coder
 from neurocodec.entropy.tables import MAX_ROWS, Tables
 from neurocodec.errors import (
@@ -47,6 +46,7 @@ from neurocodec.errors import (
     TruncatedError,
 )
 from neurocodec.interop.torchvision_shim import import_with_torchvision
+from neurocodec.models.networks import resolve_device
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -61,7 +61,7 @@ def encode_folder(
     itself.
 
     A picture that fails does not stop the others. Raises MissingPackageError without Ray Data, ConfigError for numbers
-    that make no sense and for a source that is no folder, what `neurocodec.checkpoint.load` raises where the model is
+    that make no sense and for a source that is no folder, what `neurocodec.networks.load` raises where the model is
     not installed, and NeurocodecError if Ray itself gives up, after which the same call goes on.
     """
     source, output = os.path.abspath(source), os.path.abspath(output)
@@ -77,11 +77,11 @@ def encode_folder(
     failed = {job.source: job.problem for job in jobs if job.problem}
     encoded, size, seconds = 0, 0, 0.0
     if waiting:
-        from neurocodec import checkpoint
+        from neurocodec.models import networks
 
         if os.fspath(model).endswith(".safetensors"):
             model = os.path.abspath(model)
-        checkpoint.load(os.fspath(model), device="cpu")  # one error now, not one for each worker
+        networks.load(os.fspath(model), device="cpu")  # one error now, not one for each worker
         options = {
             "quality": quality,
             "target_bpp": target_bpp,
@@ -131,10 +131,10 @@ class _Encoder:
     def __init__(self, model: str, device: str, threads: int, options: dict[str, Any], force: bool) -> None:
         import torch
 
-        from neurocodec import checkpoint
+        from neurocodec.models import networks
 
         torch.set_num_threads(threads)
-        self._model = checkpoint.load(model, device=device)
+        self._model = networks.load(model, device=device)
         self._options, self._force = options, force
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from neurocodec.entropy.integer import PASSES
+from neurocodec.entropy.grid import PASSES
 from neurocodec.models.hific import Generator
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.models.layers import Depthwise, Pointwise

@@ -11,13 +11,13 @@ nothing is left of it: realism 0 is the base decoder, to the last bit.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocodec.models.hyperprior import MAX_BLOCKS, MAX_CHANNELS, HyperpriorConfig, Synthesis
+from neurocodec.model import GeneratorConfig, HyperpriorConfig
+from neurocodec.models.hyperprior import Synthesis
 from neurocodec.models.layers import Depthwise, Pointwise, QualityRows
 
 LEAST_LEARNED = 0.5
@@ -26,24 +26,6 @@ LEAST_LEARNED = 0.5
 An objective with a power of β hardly moves the lowest quarter of the slider: the little that it learned there raised
 LPIPS by up to 1.4 %. Faded detail lowers it from the first step on.
 """
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """Shape of a `Generator`. `channels` is a multiple of 16. Raises ValueError for one that is impossible."""
-
-    channels: int = 320  # at 1/8
-    blocks: int = 6
-    fine_blocks: int = 3  # at 1/2, on channels / 16 · fine_width channels
-    fine_width: int = 2
-    frequencies: int = 1  # of β; six made waves in LPIPS along the slider
-
-    def __post_init__(self) -> None:
-        if not 16 <= self.channels <= MAX_CHANNELS or self.channels % 16:
-            raise ValueError(f"channels is {self.channels}; it must be a multiple of 16 up to {MAX_CHANNELS}.")
-        for name, least in {"blocks": 0, "fine_blocks": 0, "fine_width": 1, "frequencies": 0}.items():
-            if not least <= getattr(self, name) <= MAX_BLOCKS:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from {least} to {MAX_BLOCKS}.")
 
 
 class ChannelNorm(nn.Module):
@@ -114,6 +96,8 @@ class Generator(nn.Module):
         self.config = config
         channels, fine = config.channels, config.channels // 16 * config.fine_width
         self.trunk = Synthesis(base).requires_grad_(False)
+        self.halo = self.trunk.halo + -(-config.blocks // 2) + -(-config.fine_blocks // 8)
+        """How many latents beyond a tile its pixels depend on."""
         self.norm_in = ChannelNorm(base.channels)
         self.conv_in = Pointwise(base.channels, channels)
         self.quality = QualityRows(base.quality_rows, channels)
@@ -141,7 +125,3 @@ class Generator(nn.Module):
             u = block(u, beta)
         detail = F.pixel_shuffle(self.head(u), 2).float()
         return self.trunk.picture(features), amount * self.gain(beta) * detail
-
-    def halo(self) -> int:
-        """How many latents more than the trunk the detail needs on each side of a tile."""
-        return -(-self.config.blocks // 2) + -(-self.config.fine_blocks // 8)

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocodec.container import QUALITY_INDEX_MAX
-from neurocodec.entropy.integer import ACTIVATION_BITS, MEAN_BITS, PASSES, QUALITY_STEPS, lattice
+from neurocodec.entropy.grid import ACTIVATION_BITS, MEAN_BITS, PASSES, index_of_scale, lattice
+from neurocodec.model import HyperpriorConfig
 from neurocodec.models.layers import (
     Block,
     Depthwise,
@@ -28,64 +27,14 @@ from neurocodec.models.layers import (
     on_grid,
     ste_round,
 )
-from neurocodec.models.rate import index_of_scale, training_bits
+from neurocodec.models.rate import training_bits
 
 ACTIVATION_MAX = 127.0
 """Hidden activations of the entropy path are clamped to [0, 127], so that they fit 16 bits with 8 fractional ones."""
-QUALITY_ROWS = QUALITY_INDEX_MAX // QUALITY_STEPS + 1
-"""Rows of the gains, as files count qualities: 16."""
 INDEX_UNIT = 8.0
 """Networks predict scale indexes in units of 8 rows (about 0.9 nats)."""
-MAX_CHANNELS, MAX_BLOCKS = 1024, 16
-"""Of any layer, and of blocks in a row: a configuration beyond them is refused before memory is taken for it."""
 MEAN_INPUT = 1.0 / 8.0
 """Decoded latents enter the context networks divided by 8, beside log2(1 + |y_hat|)."""
-
-
-@dataclass(frozen=True)
-class HyperpriorConfig:
-    """Shape of a `Hyperprior`. `latent_channels` is a multiple of 4; the DCT start needs `channels` ≥ 192.
-
-    There are 16 `quality_rows`, because files count qualities from the first to the sixteenth; with fewer, decoding
-    would go beyond the last. Raises ValueError for an impossible shape, or one beyond 1024 channels or 16 blocks in a
-    row: a damaged file must not ask for any amount of memory.
-    """
-
-    channels: int = 192  # C, transforms at 1/8
-    latent_channels: int = 256  # M, y at 1/16
-    hyper_channels: int = 96  # N, z at 1/64
-    hidden_channels: int = 192  # entropy networks
-    encoder_blocks: int = 1  # at 1/8
-    decoder_blocks: int = 2  # at 1/8
-    latent_blocks: int = 3  # at 1/16, in both transforms
-    quality_rows: int = 16
-    lambda_min: float = 0.0003
-    lambda_max: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("channels", "latent_channels", "hyper_channels", "hidden_channels"):
-            if not 1 <= getattr(self, name) <= MAX_CHANNELS:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 1 to {MAX_CHANNELS}.")
-        for name in ("encoder_blocks", "decoder_blocks", "latent_blocks"):
-            if not 0 <= getattr(self, name) <= MAX_BLOCKS:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to {MAX_BLOCKS}.")
-        if self.latent_channels % PASSES:
-            raise ValueError(f"latent_channels is {self.latent_channels}; it must be a multiple of {PASSES}.")
-        if self.quality_rows != QUALITY_ROWS:
-            raise ValueError(f"quality_rows is {self.quality_rows}; files count qualities on {QUALITY_ROWS} rows.")
-        if not 0 < self.lambda_min <= self.lambda_max:
-            raise ValueError("lambda_min must be above 0, and lambda_max no less.")
-
-    def lmbda(self, quality_index: Tensor) -> Tensor:
-        """λ of a (fractional) quality index: log-spaced from lambda_min to lambda_max."""
-        fraction = quality_index / (self.quality_rows - 1)
-        lmbda: Tensor = self.lambda_min * (self.lambda_max / self.lambda_min) ** fraction
-        return lmbda
-
-    def step_size(self, quality_index: float) -> float:
-        """Quantisation step in units of [0, 1] pixels that high-rate theory gives: Δ² = 18 / (λ · 255² · ln 2)."""
-        lmbda = self.lmbda(torch.tensor(quality_index, dtype=torch.float64)).item()
-        return math.sqrt(18.0 / (lmbda * 255**2 * math.log(2.0)))
 
 
 class Analysis(nn.Module):
@@ -94,6 +43,8 @@ class Analysis(nn.Module):
     def __init__(self, config: HyperpriorConfig) -> None:
         super().__init__()
         channels, latent = config.channels, config.latent_channels
+        self.halo = config.latent_blocks + -(-config.encoder_blocks // 2)
+        """How many latents beyond a tile its latents depend on."""
         self.stem = Pointwise(192, channels)
         self.blocks = nn.Sequential(*(Block(channels) for _ in range(config.encoder_blocks)))
         self.log_gain = QualityRows(config.quality_rows, channels)
@@ -115,6 +66,8 @@ class Synthesis(nn.Module):
     def __init__(self, config: HyperpriorConfig) -> None:
         super().__init__()
         channels, latent = config.channels, config.latent_channels
+        self.halo = config.latent_blocks + -(-config.decoder_blocks // 2)
+        """How many latents beyond a tile its pixels depend on."""
         self.log_y_gain = QualityRows(config.quality_rows, latent)
         self.latent_blocks = nn.Sequential(*(Block(latent) for _ in range(config.latent_blocks)))
         self.up = Pointwise(latent, 4 * channels)
@@ -161,7 +114,7 @@ class HyperAnalysis(nn.Module):
 
 
 class Exact(nn.Module):
-    """A part of the entropy path, which coding runs in integers (`neurocodec.entropy.integer`).
+    """A part of the entropy path, which coding runs in integers (`neurocodec.integer`).
 
     With `fake_quantise` the float network computes what the integers will: weights, activations, means and indexes are
     rounded to their grids, straight-through. Training does so at its end.

@@ -1,7 +1,7 @@
 """The few layers all networks are made of: 1×1 and depthwise 3×3 convolutions, a gate, and per-quality parameters.
 
 1×1 weights are stored as matrices and depthwise weights as (C, 3, 3), because the exact entropy path
-(`neurocodec.entropy.integer`) runs the same layers as matrix products and shifted multiply-adds.
+(`neurocodec.integer`) runs the same layers as matrix products and shifted multiply-adds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocodec.entropy.integer import ACTIVATION_BITS, weight_shift
+from neurocodec.entropy.grid import ACTIVATION_BITS, weight_shift
 
 
 class Pointwise(nn.Module):

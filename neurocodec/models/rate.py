@@ -7,23 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from neurocodec.entropy.grid import LOG_SCALE_STEP, SCALE_LEVELS, SCALE_MIN
 from neurocodec.models.layers import lower_bound
-
-SCALE_MIN = 0.11
-SCALE_MAX = 128.0
-SCALE_LEVELS = 64
-"""Scales of the table rows: log-spaced from SCALE_MIN to SCALE_MAX, in units of the quantisation step."""
-LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 
 
 def scale_of_index(index: Tensor) -> Tensor:
     """Standard deviation that belongs to a (fractional) table row: SCALE_MIN · (SCALE_MAX / SCALE_MIN)^(index / 63)."""
     return torch.exp(index * LOG_SCALE_STEP + math.log(SCALE_MIN))
-
-
-def index_of_scale(scale: float) -> float:
-    """The fractional table row of a standard deviation; inverse of `scale_of_index`."""
-    return math.log(scale / SCALE_MIN) / LOG_SCALE_STEP
 
 
 def gaussian_bits(residual: Tensor, index: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from neurocodec.errors import ConfigError
-from neurocodec.models.hific import GeneratorConfig
-from neurocodec.models.hyperprior import HyperpriorConfig
+from neurocodec.model import GeneratorConfig, HyperpriorConfig
 from neurocodec.perceptual.adversarial import GanLoss
 
 if sys.version_info >= (3, 11):

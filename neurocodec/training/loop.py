@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neurocodec import checkpoint
 from neurocodec.errors import ConfigError
+from neurocodec.models import networks
+from neurocodec.models.freeze import freeze
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.training.config import Config, TrainingConfig
 from neurocodec.training.data import Batches, Photographs, open_pictures
@@ -163,7 +164,7 @@ def validate(model: Hyperprior, held_out: Photographs, actual: bool) -> list[dic
     if actual:
         from neurocodec.bench.quick import real_file_points
 
-        frozen = checkpoint.freeze(model)
+        frozen = networks.of(freeze(model))
     for index in VALIDATION_ROWS:
         bpps, psnrs = [], []
         quality_index = torch.tensor([index], device=device)

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neurocodec import checkpoint
 from neurocodec.errors import ConfigError, ModelMismatchError, ModelNotFoundError
-from neurocodec.models.hific import Generator, GeneratorConfig
+from neurocodec.model import GeneratorConfig
+from neurocodec.models import networks
+from neurocodec.models.freeze import thaw
+from neurocodec.models.hific import Generator
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.perceptual.adversarial import HificDiscriminator
 from neurocodec.training.config import GenerativeConfig, config_from_dict
@@ -70,7 +72,7 @@ class GanState:
     discriminator: HificDiscriminator
     optimizers: list[torch.optim.Optimizer]
     discriminator_optimizer: torch.optim.Optimizer
-    model: checkpoint.Model
+    model: networks.Networks
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
@@ -97,11 +99,11 @@ class GanState:
         if config.realism.joint:
             save_atomically({"model": self.ema.base.state_dict(), **about}, run / "model.pt")
         else:
-            checkpoint.save_generator(self.ema.generator, self.model, run / GENERATOR_FILE)
-        networks = {name: getattr(self, name).state_dict() for name in ("codec", "ema", "discriminator")}
+            networks.generator_file(self.ema.generator, self.model.model).save(run / GENERATOR_FILE)
+        modules = {name: getattr(self, name).state_dict() for name in ("codec", "ema", "discriminator")}
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         both = {"optimizers": optimizers, "discriminator_optimizer": self.discriminator_optimizer.state_dict()}
-        save_atomically({**networks, **both, **about}, run / "checkpoint.pt")
+        save_atomically({**modules, **both, **about}, run / "checkpoint.pt")
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Goes on from what `save` wrote to checkpoint.pt; peak learning rates stay those of the configuration."""
@@ -120,33 +122,33 @@ class GanState:
         if config.realism.joint:
             model = freeze_run(run / "model.pt", photographs)
             model.save(run / "model.safetensors")
-            checkpoint.save_generator(self.ema.generator, model, run / GENERATOR_FILE)
+            networks.generator_file(self.ema.generator, model.model).save(run / GENERATOR_FILE)
         return run / GENERATOR_FILE
 
 
-def base_model(config: GenerativeConfig) -> checkpoint.Model:
+def base_model(config: GenerativeConfig) -> networks.Networks:
     """The frozen model whose latents are decoded. Raises ConfigError."""
     try:
-        return checkpoint.load(config.realism.model, device="cpu")
+        return networks.load(config.realism.model, device="cpu")
     except (ModelNotFoundError, ModelMismatchError) as error:
         raise ConfigError(f"realism.model is {config.realism.model!r}: {error}") from error
 
 
 def start_gan(
-    config: GenerativeConfig, model: checkpoint.Model, saved: dict[str, Any] | None, device: torch.device
+    config: GenerativeConfig, model: networks.Networks, saved: dict[str, Any] | None, device: torch.device
 ) -> GanState:
     """The state of a run before its next step. saved: its checkpoint, if it is resumed. Raises ConfigError."""
     settings, realism = config.training, config.realism
     if saved is not None:
         _check_fit(config, model, saved)
     torch.manual_seed(settings.seed)
-    generator = checkpoint.new_generator(config.generator, model)
+    generator = networks.new_generator(config.generator, model)
     discriminator = HificDiscriminator(
         model.config.latent_channels, channels=realism.discriminator_channels, spectral=realism.spectral_norm
     )
     if saved is None and settings.init_from:
         start_from(settings.init_from, config, model, generator, discriminator)
-    codec = GenerativeCodec(checkpoint.thaw(model), generator, joint=realism.joint).to(device)
+    codec = GenerativeCodec(thaw(model.model), generator, joint=realism.joint).to(device)
     discriminator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = [{"params": list(discriminator.parameters()), "peak": realism.discriminator_learning_rate}]
     state = GanState(
@@ -165,7 +167,7 @@ def start_gan(
 def start_from(
     path: str,
     config: GenerativeConfig,
-    model: checkpoint.Model,
+    model: networks.Networks,
     generator: Generator,
     discriminator: HificDiscriminator,
 ) -> None:
@@ -202,16 +204,16 @@ def check_batches(config: GenerativeConfig, world: int) -> None:
             )
 
 
-def _generator_to_start_from(path: str, wanted: GeneratorConfig, model: checkpoint.Model) -> Generator:
+def _generator_to_start_from(path: str, wanted: GeneratorConfig, model: networks.Networks) -> Generator:
     try:
-        found = checkpoint.load_generator(path, model)
+        found = networks.load_generator(path, model)
     except ModelMismatchError as error:
         raise ConfigError(f"cannot start from {path!r}: {error}") from error
     _check_shape(f"the generator {path!r}", found.config, wanted)
     return found
 
 
-def _check_fit(config: GenerativeConfig, model: checkpoint.Model, saved: dict[str, Any]) -> None:
+def _check_fit(config: GenerativeConfig, model: networks.Networks, saved: dict[str, Any]) -> None:
     """Whether a checkpoint is of a run with this configuration's networks, optimiser and base model."""
     _check_networks("the run to resume", config, saved, "realism.joint", "training.optimizer")
     if saved["state"]["model_id"] != model.model_id.hex():

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurocodec import checkpoint, codec
 from neurocodec.errors import ConfigError
+from neurocodec.model import Model
+from neurocodec.models import networks
+from neurocodec.models.freeze import freeze
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.training.config import Config, config_from_dict
 from neurocodec.training.data import Photographs
+from neurocodec.training.measured_tables import measured_tables
 
 LEFT_BEHIND = ("model.pt", "model.safetensors", "realism.safetensors")
 """What a run leaves for use, besides its checkpoint; a new run does not overwrite it."""
@@ -130,12 +133,12 @@ def load_run(path: str | Path) -> Hyperprior:
     return model.eval()
 
 
-def freeze_run(path: str | Path, photographs: Photographs) -> checkpoint.Model:
+def freeze_run(path: str | Path, photographs: Photographs) -> Model:
     """Freezes a run's model.pt, with tables measured on twenty of its training pictures."""
     model = load_run(path)
     chosen = range(0, len(photographs), max(1, len(photographs) // 20))
-    tables = codec.measured_tables(checkpoint.freeze(model), (photographs[i] for i in chosen))
-    return checkpoint.freeze(model, tables=tables)
+    tables = measured_tables(networks.of(freeze(model)), (photographs[i] for i in chosen))
+    return freeze(model, tables=tables)
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from paths import ROOT, SMALL_MODEL
 
-from neurocodec import checkpoint, codec
+from neurocodec import codec
 from neurocodec.metrics import psnr
-from neurocodec.models.hific import Generator, GeneratorConfig
+from neurocodec.model import GeneratorConfig
+from neurocodec.models import networks
+from neurocodec.models.hific import Generator
 
 SMALL = SMALL_MODEL
 PICTURES = ("one.png", "two.png")
@@ -166,18 +168,18 @@ def test_the_gallery_counts_picture_data_and_takes_the_nearest_file() -> None:
 
 
 def test_the_slider_gets_another_end(
-    small_model: checkpoint.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_model: networks.Networks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
-    generator = checkpoint.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
+    generator = networks.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
     for gain in (generator.blocks[0].gain, generator.fine_blocks[0].gain, generator.gain):
         gain.weight.data.normal_()  # type: ignore[union-attr, operator]
-    checkpoint.save_generator(generator, small_model, tmp_path / "in.safetensors")
+    networks.generator_file(generator, small_model.model).save(tmp_path / "in.safetensors")
     y_hat, index = torch.randn(1, small_model.config.latent_channels, 3, 3), torch.tensor([4.0])
     command = [str(tmp_path / "in.safetensors"), "--model", str(SMALL)]
     output = tmp_path / "out.safetensors"
     assert script("slider").main([*command, "--end", "0.7", "--amount", "1.5", "-o", str(output)]) == 0
-    changed = checkpoint.load_generator(output, small_model)
+    changed = networks.load_generator(output, small_model)
 
     @torch.no_grad()
     def detail(network: Generator, beta: float) -> torch.Tensor:
@@ -196,9 +198,9 @@ def test_the_slider_gets_another_end(
 
 
 def test_the_slider_is_scanned(
-    small_model: checkpoint.Model, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    small_model: networks.Networks, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = checkpoint.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
+    generator = networks.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
     slider = script("slider")
     monkeypatch.setattr(slider, "lpips", lambda rgb, x_hat: float(np.abs(rgb.astype(int) - x_hat).mean()))
     found = slider.scan(generator, small_model, [photo[:50, :70]], 40.0)

@@ -21,15 +21,16 @@ from paths import ROOT, SMALL_MODEL
 from PIL import Image
 
 import neurocodec
-from neurocodec import checkpoint, codec
+from neurocodec import codec
 from neurocodec.cli.main import main
+from neurocodec.models import networks
 
 
 @pytest.fixture(autouse=True)
 def _small_model(monkeypatch: pytest.MonkeyPatch, small_model: Any) -> None:
     """`base` is the small golden model: these tests are about files, not about pictures."""
-    monkeypatch.setattr(codec.checkpoint, "load", lambda *_, **__: small_model)
-    monkeypatch.setattr(codec.checkpoint, "find", lambda *_, **__: small_model)
+    monkeypatch.setattr(networks, "load", lambda *_, **__: small_model)
+    monkeypatch.setattr(networks, "find", lambda *_, **__: small_model)
 
 
 @pytest.fixture
@@ -397,13 +398,13 @@ def test_compare_shows_both_ends_of_realism(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: Any
 ) -> None:
     from neurocodec.bench import measures
-    from neurocodec.models.hific import GeneratorConfig
+    from neurocodec.model import GeneratorConfig
 
     torch.manual_seed(1)
-    generator = checkpoint.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
+    generator = networks.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
     generator.head.weight.data.normal_(0.0, 0.02)
     with_generator = dataclasses.replace(small_model, generator=generator.eval())
-    monkeypatch.setattr(checkpoint, "load", lambda *_, **__: with_generator)
+    monkeypatch.setattr(networks, "load", lambda *_, **__: with_generator)
     monkeypatch.setattr(measures, "available", lambda: (measures.Measures(lpips=True), {}))
     monkeypatch.setattr(measures, "lpips", lambda a, b: float(np.abs(a.astype(int) - b).mean()))
     source, page = make_picture(tmp_path / "a.png", size=(60, 50)), tmp_path / "page.html"

@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from neurocodec import checkpoint, image
+from neurocodec import image
 from neurocodec.conformance import VECTORS, write_vectors
-from neurocodec.models.hyperprior import Hyperprior, HyperpriorConfig
+from neurocodec.model import HyperpriorConfig, Model
+from neurocodec.models import networks
+from neurocodec.models.freeze import freeze
+from neurocodec.models.hyperprior import Hyperprior
 
 HERE = Path(__file__).parent
 PHOTO = HERE.parents[1] / "neurocodec" / "data" / "astronaut.png"
@@ -29,7 +32,7 @@ CASES = {
 }
 
 
-def small_model() -> checkpoint.Model:
+def small_model() -> Model:
     """A model of 8 to 16 channels whose latents have a spread of scales. Its pictures look like nothing."""
     torch.manual_seed(1)
     model = Hyperprior(
@@ -46,7 +49,7 @@ def small_model() -> checkpoint.Model:
             context.phase_bias.normal_(0.0, 0.1)
         model.h_a.down2.weight.mul_(10.0)
         model.g_s.head.weight.mul_(0.3)
-    return checkpoint.freeze(model)
+    return freeze(model)
 
 
 def picture(case: str) -> image.Picture:
@@ -82,9 +85,9 @@ def main() -> None:
         path = HERE / "model" / "small.safetensors"
         small_model().save(path)
         sources = {case: (picture(case), index) for case, (_, index, _) in CASES.items()}
-        write_vectors(HERE / "valid", checkpoint.load(path, device="cpu"), sources)
+        write_vectors(HERE / "valid", networks.load(path, device="cpu"), sources)
     elif sys.argv[1:] == ["base"]:
-        write_vectors(VECTORS, checkpoint.load("base", device="cpu"), base_sources())
+        write_vectors(VECTORS, networks.load("base", device="cpu"), base_sources())
     else:
         sys.exit("usage: make.py small|base")
 

@@ -12,36 +12,18 @@ from hypothesis import strategies as st
 from paths import GOLDEN
 
 from neurocodec import codec, container
-from neurocodec.entropy.arithmetic import (
-    LIMIT,
-    IntegerLayer,
-    NativeArithmetic,
-    NumpyArithmetic,
-    TorchArithmetic,
-    kernels,
-)
-from neurocodec.entropy.integer import (
-    HIDDEN_MAX,
-    OUTPUT_LIMIT,
-    PASSES,
-    SUM_LIMIT,
-    EntropyNetwork,
-    freeze_entropy,
-    gather,
-    interpolate_rows,
-    lattice,
-    scatter,
-    thaw_entropy,
-)
+from neurocodec.entropy.grid import HIDDEN_MAX, LIMIT, OUTPUT_LIMIT, PASSES, SUM_LIMIT, gather, lattice, scatter
 from neurocodec.entropy.reference import Decoder
 from neurocodec.errors import ModelMismatchError
-from neurocodec.models.hyperprior import Hyperprior, HyperpriorConfig, pass_masks
+from neurocodec.integer.gpu import TorchArithmetic
+from neurocodec.integer.native import NativeArithmetic, kernels
+from neurocodec.integer.network import EntropyNetwork, interpolate_rows
+from neurocodec.integer.reference import IntegerLayer, NumpyArithmetic
+from neurocodec.model import HyperpriorConfig
+from neurocodec.models.freeze import freeze_entropy, thaw_entropy
+from neurocodec.models.hyperprior import Hyperprior, pass_masks
 
 REFERENCE = NumpyArithmetic()
-
-
-def integers(model):
-    return {name[8:]: value for name, value in model.arrays.items() if name.startswith("entropy.")}
 
 
 def arithmetics():
@@ -144,16 +126,15 @@ def test_symbols_of_golden_files_from_the_reference_alone(case, small_model):
     nic = container.read((GOLDEN / "valid" / f"{case}.nic").read_bytes())
     header, tile = nic.header, nic.tiles[0]
     height, width = -(-header.height // 16), -(-header.width // 16)
-    network = EntropyNetwork(small_model.config, integers(small_model), REFERENCE)
-    decoder = Decoder(tile.stream, small_model.tables)
+    network = EntropyNetwork(small_model.config, small_model.model.part("entropy."), REFERENCE)
+    decoder = Decoder(tile.stream, small_model.model.tables)
 
-    z_hat = decoder.decode(network.z_rows(header.quality_index, height, width))
-    passes = network.start(z_hat, header.quality_index, height, width)
-    for _ in range(PASSES):
-        means, rows = passes.predict()
-        passes.put(decoder.decode(rows) * 64 + means)
+    y_hat, stages = np.zeros((height, width, small_model.config.latent_channels), np.int32), []
+    for stage in network.stages(header.quality_index, y_hat):
+        stage.symbols = decoder.decode(stage.rows)
+        stages.append(stage)
     decoder.finish()
-    assert codec._checksum(z_hat, passes.y_hat) == tile.symbols_crc
+    assert codec.Latents.of(stages, y_hat).checksum() == tile.symbols_crc
 
 
 @pytest.mark.parametrize("name", sorted(arithmetics()))
@@ -161,17 +142,17 @@ def test_symbols_of_golden_files_from_the_reference_alone(case, small_model):
 def test_base_model_equals_the_definition(base_model, quality_index, name):
     rng = np.random.default_rng(quality_index)
     height, width, config = 6, 9, base_model.config
-    reference = EntropyNetwork(config, integers(base_model), REFERENCE)
-    network = EntropyNetwork(config, integers(base_model), arithmetics()[name])
-    z_hat = rng.integers(-4, 5, (2, 3, config.hyper_channels)).astype(np.int32)
-    slow, fast = (path.start(z_hat, quality_index, height, width) for path in (reference, network))
-    for step in range(PASSES):
-        for expected, found in zip(slow.predict(), fast.predict(), strict=True):
-            assert (expected == found).all()
-        latents = (rng.standard_normal((height, width, config.latent_channels // 4)) * 100 * 10**step).astype(np.int32)
-        slow.put(latents)
-        fast.put(latents)
-    assert (slow.y_hat == fast.y_hat).all()
+    reference = EntropyNetwork(config, base_model.model.part("entropy."), REFERENCE)
+    network = EntropyNetwork(config, base_model.model.part("entropy."), arithmetics()[name])
+    y_hats = np.zeros((2, height, width, config.latent_channels), np.int32)
+    walks = [n.stages(quality_index, y_hat) for n, y_hat in zip((reference, network), y_hats, strict=True)]
+    for slow, fast in zip(*walks, strict=True):
+        assert (slow.rows == fast.rows).all()
+        assert (slow.means == fast.means).all()
+        spread = 3 if slow.step is None else 2 * 10**slow.step
+        slow.symbols = fast.symbols = (rng.standard_normal(slow.rows.shape) * spread).astype(np.int32)
+    assert (y_hats[0] == y_hats[1]).all()
+    assert y_hats.any()
 
 
 def lively_model() -> Hyperprior:
@@ -200,23 +181,24 @@ def test_frozen_network_follows_the_float_network(fake_quantise):
     model.fake_quantise = fake_quantise
     network = EntropyNetwork(model.config, freeze_entropy(state(model)), REFERENCE)
     z_hat = torch.randint(-3, 4, (1, 8, 2, 2)).float()
-    latents = torch.randint(-320, 320, (8, 8, 16)).numpy().astype(np.int32)
+    symbols = torch.randint(-5, 6, (8, 8, 16)).numpy().astype(np.int32)
     row = torch.tensor([333 / 64])
     features = model.h_s(z_hat, row)
     base = model.prediction(features, row)
-    passes = network.start(z_hat[0].permute(1, 2, 0).numpy().astype(np.int32), 333, 8, 8)
-    same = []
-    for step in range(PASSES):
-        y_hat = torch.from_numpy(passes.y_hat).permute(2, 0, 1)[None] / 64.0
-        expected = base if step == 0 else base + model.contexts[step - 1](features, y_hat, row)
+    y_hat, same = np.zeros((8, 8, 16), np.int32), []
+    for stage in network.stages(333, y_hat):
+        if stage.step is None:
+            stage.symbols = z_hat[0].permute(1, 2, 0).numpy().astype(np.int32)
+            continue
+        decoded = torch.from_numpy(y_hat).permute(2, 0, 1)[None] / 64.0
+        expected = base if stage.step == 0 else base + model.contexts[stage.step - 1](features, decoded, row)
         expected = expected[0].permute(1, 2, 0).numpy()
-        means, rows = passes.predict()
-        expected_means, expected_rows = gather(expected[..., :16].copy(), step), gather(expected[..., 16:].copy(), step)
-        assert np.abs(means / 64 - expected_means).max() < 0.1
-        assert np.abs(rows - np.clip(expected_rows * 8, 0, 63)).max() < 1.0
-        same.append(means == np.floor(expected_means * 64 + 0.5))
-        same.append(rows == np.clip(np.floor(expected_rows * 8 + 0.5), 0, 63))
-        passes.put(gather(latents, step))
+        means, rows = (gather(half.copy(), stage.step) for half in (expected[..., :16], expected[..., 16:]))
+        assert np.abs(stage.means / 64 - means).max() < 0.1
+        assert np.abs(stage.rows - np.clip(rows * 8, 0, 63)).max() < 1.0
+        same.append(stage.means == np.floor(means * 64 + 0.5))
+        same.append(stage.rows == np.clip(np.floor(rows * 8 + 0.5), 0, 63))
+        stage.symbols = gather(symbols, stage.step)
     # Biases are rounded to a finer grid that training leaves out, so a value at a border may fall to the other side.
     share = np.mean(same)
     assert share > (0.998 if fake_quantise else 0.8)
@@ -290,11 +272,11 @@ def test_rows_between_two_rows():
 
 def test_models_that_could_overflow_or_lack_something_are_refused():
     model = make_small_model()
-    arrays = integers(model)
+    arrays = model.part("entropy.")
     name = "h_s.conv_in"
     broken = {
         "exact": {f"{name}.bias": np.full_like(arrays[f"{name}.bias"], 2**53)},
-        "needed": {f"{name}.weight": arrays[f"{name}.weight"].astype(np.int32)},
+        "expected int16": {f"{name}.weight": arrays[f"{name}.weight"].astype(np.int32)},
         "could leave": {f"{name}.shift": np.array([99])},
         "range in which": {"contexts.0.phase_bias": np.full_like(arrays["contexts.0.phase_bias"], 2**31)},
         "sums of layer h_s.up1": {"h_s.up1.weight": np.full_like(arrays["h_s.up1.weight"], 2**14)},

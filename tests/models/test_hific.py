@@ -10,14 +10,16 @@ import pytest
 import safetensors.numpy
 import torch
 
-from neurocodec import checkpoint, codec, container, tiling
+from neurocodec import codec, container, model, tiling
 from neurocodec.bench import codecs
 from neurocodec.bench.measures import lpips
 from neurocodec.errors import MissingWeightsError, ModelMismatchError, ModelNotFoundError
 from neurocodec.metrics import psnr
+from neurocodec.model import GeneratorConfig, HyperpriorConfig
+from neurocodec.models import networks
 from neurocodec.models.complexity import count_generator_macs
-from neurocodec.models.hific import ChannelNorm, Generator, GeneratorConfig, RealismGain
-from neurocodec.models.hyperprior import HyperpriorConfig, Synthesis
+from neurocodec.models.hific import ChannelNorm, Generator, RealismGain
+from neurocodec.models.hyperprior import Synthesis
 
 BASE = HyperpriorConfig(channels=8, latent_channels=16, hyper_channels=8, hidden_channels=8)
 SMALL = GeneratorConfig(channels=32, blocks=3, fine_blocks=2)
@@ -71,7 +73,7 @@ def test_the_trunk_is_not_trained_and_everything_else_is(generator):
 def test_pixels_depend_only_on_latents_within_the_halo(generator):
     y_hat, quality_index, beta = torch.randn(1, 16, 3, 24), torch.tensor([4.0]), torch.tensor([1.0])
     whole = generator(y_hat, quality_index, beta)
-    halo = generator.halo() + BASE.latent_blocks + -(-BASE.decoder_blocks // 2)
+    halo = generator.halo
     left = generator(y_hat[..., : 8 + halo], quality_index, beta)
     assert torch.allclose(left[..., : 8 * 16], whole[..., : 8 * 16], atol=1e-5)
     closer = generator(y_hat[..., : 8 + 1], quality_index, beta)
@@ -82,7 +84,7 @@ def test_pixels_depend_only_on_latents_within_the_halo(generator):
 def with_generator(small_model):
     """The small model with a generator of random weights that changes pixels by some levels."""
     torch.manual_seed(1)
-    made = checkpoint.new_generator(SMALL, small_model)
+    made = networks.new_generator(SMALL, small_model)
     made.head.weight.data.normal_(0.0, 0.02)
     return dataclasses.replace(small_model, generator=made.eval())
 
@@ -95,7 +97,7 @@ def test_benchmarks_name_the_generator(with_generator, small_model):
     described = codecs.Nic(with_generator, "nic@1", realism=1.0).describe()
     assert described["settings"].endswith("decoded with realism 1")
     assert len(described["generator"]) == 16
-    other = checkpoint.new_generator(SMALL, small_model).eval()
+    other = networks.new_generator(SMALL, small_model).eval()
     changed = codecs.Nic(dataclasses.replace(small_model, generator=other), "nic@1", realism=1.0).describe()
     assert {key for key in described if described[key] != changed[key]} == {"generator"}
     assert "generator" not in codecs.Nic(with_generator).describe()
@@ -119,7 +121,7 @@ def test_tiles_meet_without_a_seam(with_generator, photo, monkeypatch):
     def cut(tile, window, *_):
         return codec.Latents(None, (), everything[window.top : window.bottom, window.left : window.right])
 
-    monkeypatch.setattr(codec, "_decode_tile", cut)
+    monkeypatch.setattr(codec, "decode_tile", cut)
     monkeypatch.setattr(tiling, "EDGE", 256)
     pictures = []
     for whole in (512, 256):
@@ -135,7 +137,7 @@ def test_a_generator_file_is_found_by_its_model(with_generator, small_model, pho
     with pytest.raises(ModelNotFoundError, match="realism above 0 needs a generative decoder"):
         codec.decode(data, model=dataclasses.replace(small_model, generator=None), realism=0.5)
     path = tmp_path / "small-realism.safetensors"
-    checkpoint.save_generator(with_generator.generator, small_model, path)
+    networks.generator_file(with_generator.generator, small_model.model).save(path)
     assert not any(name.startswith("trunk.") for name in safetensors.numpy.load_file(path))
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
     fresh = dataclasses.replace(small_model, generator=None)
@@ -147,12 +149,13 @@ def test_a_generator_of_ones_own_comes_before_the_one_that_ships(small_model, tm
     shipped, own = tmp_path / "shipped", tmp_path / "own"
     for folder, value in ((shipped, 1.0), (own, 2.0)):
         folder.mkdir()
-        generator = checkpoint.new_generator(SMALL, small_model)
+        generator = networks.new_generator(SMALL, small_model)
         generator.head.bias.data.fill_(value)
-        checkpoint.save_generator(generator, small_model, folder / "realism.safetensors")
-    monkeypatch.setattr(checkpoint, "_folders", lambda: [shipped, own])
-    found = checkpoint.generator_of(dataclasses.replace(small_model, generator=None))
-    assert found.head.bias.unique().item() == 2.0
+        networks.generator_file(generator, small_model.model).save(folder / "realism.safetensors")
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(own))
+    monkeypatch.setattr(model, "PACKAGED", shipped)
+    generator = networks.generator_of(dataclasses.replace(small_model, generator=None))
+    assert generator.head.bias.unique().item() == 2.0
 
 
 @pytest.mark.parametrize("quality", [20, 38, 56])
@@ -176,23 +179,23 @@ def test_the_shipped_generator_trades_psnr_for_lpips(base_model, photo, quality)
 
 def test_generator_files_that_do_not_fit(with_generator, small_model, base_model, tmp_path):
     path = tmp_path / "g.safetensors"
-    checkpoint.save_generator(with_generator.generator, small_model, path)
+    networks.generator_file(with_generator.generator, small_model.model).save(path)
     with pytest.raises(ModelMismatchError, match="not of this one"):
-        checkpoint.load_generator(path, base_model)
-    small_model.save(tmp_path / "model.safetensors")
+        networks.load_generator(path, base_model)
+    small_model.model.save(tmp_path / "model.safetensors")
     with pytest.raises(ModelMismatchError, match="not a generative decoder"):
-        checkpoint.load_generator(tmp_path / "model.safetensors", small_model)
+        networks.load_generator(tmp_path / "model.safetensors", small_model)
     with pytest.raises(ModelMismatchError, match="model file"):
-        checkpoint.load(path, device="cpu")
+        networks.load(path, device="cpu")
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     with pytest.raises(ModelMismatchError, match="not a readable model file"):
-        checkpoint.load_generator(path, small_model)
-    larger = checkpoint.new_generator(dataclasses.replace(SMALL, blocks=2), small_model)
+        networks.load_generator(path, small_model)
+    larger = networks.new_generator(dataclasses.replace(SMALL, blocks=2), small_model)
     larger.config = SMALL
-    checkpoint.save_generator(larger, small_model, path)
+    networks.generator_file(larger, small_model.model).save(path)
     with pytest.raises(ModelMismatchError, match="does not fit"):
-        checkpoint.load_generator(path, small_model)
+        networks.load_generator(path, small_model)
 
 
 def test_channel_norm_by_hand():

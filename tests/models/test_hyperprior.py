@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from neurocodec.model import HyperpriorConfig
 from neurocodec.models.complexity import count_macs
-from neurocodec.models.hyperprior import Hyperprior, HyperpriorConfig
+from neurocodec.models.freeze import freeze
+from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.models.layers import QualityRows, colour_dct_matrix, haar_matrix, lower_bound, ste_round
 
 TINY = HyperpriorConfig(channels=8, latent_channels=16, hyper_channels=8, hidden_channels=8)
@@ -77,24 +79,24 @@ def test_complexity_of_a_known_layer_and_of_the_base_model():
 
 @pytest.mark.parametrize("part", ["analysis", "synthesis"])
 def test_halos_cover_the_receptive_field(part):
-    from neurocodec import checkpoint, codec
+    from neurocodec.models import networks
 
     torch.manual_seed(0)
     model = Hyperprior(TINY)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.05)
-    frozen = checkpoint.freeze(model)
+    frozen = networks.of(freeze(model))
     q = torch.tensor([3.0])
     if part == "analysis":
-        halo = codec.analysis_halo(frozen)
+        halo = frozen.g_a.halo
         x = torch.rand(1, 3, 176, 176)
         outside = x.clone()
         outside[:, :, :, : (5 - halo) * 16] = 0.0
         a, b = frozen.g_a(x, q), frozen.g_a(outside, q)
         assert torch.allclose(a[..., 5:], b[..., 5:], atol=1e-5)
     else:
-        halo = codec.synthesis_halo(frozen)
+        halo = frozen.g_s.halo
         y = torch.randn(1, 16, 11, 11)
         outside = y.clone()
         outside[..., : 5 - halo] = 0.0

@@ -7,19 +7,19 @@ import json
 
 import numpy as np
 import pytest
-from paths import GOLDEN
+import torch
+from paths import SMALL_MODEL
 from safetensors.numpy import load_file, save_file
 
-from neurocodec import checkpoint, codec
+from neurocodec import codec, model
 from neurocodec.errors import ModelMismatchError, ModelNotFoundError
-
-SMALL = GOLDEN / "model" / "small.safetensors"
+from neurocodec.models import networks
 
 
 def test_a_saved_model_is_the_same_model(small_model, tmp_path, photo):
     path = tmp_path / "copy.safetensors"
-    small_model.save(path)
-    again = checkpoint.load(path, device="cpu")
+    small_model.model.save(path)
+    again = networks.load(path, device="cpu")
     assert again.model_id == small_model.model_id
     assert codec.encode(photo[:40, :40], model=again) == codec.encode(photo[:40, :40], model=small_model)
     assert [p.name for p in tmp_path.iterdir()] == ["copy.safetensors"]
@@ -28,92 +28,97 @@ def test_a_saved_model_is_the_same_model(small_model, tmp_path, photo):
 
 
 def test_the_id_covers_what_decoding_reads_and_nothing_else(small_model):
-    def identity(name, change):
-        arrays = {n: v.copy() for n, v in small_model.arrays.items()}
-        arrays[name].flat[0] += change
-        return checkpoint._model_id(small_model.config, arrays)
+    def id_with_change(name):
+        arrays = {n: v.copy() for n, v in small_model.model.arrays.items()}
+        arrays[name].flat[0] += 1
+        return model.Model(small_model.config, arrays).model_id
 
     for name in ("g_s.head.weight", "entropy.h_s.up1.weight", "entropy.log_table", "tables.offsets"):
-        assert identity(name, 1) != small_model.model_id
+        assert id_with_change(name) != small_model.model_id
     for name in ("g_a.stem.weight", "h_a.conv_in.weight"):
-        assert identity(name, 1) == small_model.model_id
+        assert id_with_change(name) == small_model.model_id
 
 
 def test_damaged_model_files(tmp_path):
-    data = bytearray(SMALL.read_bytes())
+    data = bytearray(SMALL_MODEL.read_bytes())
     path = tmp_path / "m.safetensors"
     for bad in (b"", data[:100], data[: len(data) // 2], b"\xff" * 64):
         path.write_bytes(bad)
         with pytest.raises(ModelMismatchError):
-            checkpoint.load(path)
+            networks.load(path)
         path.unlink()
     data[-1000] ^= 1
     path.write_bytes(data)
     with pytest.raises(ModelMismatchError):
-        checkpoint.load(path)
+        networks.load(path)
 
 
 def test_a_file_without_its_tables(tmp_path, small_model):
-    arrays = load_file(SMALL)
+    arrays = load_file(SMALL_MODEL)
     del arrays["tables.offsets"]
     with pytest.raises(ModelMismatchError, match="offsets"):
-        checkpoint._assemble(small_model.config, arrays, "cpu", small_model.model_id)
+        model.Model(small_model.config, arrays)
     path = tmp_path / "other.safetensors"
     save_file({"a": np.zeros(3)}, path)
     with pytest.raises(ModelMismatchError, match="not a neurocodec model"):
-        checkpoint.load(path)
+        networks.load(path)
 
 
 def test_unknown_models():
     with pytest.raises(ModelNotFoundError, match="nosuch"):
-        checkpoint.load("nosuch")
+        networks.load("nosuch")
     with pytest.raises(ModelNotFoundError, match="0123"):
-        checkpoint.find(bytes.fromhex("0123456789abcdef"))
+        networks.find(bytes.fromhex("0123456789abcdef"))
 
 
 @pytest.mark.parametrize("change", [{"channels": 9}, {"channels": 1000}, {"channels": 8.5}, {"latent_blocks": 2}])
 @pytest.mark.parametrize("forged", [False, True])
 def test_a_configuration_that_does_not_fit_the_weights(tmp_path, small_model, change, forged):
     config = dataclasses.replace(small_model.config, **change)
-    model_id = checkpoint._model_id(config, small_model.arrays) if forged else small_model.model_id
-    dataclasses.replace(small_model, config=config, model_id=model_id).save(tmp_path / "m.safetensors")
+    arrays = dict(small_model.model.arrays)
+    model_id = model.Model(config, arrays).model_id if forged else small_model.model_id
+    metadata = {
+        "format": model.FILE_FORMAT,
+        "config": json.dumps(dataclasses.asdict(config)),
+        "model_id": model_id.hex(),
+    }
+    save_file(arrays, tmp_path / "m.safetensors", metadata=metadata)
     with pytest.raises(ModelMismatchError, match="does not fit its configuration" if forged else "is damaged"):
-        checkpoint.load(tmp_path / "m.safetensors", device="cpu")
+        networks.load(tmp_path / "m.safetensors", device="cpu")
 
 
 @pytest.mark.parametrize("change", [{"channels": 30_000}, {"hidden_channels": 10**12}, {"latent_blocks": 10**9}])
 def test_a_configuration_that_asks_for_any_amount_of_memory(tmp_path, small_model, change):
     config = json.dumps(dataclasses.asdict(small_model.config) | change)
-    metadata = {"format": checkpoint.FILE_FORMAT, "config": config, "model_id": small_model.model_id.hex()}
-    save_file(dict(small_model.arrays), tmp_path / "m.safetensors", metadata=metadata)
+    metadata = {"format": model.FILE_FORMAT, "config": config, "model_id": small_model.model_id.hex()}
+    save_file(dict(small_model.model.arrays), tmp_path / "m.safetensors", metadata=metadata)
     with pytest.raises(ModelMismatchError, match=f"{next(iter(change))} is .*; it must be from"):
-        checkpoint.load(tmp_path / "m.safetensors", device="cpu")
+        networks.load(tmp_path / "m.safetensors", device="cpu")
 
 
 def test_links_to_nowhere_are_passed_over(tmp_path, monkeypatch):
     (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nothing")
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match="0123"):
-        checkpoint.find(bytes.fromhex("0123456789abcdef"))
+        networks.find(bytes.fromhex("0123456789abcdef"))
 
 
 def test_devices_that_are_not_there(monkeypatch):
-    monkeypatch.setattr(checkpoint.torch.cuda, "is_available", lambda: False)
-    assert checkpoint.resolve_device("auto") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert networks.resolve_device("auto") == "cpu"
     with pytest.raises(ValueError, match="'cuda', and PyTorch finds no GPU"):
-        checkpoint.load("base", device="cuda")
+        networks.load("base", device="cuda")
     with pytest.raises(ValueError, match="'gpu'; known are auto, cpu and cuda"):
-        checkpoint.load("base", device="gpu")
-    monkeypatch.setattr(checkpoint.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(checkpoint.torch.cuda, "device_count", lambda: 2)
-    assert checkpoint.resolve_device("cuda:1") == "cuda:1"
+        networks.load("base", device="gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert networks.resolve_device("cuda:1") == "cuda:1"
     with pytest.raises(ValueError, match="'cuda:2', and the last GPU that PyTorch finds here is cuda:1"):
-        checkpoint.resolve_device("cuda:2")
+        networks.resolve_device("cuda:2")
     for device in ("cudnn", "cuda:", "cuda:x", "cuda:-1"):
         with pytest.raises(ValueError, match="known are"):
-            checkpoint.resolve_device(device)
+            networks.resolve_device(device)
 
 
 def test_the_shipped_model_is_small_enough(base_model):
-    path = checkpoint.Path(checkpoint.__file__).parent / "weights" / "base.safetensors"
-    assert path.stat().st_size <= 25_000_000
+    assert (model.PACKAGED / "base.safetensors").stat().st_size <= 25_000_000

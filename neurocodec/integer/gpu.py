@@ -1,0 +1,69 @@
+"""The integer layers in torch, exactly, for GPUs and for CPUs without the compiled extension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurocodec.entropy.grid import LIMIT
+from neurocodec.integer.reference import IntArray, IntegerLayer
+
+
+class TorchArithmetic:
+    """float64 tensors on any device. The caller's precision settings have no effect."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        import torch
+
+        self._torch = torch
+        self._device = device
+        self._layers: dict[int, tuple[IntegerLayer, Any, Any]] = {}
+
+    def _tensors(self, layer: IntegerLayer) -> tuple[Any, Any]:
+        """Weight, (in, out) or (3, 3, C), and bias as float64, converted once."""
+        if id(layer) not in self._layers:
+            weight = self.load(layer.weight)
+            weight = weight.T if weight.ndim == 2 else weight.permute(1, 2, 0)
+            self._layers[id(layer)] = (layer, weight.contiguous(), self.load(layer.bias))
+        return self._layers[id(layer)][1:]
+
+    def load(self, values: NDArray[Any]) -> Any:
+        return self._torch.from_numpy(values.astype(np.float64)).to(self._device)
+
+    def store(self, x: Any) -> NDArray[np.int32]:
+        result: NDArray[np.int32] = x.to(self._torch.int32).cpu().numpy()
+        return result
+
+    def pointwise(self, x: Any, layer: IntegerLayer, bias: IntArray, low: int, high: int) -> Any:
+        height, width, channels = x.shape
+        weight, own_bias = self._tensors(layer)
+        with self._torch.autocast(x.device.type, enabled=False):
+            total = (x.reshape(height * width, channels) @ weight).reshape(height, width, weight.shape[1])
+        extra = self.load(bias)
+        if bias.ndim == 3:
+            extra = extra.repeat(-(-height // 2), -(-width // 2), 1)[:height, :width]
+        return self._requantise(total.add_(extra + own_bias), layer.shift, low, high)
+
+    def depthwise(self, x: Any, layer: IntegerLayer) -> Any:
+        height, width, _ = x.shape
+        padded = self._torch.nn.functional.pad(x, (0, 0, 1, 1, 1, 1))
+        weight, bias = self._tensors(layer)
+        total = padded[:height, :width] * weight[0, 0]
+        for i in range(3):
+            for j in range(3):
+                if i or j:
+                    total.addcmul_(padded[i : i + height, j : j + width], weight[i, j])
+        return self._requantise(total.add_(bias), layer.shift, -LIMIT, LIMIT - 1)
+
+    def _requantise(self, total: Any, shift: int, low: int, high: int) -> Any:
+        return total.mul_(2.0**-shift).add_(0.5 if shift else 0.0).floor_().clamp_(low, high)
+
+    def shuffle(self, x: Any) -> Any:
+        height, width, channels = x.shape
+        blocks = x.reshape(height, width, channels // 4, 2, 2).permute(0, 3, 1, 4, 2)
+        return blocks.reshape(2 * height, 2 * width, channels // 4)
+
+    def concatenate(self, parts: list[Any]) -> Any:
+        return self._torch.cat(parts, dim=2)

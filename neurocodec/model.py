@@ -1,0 +1,258 @@
+"""Model files: the arrays and the configuration of a model, its id, and where installed models are. No torch.
+
+A generative decoder has a file of its own, which names the model whose latents it reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from neurocodec.container import QUALITY_INDEX_MAX
+from neurocodec.entropy.grid import PASSES, QUALITY_STEPS, SCALE_LEVELS
+from neurocodec.entropy.tables import Tables
+from neurocodec.errors import ModelMismatchError, ModelNotFoundError
+from neurocodec.files import write_bytes
+
+FILE_FORMAT = "neurocodec-model-1"
+GENERATOR_FORMAT = "neurocodec-generator-1"
+TABLE_ARRAYS = ("frequencies", "offsets", "lengths")
+QUALITY_ROWS = QUALITY_INDEX_MAX // QUALITY_STEPS + 1
+"""Rows of the gains, as files count qualities: 16."""
+MAX_CHANNELS, MAX_BLOCKS = 1024, 16
+"""Of any layer, and of blocks in a row: a configuration beyond them is refused before memory is allocated for it."""
+PACKAGED = Path(__file__).parent / "weights"
+"""Model files that ship with the package."""
+_HINT = "put its file into a folder that NEUROCODEC_WEIGHTS names"
+
+
+@dataclass(frozen=True)
+class HyperpriorConfig:
+    """Shape of a `Hyperprior`. `latent_channels` is a multiple of 4; the DCT start needs `channels` ≥ 192.
+
+    There are 16 `quality_rows`, because files count qualities from the first to the sixteenth; with fewer, decoding
+    would go beyond the last. Raises ValueError for an impossible shape, or one beyond 1024 channels or 16 blocks in a
+    row: a damaged file must not ask for any amount of memory.
+    """
+
+    channels: int = 192  # C, transforms at 1/8
+    latent_channels: int = 256  # M, y at 1/16
+    hyper_channels: int = 96  # N, z at 1/64
+    hidden_channels: int = 192  # entropy networks
+    encoder_blocks: int = 1  # at 1/8
+    decoder_blocks: int = 2  # at 1/8
+    latent_blocks: int = 3  # at 1/16, in both transforms
+    quality_rows: int = 16
+    lambda_min: float = 0.0003
+    lambda_max: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "latent_channels", "hyper_channels", "hidden_channels"):
+            if not 1 <= getattr(self, name) <= MAX_CHANNELS:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 1 to {MAX_CHANNELS}.")
+        for name in ("encoder_blocks", "decoder_blocks", "latent_blocks"):
+            if not 0 <= getattr(self, name) <= MAX_BLOCKS:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to {MAX_BLOCKS}.")
+        if self.latent_channels % PASSES:
+            raise ValueError(f"latent_channels is {self.latent_channels}; it must be a multiple of {PASSES}.")
+        if self.quality_rows != QUALITY_ROWS:
+            raise ValueError(f"quality_rows is {self.quality_rows}; files count qualities on {QUALITY_ROWS} rows.")
+        if not 0 < self.lambda_min <= self.lambda_max:
+            raise ValueError("lambda_min must be above 0, and lambda_max no less.")
+
+    def lmbda(self, quality_index: Any) -> Any:
+        """λ of a fractional quality index, a number or a tensor: log-spaced from lambda_min to lambda_max."""
+        return self.lambda_min * (self.lambda_max / self.lambda_min) ** (quality_index / (self.quality_rows - 1))
+
+    def step_size(self, quality_index: float) -> float:
+        """Quantisation step in units of [0, 1] pixels that high-rate theory gives: Δ² = 18 / (λ · 255² · ln 2)."""
+        return math.sqrt(18.0 / (self.lmbda(quality_index) * 255**2 * math.log(2.0)))
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Shape of a `Generator`. `channels` is a multiple of 16. Raises ValueError for one that is impossible."""
+
+    channels: int = 320  # at 1/8
+    blocks: int = 6
+    fine_blocks: int = 3  # at 1/2, on channels / 16 · fine_width channels
+    fine_width: int = 2
+    frequencies: int = 1  # of β; six made waves in LPIPS along the slider
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.channels <= MAX_CHANNELS or self.channels % 16:
+            raise ValueError(f"channels is {self.channels}; it must be a multiple of 16 up to {MAX_CHANNELS}.")
+        for name, least in {"blocks": 0, "fine_blocks": 0, "fine_width": 1, "frequencies": 0}.items():
+            if not least <= getattr(self, name) <= MAX_BLOCKS:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from {least} to {MAX_BLOCKS}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A frozen model, as its file holds it.
+
+    arrays: float32 transforms (g_a, h_a, g_s), integers of the entropy path (entropy.) and tables, by name.
+    Raises ModelMismatchError if the tables are missing or malformed.
+    """
+
+    config: HyperpriorConfig
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        if self.tables.rows != SCALE_LEVELS:
+            raise ModelMismatchError(f"the model file has {self.tables.rows} table rows instead of {SCALE_LEVELS}.")
+
+    @functools.cached_property
+    def tables(self) -> Tables:
+        """The probability tables."""
+        arrays = self.part("tables.")
+        missing = [name for name in TABLE_ARRAYS if name not in arrays]
+        if missing:
+            raise ModelMismatchError(f"the model file lacks tables.{missing[0]}.")
+        return Tables(*(arrays[name] for name in TABLE_ARRAYS))
+
+    @functools.cached_property
+    def model_id(self) -> bytes:
+        """First 8 bytes of SHA-256 over the configuration and every array that decoding reads (not g_a, not h_a)."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
+        for name in sorted(self.arrays):
+            if not name.startswith(("g_a.", "h_a.")):
+                value = np.ascontiguousarray(self.arrays[name])
+                little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+                digest.update(f"{name} {value.dtype.name} {value.shape}".encode())
+                digest.update(little.tobytes())
+        return digest.digest()[:8]
+
+    def part(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """The arrays whose names start with a prefix, which is removed."""
+        return {name[len(prefix) :]: array for name, array in self.arrays.items() if name.startswith(prefix)}
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model file. Raises OutputError."""
+        _write(path, self.arrays, FILE_FORMAT, self.config, self.model_id)
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratorFile:
+    """A generative decoder, as its file holds it: all weights but those of its trunk, which is the model's g_s."""
+
+    config: GeneratorConfig
+    arrays: Mapping[str, NDArray[Any]]
+    model_id: bytes
+
+    def save(self, path: str | Path) -> None:
+        """Writes the file. Raises OutputError."""
+        _write(path, self.arrays, GENERATOR_FORMAT, self.config, self.model_id)
+
+
+def load(name: str | Path) -> Model:
+    """The installed model of a name, or the one in a file (a path that ends in .safetensors), loaded once.
+
+    Raises ModelNotFoundError, or ModelMismatchError for a damaged file.
+    """
+    path = Path(name)
+    if path.suffix != ".safetensors":
+        candidates = [folder / f"{name}.safetensors" for folder in _folders()]
+        path = next((c for c in candidates if c.is_file()), candidates[0])
+    if not path.is_file():
+        raise ModelNotFoundError(f"no model {str(name)!r} is installed; {_HINT}.")
+    return _load(str(path.resolve()), path.stat().st_mtime_ns)
+
+
+def find(model_id: bytes) -> Model:
+    """The installed model with this id. Raises ModelNotFoundError if there is none."""
+    for path in _installed(_folders(), FILE_FORMAT, model_id):
+        return load(path)
+    raise ModelNotFoundError(f"the file needs model {model_id.hex()}, which is not installed; {_HINT}.")
+
+
+def load_generator(path: str | Path, model: Model) -> GeneratorFile:
+    """The generative decoder in a file. Raises ModelMismatchError if it is damaged or belongs to another model."""
+    metadata, arrays = _read(str(path))
+    if metadata.get("format") != GENERATOR_FORMAT:
+        raise ModelMismatchError(f"{path} is not a generative decoder of a kind this release reads.")
+    if metadata.get("model_id") != model.model_id.hex():
+        raise ModelMismatchError(f"{path} reads the latents of model {metadata.get('model_id')}, not of this one.")
+    try:
+        config = GeneratorConfig(**json.loads(metadata["config"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelMismatchError(f"{path} does not fit its configuration; install it again.") from error
+    return GeneratorFile(config, arrays, model.model_id)
+
+
+def find_generator(model: Model) -> GeneratorFile:
+    """The installed generative decoder for a model; one in NEUROCODEC_WEIGHTS comes before the package's own.
+
+    Raises ModelNotFoundError if there is none.
+    """
+    for path in _installed(reversed(_folders()), GENERATOR_FORMAT, model.model_id):
+        return load_generator(path, model)
+    raise ModelNotFoundError(
+        f"realism above 0 needs a generative decoder for model {model.model_id.hex()}; none is installed; {_HINT}."
+    )
+
+
+def _folders() -> list[Path]:
+    extra = os.environ.get("NEUROCODEC_WEIGHTS")
+    return [PACKAGED, *([Path(extra)] if extra else [])]
+
+
+def _installed(folders: Iterable[Path], kind: str, model_id: bytes) -> Iterator[Path]:
+    """Installed files of a kind that name a model id."""
+    for folder in folders:
+        for path in sorted(folder.glob("*.safetensors")):
+            metadata = _metadata(str(path), path.stat().st_mtime_ns) if path.is_file() else {}
+            if metadata.get("format") == kind and metadata.get("model_id") == model_id.hex():
+                yield path
+
+
+@functools.lru_cache(maxsize=64)
+def _metadata(path: str, mtime: int) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def _read(path: str) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            return dict(file.metadata() or {}), arrays
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise ModelMismatchError(f"{path} is not a readable model file ({error}).") from error
+
+
+def _write(path: str | Path, arrays: Mapping[str, NDArray[Any]], kind: str, config: Any, model_id: bytes) -> None:
+    metadata = {"format": kind, "config": json.dumps(dataclasses.asdict(config)), "model_id": model_id.hex()}
+    write_bytes(path, save(dict(arrays), metadata=metadata), force=True)  # save_file would make it private to the owner
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: str, mtime: int) -> Model:
+    metadata, arrays = _read(path)
+    if metadata.get("format") != FILE_FORMAT:
+        raise ModelMismatchError(f"{path} is not a neurocodec model file of a kind this release reads.")
+    try:
+        model = Model(HyperpriorConfig(**json.loads(metadata["config"])), arrays)
+    except ModelMismatchError:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelMismatchError(f"{path} is not a readable model file ({error}).") from error
+    if model.model_id.hex() != metadata.get("model_id"):
+        raise ModelMismatchError(f"{path} is damaged: its contents do not match its model id; install it again.")
+    return model
