@@ -22,27 +22,24 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from neurocodec.entropy.arithmetic import (
-    Arithmetic,
-    IntegerLayer,
-    NativeArithmetic,
-    NumpyArithmetic,
-    TorchArithmetic,
-    kernels,
-)
 from torch import Tensor
 
 from neurocodec import codec, container, image, tiling
 from neurocodec.bench.rate_distortion import commit, machine, versions
-from neurocodec.entropy import coder
-from neurocodec.entropy.grid import OUTPUT_LIMIT, PASSES
-from neurocodec.models import networks
-from neurocodec.models.hyperprior import INDEX_UNIT, Hyperprior, pass_masks
+from neurocodec.entropy.grid import OUTPUT_LIMIT, UNIT, gather, scatter
+from neurocodec.integer.gpu import TorchArithmetic
+from neurocodec.integer.native import NativeArithmetic, kernels
+from neurocodec.integer.network import EntropyNetwork, Stage
+from neurocodec.integer.reference import Arithmetic, IntegerLayer, NumpyArithmetic
+from neurocodec.models import networks as model_networks
+from neurocodec.models.hyperprior import INDEX_UNIT, Hyperprior
+from neurocodec.models.networks import Networks
 from neurocodec.training.run import load_run
 
 INDEXES = (60, 200, 340, 480, 620, 760, 900)
@@ -96,56 +93,61 @@ class InFloat32(TorchArithmetic):
         return super().load(values).float()
 
 
-@torch.no_grad()
-def float_bytes(model: networks.Networks, network: Hyperprior, y: Tensor, index: int) -> int:
-    """Bytes of the stream when means and scales come from the float network."""
-    row = torch.tensor([index / 64])
-    z_hat = model.h_a(y, row).round()
-    z_rows = model.entropy.z_rows(index, y.shape[2], y.shape[3])
-    z_symbols = z_hat[0].permute(1, 2, 0).numpy().astype(np.int32)
-    symbols, rows = [z_symbols.ravel()], [z_rows.ravel()]
-    features = network.h_s(z_hat, row)
-    features = features[:, :, : y.shape[2], : y.shape[3]]
-    base, y_hat = network.prediction(features, row), torch.zeros_like(y)
-    for step, mask in enumerate(pass_masks(y.shape[1], y.shape[2], y.shape[3], y.device)):
-        entropy = base if step == 0 else base + network.contexts[step - 1](features, y_hat, row)
-        means, indexes = entropy.chunk(2, dim=1)
-        table_rows = (indexes * INDEX_UNIT).round().clamp(0, 63)
-        residual = (y - means).round()
-        y_hat = torch.where(mask, residual + means, y_hat)
-        picked = mask[0].permute(1, 2, 0)
-        part, part_rows = (t[0].permute(1, 2, 0)[picked].numpy() for t in (residual, table_rows))
-        symbols.append(part.ravel().astype(np.int32))
-        rows.append(part_rows.ravel().astype(np.uint8))
-    calls = [part.size for part in symbols]
-    return len(coder.encode(np.concatenate(symbols), np.concatenate(rows), model.tables, calls=calls))
+class FloatEntropyNetwork:
+    """The walk over a tile with means and table rows from the float network; means are fractions of 1/64."""
+
+    def __init__(self, exact: EntropyNetwork, network: Hyperprior) -> None:
+        self._exact, self._network = exact, network
+
+    @torch.no_grad()
+    def stages(self, quality_index: int, y_hat: np.ndarray) -> Iterator[Stage]:
+        height, width, channels = y_hat.shape
+        z = next(self._exact.stages(quality_index, y_hat))
+        yield z
+        row = torch.tensor([quality_index / 64])
+        features = self._network.h_s(_channels_first(z.symbols), row)[:, :, :height, :width]
+        base, decoded = self._network.prediction(features, row), np.zeros(y_hat.shape)
+        for step in range(4):
+            entropy = base
+            if step > 0:
+                entropy = base + self._network.contexts[step - 1](features, _channels_first(decoded), row)
+            values = entropy[0].permute(1, 2, 0).double().numpy()
+            means = gather(values[:, :, :channels], step)
+            rows = np.clip(np.rint(gather(values[:, :, channels:], step) * INDEX_UNIT), 0, 63)
+            stage = Stage(step, rows.astype(np.uint8), means * UNIT)
+            yield stage
+            scatter(stage.symbols + means, step, decoded)
 
 
-def integer_bytes(model: networks.Networks, y: Tensor, index: int, arithmetic: Arithmetic) -> int:
-    chosen = dataclasses.replace(model, entropy=model.entropy.using(arithmetic))
-    return len(codec._encode_latents(y, chosen, index).stream)
+def _channels_first(x: np.ndarray) -> Tensor:
+    return torch.from_numpy(x.astype(np.float32)).permute(2, 0, 1)[None]
 
 
-def analysed(model: networks.Networks, rgb: np.ndarray, index: int) -> Tensor:
-    padded = image.pad_to_multiple(rgb, codec.LATENT)
-    window = tiling.Window(0, 0, padded.shape[0] // codec.LATENT, padded.shape[1] // codec.LATENT)
-    return codec.analyse(padded, window, model, index)
+def stream_bytes(networks: Networks, y: Tensor, index: int, entropy: Any) -> int:
+    """Bytes of the stream of a tile with these latents and this entropy network."""
+    chosen = dataclasses.replace(networks, entropy=entropy)
+    stages, _ = codec.quantise(y, chosen, index)
+    return len(codec.code(stages, chosen))
 
 
-def decode_times(model: networks.Networks, rgb: np.ndarray, arithmetic: Arithmetic, threads: int) -> dict[str, float]:
+def analysed(networks: Networks, rgb: np.ndarray, index: int) -> Tensor:
+    padded = image.pad_to_multiple(rgb, tiling.LATENT)
+    window = tiling.Window(0, 0, padded.shape[0] // tiling.LATENT, padded.shape[1] // tiling.LATENT)
+    return codec.analyse(padded, window, networks, index)
+
+
+def decode_times(networks: Networks, rgb: np.ndarray, arithmetic: Arithmetic, threads: int) -> dict[str, float]:
     """Milliseconds of a decode: the entropy path, and all of it. Smallest of seven."""
     torch.set_num_threads(threads)
-    chosen = dataclasses.replace(model, entropy=model.entropy.using(arithmetic))
-    nic = container.read(codec.encode_picture(image.load(rgb), model, 480))
-    (latents,) = codec.decode_latents(nic, model)
-    height, width, _ = latents.y_hat.shape
+    chosen = dataclasses.replace(networks, entropy=networks.entropy.using(arithmetic))
+    nic = container.read(codec.encode_picture(image.load(rgb), networks, 480))
+    (latents,) = codec.decode_latents(nic, networks)
+    symbols = (latents.z_hat, *latents.symbols)
     best = {"entropy_ms": math.inf, "decode_ms": math.inf}
     for _ in range(7):
         start = time.perf_counter()
-        passes = chosen.entropy.start(latents.z_hat, 480, height, width)
-        for step in range(PASSES):
-            passes.predict()
-            passes.put(latents.symbols[step] * 64)
+        for stage, known in zip(chosen.entropy.stages(480, np.zeros_like(latents.y_hat)), symbols, strict=True):
+            stage.symbols = known
         best["entropy_ms"] = min(best["entropy_ms"], 1000 * (time.perf_counter() - start))
         if not isinstance(arithmetic, InFloat32):
             start = time.perf_counter()
@@ -163,7 +165,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model, network = networks.load("base", device="cpu"), load_run(args.run)
+    networks, network = model_networks.load("base", device="cpu"), load_run(args.run)
     paths = sorted(args.pictures.glob("*.png"))[: args.images]
     pictures = [image.load(path).rgb for path in paths]
     landscape = next((rgb for rgb in pictures if rgb.shape[:2] == (512, 768)), None)
@@ -177,16 +179,17 @@ def main() -> None:
     }
     for rgb in pictures[:CALIBRATION]:
         for index in INDEXES:
-            integer_bytes(model, analysed(model, rgb, index), index, variants["8 bits"])
+            y = analysed(networks, rgb, index)
+            stream_bytes(networks, y, index, networks.entropy.using(variants["8 bits"]))
     variants["8 bits"].calibrate = False  # type: ignore[attr-defined]
 
     sizes: dict[str, dict[int, int]] = {name: dict.fromkeys(INDEXES, 0) for name in ("float", *variants)}
     for rgb in pictures:
         for index in INDEXES:
-            y = analysed(model, rgb, index)
-            sizes["float"][index] += float_bytes(model, network, y, index)
+            y = analysed(networks, rgb, index)
+            sizes["float"][index] += stream_bytes(networks, y, index, FloatEntropyNetwork(networks.entropy, network))
             for name, arithmetic in variants.items():
-                sizes[name][index] += integer_bytes(model, y, index, arithmetic)
+                sizes[name][index] += stream_bytes(networks, y, index, networks.entropy.using(arithmetic))
     rows = []
     for name, table in sizes.items():
         extra = [100 * (table[i] / sizes["float"][i] - 1) for i in INDEXES]
@@ -201,13 +204,13 @@ def main() -> None:
     times = []
     for name, arithmetic in ways.items():
         for threads in (1, 2):
-            row = {"variant": name, "threads": threads} | decode_times(model, landscape, arithmetic, threads)
+            row = {"variant": name, "threads": threads} | decode_times(networks, landscape, arithmetic, threads)
             times.append(row)
             print(row)
     if args.output:
         about = {
             "command": f"python benchmarks/entropy_widths.py {args.pictures.name} --float {args.run.name}",
-            "model_id": model.model_id.hex(),
+            "model_id": networks.model_id.hex(),
             "commit": commit(),
             "machine": machine(),
             "versions": versions(),
