@@ -20,7 +20,7 @@ setup(
             "neurocodec._native",
             ["csrc/bindings.cpp"],
             include_dirs=["csrc"],
-            depends=["csrc/range_coder.hpp", "csrc/integer_layers.hpp", "csrc/parallel.hpp"],
+            depends=[f"csrc/{name}.hpp" for name in ("range_coder", "integer_layers", "network", "tile", "parallel")],
             cxx_std=17,
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-pthread"],
             extra_link_args=["-pthread"],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // neurocodec._native: NumPy arrays in, bytes or arrays out. Types, lengths, the GIL and errors; the rest is
-// range_coder.hpp and integer_layers.hpp.
+// tile.hpp and what it includes.
 //
 // Surprises: arrays must be contiguous and of the exact type (neurocodec.entropy.coder sees to that); a decoder takes a
 // lock, because it works without the GIL.
@@ -10,14 +10,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "integer_layers.hpp"
-#include "range_coder.hpp"
+#include "tile.hpp"
 
 namespace py = pybind11;
 namespace nc = neurocodec;
@@ -144,6 +144,7 @@ const char* name_of(nc::Kernel kernel) {
   switch (kernel) {
     case nc::Kernel::kAvx512: return "avx512";
     case nc::Kernel::kAvx2: return "avx2";
+    case nc::Kernel::kNeon: return "neon";
     default: return "generic";
   }
 }
@@ -161,71 +162,191 @@ nc::Kernel kernel_named(const std::string& name) {
   throw std::invalid_argument("This machine runs no kernel named " + name + ".");
 }
 
-nc::Requantise requantise(int shift, int32_t low, int32_t high) {
-  if (shift < 0 || shift > 30) throw std::invalid_argument("The shift is not in 0..30.");
-  return nc::Requantise(shift, low, high);
-}
-
-void check_positions(const Array<int16_t>& x, size_t channels) {
-  if (x.ndim() != 3 || static_cast<size_t>(x.shape(2)) != channels) {
-    throw std::invalid_argument("The input is not of shape (height, width, " + std::to_string(channels) + ").");
-  }
-}
-
-nc::PointwiseLayer make_pointwise(const Array<int16_t>& weight) {
-  if (weight.ndim() != 2) throw std::invalid_argument("The weight is not of shape (out, in).");
-  return nc::PointwiseLayer(weight.data(), static_cast<size_t>(weight.shape(0)), static_cast<size_t>(weight.shape(1)));
-}
-
+// One layer, for tests: (height, width, inputs) -> (height, width, outputs).
 template <typename Out>
-Array<Out> run_pointwise(const nc::PointwiseLayer& layer, const Array<int16_t>& x, const Array<int32_t>& bias, int shift,
-                         int32_t low, int32_t high, const std::string& kernel, size_t threads) {
-  check_positions(x, layer.inputs());
-  const bool lattice = bias.ndim() == 3;
-  const bool fits = lattice ? bias.shape(0) == 2 && bias.shape(1) == 2 : bias.ndim() == 1;
-  if (!fits || static_cast<size_t>(bias.shape(bias.ndim() - 1)) != layer.outputs()) {
-    throw std::invalid_argument("The bias is neither of shape (out) nor (2, 2, out).");
-  }
-  const nc::Requantise rule = requantise(shift, low, high);
+Array<Out> pointwise(const Array<int16_t>& x, const Array<int16_t>& weight, const Array<int32_t>& bias,
+                     const Array<int8_t>& shift, int32_t low, int32_t high, const std::string& kernel) {
   const nc::Kernel chosen = kernel_named(kernel);
-  const auto height = static_cast<size_t>(x.shape(0)), width = static_cast<size_t>(x.shape(1));
-  Array<Out> out({height, width, layer.outputs()});
-  const int16_t* const from = x.data();
-  const int32_t* const add = bias.data();
+  if (x.ndim() != 3 || weight.ndim() != 2 || x.shape(2) != weight.shape(1) || bias.ndim() != 1 || shift.ndim() != 1 ||
+      bias.shape(0) != weight.shape(0) || shift.shape(0) != weight.shape(0)) {
+    throw std::invalid_argument("The shapes of the layer do not fit each other.");
+  }
+  const auto inputs = static_cast<size_t>(x.shape(2)), outputs = static_cast<size_t>(weight.shape(0));
+  const auto positions = static_cast<size_t>(x.shape(0) * x.shape(1));
+  const nc::Pointwise layer(weight.data(), bias.data(), shift.data(), outputs, inputs);
+  std::vector<int16_t> padded(x.data(), x.data() + x.size());
+  padded.push_back(0);
+  Array<Out> out({x.shape(0), x.shape(1), weight.shape(0)});
   Out* const to = out.mutable_data();
-  const py::gil_scoped_release release;
-  layer.run(from, height, width, add, lattice, rule, to, chosen, threads);
+  layer.run<Out>(
+      chosen, positions, [&](size_t p) { return padded.data() + p * inputs; },
+      [&](size_t) { return layer.bias().data(); }, low, high, [&](size_t p) { return to + p * outputs; });
   return out;
 }
 
-nc::DepthwiseLayer make_depthwise(const Array<int16_t>& weight, const Array<int32_t>& bias) {
-  if (weight.ndim() != 3 || weight.shape(1) != 3 || weight.shape(2) != 3) {
-    throw std::invalid_argument("The weight is not of shape (channels, 3, 3).");
-  }
-  if (bias.ndim() != 1 || bias.shape(0) != weight.shape(0)) {
-    throw std::invalid_argument("The bias is not of shape (channels).");
-  }
-  return nc::DepthwiseLayer(weight.data(), bias.data(), static_cast<size_t>(weight.shape(0)));
-}
-
-Array<int16_t> run_depthwise(const nc::DepthwiseLayer& layer, const Array<int16_t>& x, int shift,
-                             const std::string& kernel, size_t threads) {
-  check_positions(x, layer.channels());
-  const nc::Requantise rule = requantise(shift, INT16_MIN, INT16_MAX);
+Array<int16_t> depthwise(const Array<int16_t>& x, const Array<int16_t>& weight, const Array<int32_t>& bias,
+                         const Array<int8_t>& shift, const std::string& kernel) {
   const nc::Kernel chosen = kernel_named(kernel);
+  if (x.ndim() != 3 || weight.ndim() != 3 || weight.shape(0) != x.shape(2) || weight.shape(1) != 3 ||
+      weight.shape(2) != 3 || bias.ndim() != 1 || shift.ndim() != 1 || bias.shape(0) != x.shape(2) ||
+      shift.shape(0) != x.shape(2)) {
+    throw std::invalid_argument("The shapes of the layer do not fit each other.");
+  }
   const auto height = static_cast<size_t>(x.shape(0)), width = static_cast<size_t>(x.shape(1));
-  Array<int16_t> out({height, width, layer.channels()});
-  const int16_t* const from = x.data();
-  int16_t* const to = out.mutable_data();
-  const py::gil_scoped_release release;
-  layer.run(from, height, width, rule, to, chosen, threads);
+  const auto channels = static_cast<size_t>(x.shape(2)), row = width * channels;
+  const nc::Depthwise layer(weight.data(), bias.data(), shift.data(), channels);
+  Array<int16_t> out({x.shape(0), x.shape(1), x.shape(2)});
+  for (size_t r = 0; r < height; ++r) {
+    const int16_t* const here = x.data() + r * row;
+    layer.run_row(chosen, r > 0 ? here - row : nullptr, here, r + 1 < height ? here + row : nullptr, width, channels,
+                  out.mutable_data() + r * row, channels);
+  }
   return out;
 }
+
+nc::Array array_of(const py::array& values, const std::string& name) {
+  nc::Array array;
+  const auto kind = values.dtype().kind();
+  const auto size = values.dtype().itemsize();
+  if (kind == 'i' && size == 1) {
+    array.type = nc::Type::kInt8;
+  } else if (kind == 'i' && size == 2) {
+    array.type = nc::Type::kInt16;
+  } else if (kind == 'i' && size == 4) {
+    array.type = nc::Type::kInt32;
+  } else if (kind == 'u' && size == 2) {
+    array.type = nc::Type::kUint16;
+  } else {
+    throw nc::ModelError("the model file holds " + name + " with a type that no network uses.");
+  }
+  if ((values.flags() & py::array::c_style) == 0) throw nc::ModelError(name + " is not contiguous.");
+  array.data = values.data();
+  for (py::ssize_t i = 0; i < values.ndim(); ++i) array.shape.push_back(static_cast<size_t>(values.shape(i)));
+  return array;
+}
+
+class Model {
+ public:
+  Model(const std::map<std::string, size_t>& shape, const std::map<std::string, py::array>& arrays)
+      : model_(shape_of(shape), all(arrays)) {}
+
+  Array<int32_t> analyse(const Array<uint8_t>& rgb, int quality, const std::string& kernel, size_t threads) const {
+    encoder();
+    if (rgb.ndim() != 3 || rgb.shape(2) != 3 || rgb.shape(0) % 16 != 0 || rgb.shape(1) % 16 != 0 || rgb.size() == 0) {
+      throw std::invalid_argument("The pixels are not of shape (16 h, 16 w, 3).");
+    }
+    const nc::Run run = checked(quality, kernel, threads);
+    const auto height = static_cast<size_t>(rgb.shape(0)) / 16, width = static_cast<size_t>(rgb.shape(1)) / 16;
+    Array<int32_t> y({height, width, model_.shape().latent_channels});
+    const uint8_t* const from = rgb.data();
+    int32_t* const to = y.mutable_data();
+    const py::gil_scoped_release release;
+    model_.analyse(run, from, height, width, quality, to);
+    return y;
+  }
+
+  py::tuple encode(const Array<int32_t>& y, int quality, const std::string& kernel, size_t threads) const {
+    encoder();
+    check_latents(y);
+    const nc::Run run = checked(quality, kernel, threads);
+    const auto height = static_cast<size_t>(y.shape(0)), width = static_cast<size_t>(y.shape(1));
+    const int32_t* const from = y.data();
+    nc::Latents latents;
+    std::vector<uint8_t> stream;
+    {
+      const py::gil_scoped_release release;
+      stream = model_.encode(run, from, height, width, quality, latents);
+    }
+    return py::make_tuple(py::bytes(reinterpret_cast<const char*>(stream.data()), stream.size())) +
+           arrays_of(latents, height, width);
+  }
+
+  py::tuple decode(const py::bytes& stream, size_t height, size_t width, int quality, const std::string& kernel,
+                   size_t threads) const {
+    if (height == 0 || width == 0 || height > 4096 || width > 4096) {
+      throw std::invalid_argument("A tile has 1 to 4096 latents in each direction.");
+    }
+    const nc::Run run = checked(quality, kernel, threads);
+    const auto* const bytes = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(stream.ptr()));
+    const auto size = static_cast<size_t>(PyBytes_GET_SIZE(stream.ptr()));
+    nc::Latents latents;
+    nc::Status status;
+    {
+      const py::gil_scoped_release release;
+      status = model_.decode(run, bytes, size, height, width, quality, latents);
+    }
+    check(status);
+    return arrays_of(latents, height, width);
+  }
+
+  Array<uint8_t> synthesise(const Array<int32_t>& y_hat, int quality, const std::string& kernel, size_t threads) const {
+    check_latents(y_hat);
+    const nc::Run run = checked(quality, kernel, threads);
+    const auto height = static_cast<size_t>(y_hat.shape(0)), width = static_cast<size_t>(y_hat.shape(1));
+    Array<uint8_t> rgb({16 * height, 16 * width, size_t{3}});
+    const int32_t* const from = y_hat.data();
+    uint8_t* const to = rgb.mutable_data();
+    const py::gil_scoped_release release;
+    model_.synthesise(run, from, height, width, quality, to);
+    return rgb;
+  }
+
+ private:
+  static nc::Shape shape_of(const std::map<std::string, size_t>& shape) {
+    const auto at = [&](const char* name) {
+      const auto entry = shape.find(name);
+      if (entry == shape.end()) throw std::invalid_argument(std::string("The shape lacks ") + name + ".");
+      return entry->second;
+    };
+    return {at("channels"),       at("latent_channels"), at("hyper_channels"), at("hidden_channels"),
+            at("encoder_blocks"), at("decoder_blocks"),  at("latent_blocks")};
+  }
+
+  static std::map<std::string, nc::Array> all(const std::map<std::string, py::array>& arrays) {
+    std::map<std::string, nc::Array> result;
+    for (const auto& [name, values] : arrays) result.emplace(name, array_of(values, name));
+    return result;
+  }
+
+  static nc::Run checked(int quality, const std::string& kernel, size_t threads) {
+    if (quality < 0 || quality > nc::kMaxQuality) throw std::invalid_argument("The quality index is not in 0..960.");
+    return {kernel_named(kernel), std::max<size_t>(1, threads)};
+  }
+
+  void encoder() const {
+    if (!model_.encodes()) throw std::invalid_argument("This model is for decoding alone.");
+  }
+
+  void check_latents(const Array<int32_t>& y) const {
+    if (y.ndim() != 3 || static_cast<size_t>(y.shape(2)) != model_.shape().latent_channels || y.size() == 0) {
+      throw std::invalid_argument("The latents are not of shape (h, w, M).");
+    }
+  }
+
+  // z_hat, the symbols of the four passes, y_hat.
+  py::tuple arrays_of(const nc::Latents& latents, size_t height, size_t width) const {
+    const auto copy = [](const int32_t* from, std::vector<size_t> shape) {
+      Array<int32_t> array(shape);
+      std::copy_n(from, array.size(), array.mutable_data());
+      return array;
+    };
+    const size_t quarter = model_.shape().latent_channels / nc::kPasses;
+    py::list symbols;
+    for (size_t step = 0; step < nc::kPasses; ++step) {
+      symbols.append(copy(latents.symbols.data() + step * height * width * quarter, {height, width, quarter}));
+    }
+    return py::make_tuple(
+        copy(latents.z_hat.data(), {(height + 3) / 4, (width + 3) / 4, model_.shape().hyper_channels}), symbols,
+        copy(latents.y_hat.data(), {height, width, 4 * quarter}));
+  }
+
+  nc::Model model_;
+};
 
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "Range coder and integer layers in C++; use them through neurocodec.entropy.coder and .integer.";
+  m.doc() = "The core in C++; use it through neurocodec.entropy.coder and neurocodec.integer.native.";
   py::class_<nc::Tables, std::shared_ptr<nc::Tables>>(m, "Tables")
       .def(py::init(&make_tables), py::arg("frequencies").noconvert(), py::arg("offsets").noconvert(),
            py::arg("lengths").noconvert());
@@ -238,13 +359,21 @@ PYBIND11_MODULE(_native, m) {
       .def("finish", &Decoder::finish);
 
   m.def("kernels", &kernel_names, "Names of the kernels that this machine runs, best first.");
-  py::class_<nc::PointwiseLayer>(m, "Pointwise")
-      .def(py::init(&make_pointwise), py::arg("weight").noconvert())
-      .def("run", &run_pointwise<int16_t>, py::arg("x").noconvert(), py::arg("bias").noconvert(), py::arg("shift"),
-           py::arg("low"), py::arg("high"), py::arg("kernel"), py::arg("threads"))
-      .def("run_wide", &run_pointwise<int32_t>, py::arg("x").noconvert(), py::arg("bias").noconvert(),
-           py::arg("shift"), py::arg("low"), py::arg("high"), py::arg("kernel"), py::arg("threads"));
-  py::class_<nc::DepthwiseLayer>(m, "Depthwise")
-      .def(py::init(&make_depthwise), py::arg("weight").noconvert(), py::arg("bias").noconvert())
-      .def("run", &run_depthwise, py::arg("x").noconvert(), py::arg("shift"), py::arg("kernel"), py::arg("threads"));
+  m.def("pointwise", &pointwise<int16_t>, py::arg("x").noconvert(), py::arg("weight").noconvert(),
+        py::arg("bias").noconvert(), py::arg("shift").noconvert(), py::arg("low"), py::arg("high"), py::arg("kernel"));
+  m.def("pointwise_wide", &pointwise<int32_t>, py::arg("x").noconvert(), py::arg("weight").noconvert(),
+        py::arg("bias").noconvert(), py::arg("shift").noconvert(), py::arg("low"), py::arg("high"), py::arg("kernel"));
+  m.def("depthwise", &depthwise, py::arg("x").noconvert(), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
+        py::arg("shift").noconvert(), py::arg("kernel"));
+  py::class_<Model>(m, "Model")
+      .def(py::init<const std::map<std::string, size_t>&, const std::map<std::string, py::array>&>(), py::arg("shape"),
+           py::arg("arrays"))
+      .def("analyse", &Model::analyse, py::arg("rgb").noconvert(), py::arg("quality_index"), py::arg("kernel"),
+           py::arg("threads"))
+      .def("encode", &Model::encode, py::arg("y").noconvert(), py::arg("quality_index"), py::arg("kernel"),
+           py::arg("threads"))
+      .def("decode", &Model::decode, py::arg("stream"), py::arg("height"), py::arg("width"), py::arg("quality_index"),
+           py::arg("kernel"), py::arg("threads"))
+      .def("synthesise", &Model::synthesise, py::arg("y_hat").noconvert(), py::arg("quality_index"), py::arg("kernel"),
+           py::arg("threads"));
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The layers of the exact entropy path: 1×1 and depthwise 3×3 convolutions on 16-bit integers. Header only, C++17.
-// docs/arithmetic.md defines the numbers and neurocodec.entropy.integer.NumpyArithmetic is the readable twin; both win
-// over this file.
+// The layers of the integer networks: 1×1 and depthwise 3×3 convolutions on 16-bit integers, and what is done to their
+// results one by one. Header only, C++17. docs/arithmetic.md defines the numbers and neurocodec/integer/reference.py is
+// the readable twin; both win over this file.
 //
-//     out = clamp((sum of weight · input + bias + 2^shift / 2) >> shift, low, high)
+//     out = clamp((sum of weight · input + bias + 2^shift / 2) >> shift, low, high)      a shift for each output
 //
 // Surprises:
-//  * Sums are 32-bit. The caller has proved from the weights that no partial sum leaves 32 bits (EntropyNetwork does), so
-//    every kernel, in any order of summation, gives the same result.
+//  * Sums are 32-bit. `network.hpp` proves from the weights that no partial sum leaves 32 bits, so every kernel, in any
+//    order of summation, gives the same result.
 //  * Weights are packed by sixteen outputs; for x86 by pairs of inputs too, which vpmaddwd and vpdpwssd multiply at once.
+//  * A product with a fraction is floor((a · b + 2^14) / 2^15): one instruction (vpmulhrsw, sqrdmulh) for eight or more.
 //  * Kernels are chosen at run time; "generic" is plain C++ and runs everywhere.
 
 #ifndef NEUROCODEC_INTEGER_LAYERS_HPP
@@ -19,15 +20,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
-
-#include "parallel.hpp"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define NC_X86 1
 #include <immintrin.h>
 #define NC_AVX2 __attribute__((target("avx2")))
 #define NC_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx2")))
+#endif
+
+#if defined(__aarch64__)
+#define NC_NEON 1
+#include <arm_neon.h>
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -44,38 +49,31 @@
 
 namespace neurocodec {
 
-enum class Kernel { kGeneric, kAvx2, kAvx512 };
+enum class Kernel { kGeneric, kAvx2, kAvx512, kNeon };
 
 // The kernels that this machine runs, best first.
 inline std::vector<Kernel> kernels() {
-  std::vector<Kernel> found;
+  std::vector<Kernel> list;
 #ifdef NC_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni")) {
-    found.push_back(Kernel::kAvx512);
+    list.push_back(Kernel::kAvx512);
   }
-  if (__builtin_cpu_supports("avx2")) found.push_back(Kernel::kAvx2);
+  if (__builtin_cpu_supports("avx2")) list.push_back(Kernel::kAvx2);
 #endif
-  found.push_back(Kernel::kGeneric);
-  return found;
+#ifdef NC_NEON
+  list.push_back(Kernel::kNeon);
+#endif
+  list.push_back(Kernel::kGeneric);
+  return list;
 }
-
-// What becomes of a sum.
-struct Requantise {
-  int32_t rounding, shift, low, high;
-
-  Requantise(int bits, int32_t lowest, int32_t highest)
-      : rounding(bits > 0 ? int32_t{1} << (bits - 1) : 0), shift(bits), low(lowest), high(highest) {}
-
-  NC_INLINE int32_t operator()(int32_t sum) const {
-    return std::min(std::max((sum + rounding) >> shift, low), high);
-  }
-};
 
 constexpr size_t kPanel = 16;  // outputs packed together
 constexpr size_t kTile = 12;   // positions computed together
 constexpr size_t kPanels = 2;  // panels computed together
+
+using Sums = int32_t[kPanels * kPanel];  // of one position
 
 namespace layers {
 
@@ -88,7 +86,7 @@ NC_INLINE int32_t pair_at(const int16_t* x, size_t k) {
 // Sums of `count` positions × `panels` panels into sums[position][panel * 16 + output]. x[p]: the inputs of position p.
 // Here the weights of an input stand side by side, which compilers turn into the vectors of any machine.
 inline void sums_generic(const int16_t* const* x, size_t count, const int16_t* weights, size_t inputs, size_t panels,
-                         int32_t (*sums)[kPanels * kPanel]) {
+                         Sums* sums) {
   for (size_t n = 0; n < panels; ++n) {
     for (size_t p = 0; p < count; ++p) {
       int32_t total[kPanel] = {};
@@ -106,7 +104,7 @@ inline void sums_generic(const int16_t* const* x, size_t count, const int16_t* w
 #ifdef NC_X86
 // From here on the weights of a pair of inputs are interleaved.
 NC_AVX2 inline void sums_avx2(const int16_t* const* x, size_t count, const int16_t* weights, size_t pairs,
-                              size_t panels, int32_t (*sums)[kPanels * kPanel]) {
+                              size_t panels, Sums* sums) {
   constexpr size_t kHalf = kTile / 2;  // as many positions as there are registers for
   for (size_t n = 0; n < panels; ++n) {
     for (size_t first = 0; first < count; first += kHalf) {
@@ -132,7 +130,7 @@ NC_AVX2 inline void sums_avx2(const int16_t* const* x, size_t count, const int16
 
 template <size_t kCount>
 NC_AVX512 inline void sums_avx512_panels(const int16_t* const* x, size_t count, const int16_t* weights, size_t pairs,
-                                         int32_t (*sums)[kPanels * kPanel]) {
+                                         Sums* sums) {
   __m512i total[kTile][kCount];
   for (size_t p = 0; p < kTile; ++p) {
     for (size_t n = 0; n < kCount; ++n) total[p][n] = _mm512_setzero_si512();
@@ -151,15 +149,45 @@ NC_AVX512 inline void sums_avx512_panels(const int16_t* const* x, size_t count, 
 }
 
 NC_AVX512 inline void sums_avx512(const int16_t* const* x, size_t count, const int16_t* weights, size_t pairs,
-                                  size_t panels, int32_t (*sums)[kPanels * kPanel]) {
+                                  size_t panels, Sums* sums) {
   if (panels == kPanels) return sums_avx512_panels<kPanels>(x, count, weights, pairs, sums);
   sums_avx512_panels<1>(x, count, weights, pairs, sums);
 }
 #endif
 
+#ifdef NC_NEON
+// Four positions share each load of weights; the sixteen sums of a position are four vectors.
+inline void sums_neon(const int16_t* const* x, size_t count, const int16_t* weights, size_t inputs, size_t panels,
+                      Sums* sums) {
+  constexpr size_t kGroup = 4;
+  for (size_t n = 0; n < panels; ++n) {
+    for (size_t first = 0; first < count; first += kGroup) {
+      int32x4_t total[kGroup][4];
+      for (auto& position : total) {
+        for (auto& vector : position) vector = vdupq_n_s32(0);
+      }
+      for (size_t k = 0; k < inputs; ++k) {
+        const int16_t* const w = weights + (n * inputs + k) * kPanel;
+        const int16x8_t low = vld1q_s16(w), high = vld1q_s16(w + 8);
+        for (size_t p = 0; p < kGroup; ++p) {
+          const int16_t value = x[first + p][k];
+          total[p][0] = vmlal_n_s16(total[p][0], vget_low_s16(low), value);
+          total[p][1] = vmlal_n_s16(total[p][1], vget_high_s16(low), value);
+          total[p][2] = vmlal_n_s16(total[p][2], vget_low_s16(high), value);
+          total[p][3] = vmlal_n_s16(total[p][3], vget_high_s16(high), value);
+        }
+      }
+      for (size_t p = 0; p < kGroup; ++p) {
+        for (size_t v = 0; v < 4; ++v) vst1q_s32(sums[first + p] + n * kPanel + 4 * v, total[p][v]);
+      }
+    }
+  }
+}
+#endif
+
 // Channels first, first + 1, ... of one position of a depthwise layer. taps: the inputs of nine neighbours.
-inline void depthwise_generic(const int16_t* const* taps, const int16_t* weights, const int32_t* bias, size_t first,
-                              size_t channels, const Requantise& requantise, int16_t* out) {
+inline void depthwise_generic(const int16_t* const* taps, const int16_t* weights, const int32_t* bias,
+                              const int32_t* shift, size_t first, size_t channels, int16_t* out) {
   constexpr size_t kBlock = 16;
   int32_t total[kBlock];
   for (size_t c = first; c < channels; c += kBlock) {
@@ -168,22 +196,26 @@ inline void depthwise_generic(const int16_t* const* taps, const int16_t* weights
     for (size_t t = 0; t < 9; ++t) {
       for (size_t i = 0; i < count; ++i) total[i] += static_cast<int32_t>(taps[t][c + i]) * weights[t * channels + c + i];
     }
-    for (size_t i = 0; i < count; ++i) out[c + i] = static_cast<int16_t>(requantise(total[i]));
+    for (size_t i = 0; i < count; ++i) {
+      out[c + i] = static_cast<int16_t>(std::min(std::max(total[i] >> shift[c + i], -32768), 32767));
+    }
   }
 }
 
 #ifdef NC_X86
-constexpr size_t kDepthwiseBlock = 16;                        // channels
-constexpr size_t kDepthwisePacked = 10 * kDepthwiseBlock;     // weights of a block: five pairs of taps, the last with a zero
+constexpr size_t kDepthwiseBlock = 16;                     // channels
+constexpr size_t kDepthwisePacked = 10 * kDepthwiseBlock;  // weights of a block: five pairs of taps, the last with a zero
 
 // vpunpck interleaves the two taps of a pair, vpmaddwd sums them, and vpackssdw both saturates and undoes the order.
-NC_AVX2 inline void depthwise_avx2(const int16_t* const* taps, const int16_t* packed, const int32_t* bias, size_t blocks,
-                                   const Requantise& requantise, int16_t* out) {
-  const __m256i rounding = _mm256_set1_epi32(requantise.rounding);
-  const __m128i shift = _mm_cvtsi32_si128(requantise.shift);
+NC_AVX2 inline void depthwise_avx2(const int16_t* const* taps, const int16_t* packed, const int32_t* bias,
+                                   const int32_t* shift, size_t blocks, int16_t* out) {
   for (size_t block = 0; block < blocks; ++block) {
     const size_t c = block * kDepthwiseBlock;
-    __m256i even = rounding, odd = rounding;
+    const auto* const add = reinterpret_cast<const __m256i*>(bias + c);
+    const auto* const by = reinterpret_cast<const __m256i*>(shift + c);
+    const __m256i add0 = _mm256_loadu_si256(add), add1 = _mm256_loadu_si256(add + 1);
+    const __m256i by0 = _mm256_loadu_si256(by), by1 = _mm256_loadu_si256(by + 1);
+    __m256i even = _mm256_permute2x128_si256(add0, add1, 0x20), odd = _mm256_permute2x128_si256(add0, add1, 0x31);
     for (size_t t = 0; t < 10; t += 2) {
       const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(taps[t] + c));
       const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(taps[std::min<size_t>(t + 1, 8)] + c));
@@ -191,12 +223,9 @@ NC_AVX2 inline void depthwise_avx2(const int16_t* const* taps, const int16_t* pa
       even = _mm256_add_epi32(even, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), _mm256_loadu_si256(w)));
       odd = _mm256_add_epi32(odd, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), _mm256_loadu_si256(w + 1)));
     }
-    const auto* const add = reinterpret_cast<const __m256i*>(bias + c);
-    const __m256i first = _mm256_loadu_si256(add), second = _mm256_loadu_si256(add + 1);
-    even = _mm256_add_epi32(even, _mm256_permute2x128_si256(first, second, 0x20));
-    odd = _mm256_add_epi32(odd, _mm256_permute2x128_si256(first, second, 0x31));
-    const __m256i result = _mm256_packs_epi32(_mm256_sra_epi32(even, shift), _mm256_sra_epi32(odd, shift));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), result);
+    even = _mm256_srav_epi32(even, _mm256_permute2x128_si256(by0, by1, 0x20));
+    odd = _mm256_srav_epi32(odd, _mm256_permute2x128_si256(by0, by1, 0x31));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), _mm256_packs_epi32(even, odd));
   }
 }
 
@@ -214,33 +243,159 @@ inline std::vector<int16_t> pack_depthwise(const int16_t* weights, size_t channe
 }
 #endif
 
+// From here on loops that compilers make vectors of: once for any machine, once for AVX2.
 template <typename Out>
-NC_INLINE void store_body(const int32_t* sums, const int32_t* bias, size_t count, const Requantise& requantise,
-                          Out* out) {
-  for (size_t i = 0; i < count; ++i) out[i] = static_cast<Out>(requantise(sums[i] + bias[i]));
+NC_INLINE void finish_body(const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count, int32_t low,
+                           int32_t high, Out* out) {
+  for (size_t i = 0; i < count; ++i) {
+    out[i] = static_cast<Out>(std::min(std::max((sums[i] + bias[i]) >> shift[i], low), high));
+  }
 }
 
+NC_INLINE int16_t saturate(int32_t value) { return static_cast<int16_t>(std::min(std::max(value, -32768), 32767)); }
+
+NC_INLINE int32_t q15(int32_t a, int32_t b) { return (a * b + (1 << 14)) >> 15; }
+
+NC_INLINE void leaky_relu_body(int16_t* x, size_t count) {
+  for (size_t i = 0; i < count; ++i) x[i] = static_cast<int16_t>(std::max<int32_t>(x[i], q15(x[i], 328)));
+}
+
+NC_INLINE void add_body(const int16_t* x, const int16_t* y, size_t count, int16_t* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = saturate(x[i] + y[i]);
+}
+
+NC_INLINE void gate_body(const int16_t* value, const int16_t* gate, size_t count, int16_t* out) {
+  for (size_t i = 0; i < count; ++i) {
+    const int32_t inside = std::min(std::max<int32_t>(gate[i], -1536), 1536) * 16;
+    const int32_t open = std::min(q15(inside, 21845) + (1 << 14), 32767);
+    out[i] = static_cast<int16_t>(q15(value[i], open));
+  }
+}
+
+NC_INLINE void gain_body(const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
+                         size_t count, int16_t* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = saturate((x[i] * mantissa[i] + half[i]) >> shift[i]);
+}
+
+inline void leaky_relu_generic(int16_t* x, size_t count) { leaky_relu_body(x, count); }
+inline void add_generic(const int16_t* x, const int16_t* y, size_t count, int16_t* out) { add_body(x, y, count, out); }
+inline void gate_generic(const int16_t* value, const int16_t* gate, size_t count, int16_t* out) {
+  gate_body(value, gate, count, out);
+}
+inline void gain_generic(const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
+                         size_t count, int16_t* out) {
+  gain_body(x, mantissa, shift, half, count, out);
+}
 template <typename Out>
-inline void store_generic(const int32_t* sums, const int32_t* bias, size_t count, const Requantise& requantise,
-                          Out* out) {
-  store_body(sums, bias, count, requantise, out);
+inline void finish_generic(const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count, int32_t low,
+                           int32_t high, Out* out) {
+  finish_body(sums, bias, shift, count, low, high, out);
 }
 
 #ifdef NC_X86
+NC_AVX2 inline __m256i load(const int16_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
+NC_AVX2 inline void store(int16_t* x, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), v); }
+
+NC_AVX2 inline void leaky_relu_avx2(int16_t* x, size_t count) {
+  size_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const __m256i v = load(x + i);
+    store(x + i, _mm256_max_epi16(v, _mm256_mulhrs_epi16(v, _mm256_set1_epi16(328))));
+  }
+  leaky_relu_body(x + i, count - i);
+}
+
+NC_AVX2 inline void add_avx2(const int16_t* x, const int16_t* y, size_t count, int16_t* out) {
+  size_t i = 0;
+  for (; i + 16 <= count; i += 16) store(out + i, _mm256_adds_epi16(load(x + i), load(y + i)));
+  add_body(x + i, y + i, count - i, out + i);
+}
+
+NC_AVX2 inline void gate_avx2(const int16_t* value, const int16_t* gate, size_t count, int16_t* out) {
+  const __m256i most = _mm256_set1_epi16(1536), least = _mm256_set1_epi16(-1536);
+  size_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const __m256i inside = _mm256_slli_epi16(_mm256_max_epi16(_mm256_min_epi16(load(gate + i), most), least), 4);
+    const __m256i open = _mm256_adds_epi16(_mm256_mulhrs_epi16(inside, _mm256_set1_epi16(21845)), _mm256_set1_epi16(1 << 14));
+    store(out + i, _mm256_mulhrs_epi16(load(value + i), open));
+  }
+  gate_body(value + i, gate + i, count - i, out + i);
+}
+
+NC_AVX2 inline void gain_avx2(const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
+                              size_t count, int16_t* out) {
+  gain_body(x, mantissa, shift, half, count, out);
+}
+
+// Results that fill 16 bits: the saturation of vpackssdw is the clamp.
+NC_AVX2 inline void finish16_avx2(const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count,
+                                  int16_t* out) {
+  size_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    __m256i half[2];
+    for (size_t h = 0; h < 2; ++h) {
+      const size_t at = i + 8 * h;
+      const __m256i sum = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + at));
+      const __m256i add = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bias + at));
+      const __m256i by = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(shift + at));
+      half[h] = _mm256_srav_epi32(_mm256_add_epi32(sum, add), by);
+    }
+    store(out + i, _mm256_permute4x64_epi64(_mm256_packs_epi32(half[0], half[1]), 0xd8));
+  }
+  finish_body(sums + i, bias + i, shift + i, count - i, -32768, 32767, out + i);
+}
+
 template <typename Out>
-NC_AVX2 inline void store_avx2(const int32_t* sums, const int32_t* bias, size_t count, const Requantise& requantise,
-                               Out* out) {
-  store_body(sums, bias, count, requantise, out);
+NC_AVX2 inline void finish_avx2(const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count,
+                                int32_t low, int32_t high, Out* out) {
+  finish_body(sums, bias, shift, count, low, high, out);
 }
 #endif
 
 }  // namespace layers
 
+#ifdef NC_X86
+#define NC_CHOOSE(kernel, name, ...) \
+  ((kernel) == Kernel::kAvx2 || (kernel) == Kernel::kAvx512 ? layers::name##_avx2(__VA_ARGS__) : layers::name##_generic(__VA_ARGS__))
+#else
+#define NC_CHOOSE(kernel, name, ...) (static_cast<void>(kernel), layers::name##_generic(__VA_ARGS__))
+#endif
+
+inline void leaky_relu(Kernel kernel, int16_t* x, size_t count) { NC_CHOOSE(kernel, leaky_relu, x, count); }
+
+// out = clamp16(x + y); out may be x or y.
+inline void add(Kernel kernel, const int16_t* x, const int16_t* y, size_t count, int16_t* out) {
+  NC_CHOOSE(kernel, add, x, y, count, out);
+}
+
+// out = value · hard-sigmoid(gate), on activations with 9 fractional bits.
+inline void gate(Kernel kernel, const int16_t* value, const int16_t* gates, size_t count, int16_t* out) {
+  NC_CHOOSE(kernel, gate, value, gates, count, out);
+}
+
+// out = clamp16((x · mantissa + half) >> shift); out may be x.
+inline void gain(Kernel kernel, const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
+                 size_t count, int16_t* out) {
+  NC_CHOOSE(kernel, gain, x, mantissa, shift, half, count, out);
+}
+
+// What becomes of the sums of a layer: a bias for each output, which holds the rounding, a shift, and two limits.
+struct Rounded {
+  std::vector<int32_t> bias, shift;
+
+  Rounded() = default;
+  Rounded(const int32_t* biases, const int8_t* shifts, size_t outputs)
+      : bias(biases, biases + outputs), shift(shifts, shifts + outputs) {
+    for (size_t o = 0; o < outputs; ++o) bias[o] += shift[o] > 0 ? int32_t{1} << (shift[o] - 1) : 0;
+  }
+};
+
 // A 1×1 convolution. weight: (outputs, inputs), none of them -32768.
-class PointwiseLayer {
+class Pointwise {
  public:
-  PointwiseLayer(const int16_t* weight, size_t outputs, size_t inputs)
-      : outputs_(outputs), inputs_(inputs), pairs_((inputs + 1) / 2) {
+  Pointwise() = default;
+  Pointwise(const int16_t* weight, const int32_t* bias, const int8_t* shift, size_t outputs, size_t inputs)
+      : outputs_(outputs), inputs_(inputs), pairs_((inputs + 1) / 2), rounded_(bias, shift, outputs) {
     const size_t panels = (outputs + kPanel - 1) / kPanel;
     plain_.resize(panels * kPanel * pairs_ * 2);
     interleaved_.resize(plain_.size());
@@ -255,78 +410,80 @@ class PointwiseLayer {
 
   size_t outputs() const { return outputs_; }
   size_t inputs() const { return inputs_; }
+  const std::vector<int32_t>& bias() const { return rounded_.bias; }
+  const std::vector<int32_t>& shift() const { return rounded_.shift; }
 
-  // x: (height, width, inputs); out: (height, width, outputs). bias: (outputs), or (2, 2, outputs) if `lattice`, one
-  // for each phase of the 2×2 lattice of positions.
-  template <typename Out>
-  void run(const int16_t* x, size_t height, size_t width, const int32_t* bias, bool lattice,
-           const Requantise& requantise, Out* out, Kernel kernel, size_t threads) const {
-    const size_t positions = height * width;
-    if (positions == 0) return;
-    const size_t tiles = (positions + kTile - 1) / kTile;
-    const size_t work = positions * outputs_ * inputs_;
-    const size_t parts = std::max<size_t>(1, std::min({threads, tiles, work / kWorkPerThread}));
-    std::vector<int16_t> even;  // an odd number of inputs is rounded up with a zero
-    const size_t stride = 2 * pairs_;
-    if (stride != inputs_) {
-      even.resize(positions * stride);
-      for (size_t p = 0; p < positions; ++p) std::copy_n(x + p * inputs_, inputs_, even.data() + p * stride);
-      x = even.data();
-    }
-    parallel(parts, parts, [&](size_t part) {
-      const size_t first = tiles * part / parts * kTile;
-      const size_t last = std::min(positions, tiles * (part + 1) / parts * kTile);
-      const size_t panels = (outputs_ + kPanel - 1) / kPanel;
-      int32_t sums[kTile][kPanels * kPanel];
-      for (size_t n = 0; n < panels; n += kPanels) {
-        const size_t some = std::min(kPanels, panels - n);
-        const size_t width_out = std::min(some * kPanel, outputs_ - n * kPanel);
-        for (size_t p = first; p < last; p += kTile) {
-          const size_t count = std::min(kTile, last - p);
-          const int16_t* inputs[kTile];
-          for (size_t i = 0; i < kTile; ++i) inputs[i] = x + (p + std::min(i, count - 1)) * stride;
-          multiply(inputs, count, n, some, sums, kernel);
-          for (size_t i = 0; i < count; ++i) {
-            const size_t phase = lattice ? (p + i) / width % 2 * 2 + (p + i) % width % 2 : 0;
-            store(sums[i], bias + phase * outputs_ + n * kPanel, width_out, requantise,
-                  out + (p + i) * outputs_ + n * kPanel, kernel);
-          }
+  // Outputs of `positions` positions. at(p): the inputs of position p, of which one more than there are must be
+  // readable if their number is odd; bias_of(p): its biases, rounding included; to(p): where its outputs go.
+  template <typename Out, typename At, typename BiasOf, typename To>
+  void run(Kernel kernel, size_t positions, const At& at, const BiasOf& bias_of, int32_t low, int32_t high,
+           const To& to) const {
+    Sums sums[kTile];
+    const size_t panels = (outputs_ + kPanel - 1) / kPanel;
+    for (size_t n = 0; n < panels; n += kPanels) {
+      const size_t some = std::min(kPanels, panels - n);
+      const size_t count_out = std::min(some * kPanel, outputs_ - n * kPanel);
+      for (size_t p = 0; p < positions; p += kTile) {
+        const size_t count = std::min(kTile, positions - p);
+        const int16_t* x[kTile];
+        for (size_t i = 0; i < kTile; ++i) x[i] = at(p + std::min(i, count - 1));
+        multiply(kernel, x, count, n, some, sums);
+        for (size_t i = 0; i < count; ++i) {
+          finish(kernel, sums[i], bias_of(p + i) + n * kPanel, rounded_.shift.data() + n * kPanel, count_out, low, high,
+                 to(p + i) + n * kPanel);
         }
       }
-    });
+    }
+  }
+
+  // The same for positions that follow each other, with 16-bit results and the layer's own biases.
+  void run(Kernel kernel, const int16_t* x, size_t positions, int16_t* out, int32_t low = -32768,
+           int32_t high = 32767) const {
+    run<int16_t>(
+        kernel, positions, [&](size_t p) { return x + p * inputs_; }, [&](size_t) { return rounded_.bias.data(); }, low,
+        high, [&](size_t p) { return out + p * outputs_; });
   }
 
  private:
-  void multiply(const int16_t* const* x, size_t count, size_t panel, size_t panels, int32_t (*sums)[kPanels * kPanel],
-                Kernel kernel) const {
+  void multiply(Kernel kernel, const int16_t* const* x, size_t count, size_t panel, size_t panels, Sums* sums) const {
     const size_t offset = panel * pairs_ * 2 * kPanel;
+    const int16_t* const plain = plain_.data() + offset;
 #ifdef NC_X86
     const int16_t* const weights = interleaved_.data() + offset;
     if (kernel == Kernel::kAvx512) return layers::sums_avx512(x, count, weights, pairs_, panels, sums);
     if (kernel == Kernel::kAvx2) return layers::sums_avx2(x, count, weights, pairs_, panels, sums);
 #endif
-    layers::sums_generic(x, count, plain_.data() + offset, 2 * pairs_, panels, sums);
+#ifdef NC_NEON
+    if (kernel == Kernel::kNeon) return layers::sums_neon(x, count, plain, 2 * pairs_, panels, sums);
+#endif
+    static_cast<void>(kernel);
+    layers::sums_generic(x, count, plain, 2 * pairs_, panels, sums);
   }
 
   template <typename Out>
-  static void store(const int32_t* sums, const int32_t* bias, size_t count, const Requantise& requantise, Out* out,
-                    Kernel kernel) {
+  static void finish(Kernel kernel, const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count,
+                     int32_t low, int32_t high, Out* out) {
 #ifdef NC_X86
-    if (kernel != Kernel::kGeneric) return layers::store_avx2(sums, bias, count, requantise, out);
+    if constexpr (std::is_same_v<Out, int16_t>) {
+      if (kernel != Kernel::kGeneric && low == -32768 && high == 32767) {
+        return layers::finish16_avx2(sums, bias, shift, count, out);
+      }
+    }
 #endif
-    layers::store_generic(sums, bias, count, requantise, out);
+    NC_CHOOSE(kernel, finish, sums, bias, shift, count, low, high, out);
   }
 
-  static constexpr size_t kWorkPerThread = size_t{1} << 21;
-  size_t outputs_, inputs_, pairs_;
+  size_t outputs_ = 0, inputs_ = 0, pairs_ = 0;
+  Rounded rounded_;
   std::vector<int16_t> plain_, interleaved_;
 };
 
 // A depthwise 3×3 convolution with zeros outside. weight: (channels, 3, 3).
-class DepthwiseLayer {
+class Depthwise {
  public:
-  DepthwiseLayer(const int16_t* weight, const int32_t* bias, size_t channels)
-      : channels_(channels), weights_(9 * channels), bias_(bias, bias + channels) {
+  Depthwise() = default;
+  Depthwise(const int16_t* weight, const int32_t* bias, const int8_t* shift, size_t channels)
+      : channels_(channels), rounded_(bias, shift, channels), weights_(9 * channels), zeros_(channels) {
     for (size_t c = 0; c < channels; ++c) {
       for (size_t t = 0; t < 9; ++t) weights_[t * channels + c] = weight[c * 9 + t];
     }
@@ -337,40 +494,34 @@ class DepthwiseLayer {
 
   size_t channels() const { return channels_; }
 
-  void run(const int16_t* x, size_t height, size_t width, const Requantise& requantise, int16_t* out, Kernel kernel,
-           size_t threads) const {
-    const std::vector<int16_t> zeros(channels_);
-    const size_t parts =
-        std::max<size_t>(1, std::min({threads, height, height * width * channels_ / kWorkPerThread}));
-    parallel(parts, parts, [&](size_t part) {
-      for (size_t r = height * part / parts; r < height * (part + 1) / parts; ++r) {
-        for (size_t c = 0; c < width; ++c) {
-          const int16_t* taps[9];
-          for (size_t t = 0; t < 9; ++t) {
-            const size_t row = r + t / 3 - 1, column = c + t % 3 - 1;  // below zero they wrap to huge numbers
-            taps[t] = row < height && column < width ? x + (row * width + column) * channels_ : zeros.data();
-          }
-          int16_t* const to = out + (r * width + c) * channels_;
-          size_t done = 0;
-#ifdef NC_X86
-          if (kernel != Kernel::kGeneric) {
-            const size_t blocks = channels_ / layers::kDepthwiseBlock;
-            layers::depthwise_avx2(taps, packed_.data(), bias_.data(), blocks, requantise, to);
-            done = blocks * layers::kDepthwiseBlock;
-          }
-#endif
-          layers::depthwise_generic(taps, weights_.data(), bias_.data(), done, channels_, requantise, to);
-        }
+  // One row of `width` positions. above, here, below: its rows of inputs, positions `stride` apart; null outside.
+  void run_row(Kernel kernel, const int16_t* above, const int16_t* here, const int16_t* below, size_t width,
+               size_t stride, int16_t* out, size_t out_stride) const {
+    const int16_t* const rows[3] = {above, here, below};
+    for (size_t c = 0; c < width; ++c) {
+      const int16_t* taps[9];
+      for (size_t t = 0; t < 9; ++t) {
+        const size_t column = c + t % 3 - 1;  // below zero it wraps to a huge number
+        taps[t] = rows[t / 3] != nullptr && column < width ? rows[t / 3] + column * stride : zeros_.data();
       }
-    });
+      int16_t* const to = out + c * out_stride;
+      size_t done = 0;
+#ifdef NC_X86
+      if (kernel == Kernel::kAvx2 || kernel == Kernel::kAvx512) {
+        const size_t blocks = channels_ / layers::kDepthwiseBlock;
+        layers::depthwise_avx2(taps, packed_.data(), rounded_.bias.data(), rounded_.shift.data(), blocks, to);
+        done = blocks * layers::kDepthwiseBlock;
+      }
+#endif
+      static_cast<void>(kernel);
+      layers::depthwise_generic(taps, weights_.data(), rounded_.bias.data(), rounded_.shift.data(), done, channels_, to);
+    }
   }
 
  private:
-  static constexpr size_t kWorkPerThread = size_t{1} << 17;
-  size_t channels_;
-  std::vector<int16_t> weights_;  // (9, channels)
-  std::vector<int16_t> packed_;
-  std::vector<int32_t> bias_;
+  size_t channels_ = 0;
+  Rounded rounded_;
+  std::vector<int16_t> weights_, packed_, zeros_;
 };
 
 }  // namespace neurocodec

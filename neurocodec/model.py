@@ -27,9 +27,16 @@ from neurocodec.entropy.tables import Tables
 from neurocodec.errors import ModelMismatchError, ModelNotFoundError
 from neurocodec.files import write_bytes
 
-FILE_FORMAT = "neurocodec-model-1"
+FILE_FORMAT = "neurocodec-model-2"
 GENERATOR_FORMAT = "neurocodec-generator-1"
 TABLE_ARRAYS = ("frequencies", "offsets", "lengths")
+ENCODER_PARTS = ("g_a.", "h_a.")
+DECODER_SHAPE = (
+    *("channels", "latent_channels", "hyper_channels", "hidden_channels"),
+    *("decoder_blocks", "latent_blocks", "quality_rows"),
+)
+EXP2_SIZE = 1 << 12
+"""Entries of the table of 2^(k / 4096), from which gains are made."""
 QUALITY_ROWS = QUALITY_INDEX_MAX // QUALITY_STEPS + 1
 """Rows of the gains, as files count qualities: 16."""
 MAX_CHANNELS, MAX_BLOCKS = 1024, 16
@@ -73,6 +80,16 @@ class HyperpriorConfig:
         if not 0 < self.lambda_min <= self.lambda_max:
             raise ValueError("lambda_min must be above 0, and lambda_max no less.")
 
+    @property
+    def analysis_halo(self) -> int:
+        """How many latents beyond a window its latents depend on."""
+        return self.latent_blocks + -(-self.encoder_blocks // 2)
+
+    @property
+    def synthesis_halo(self) -> int:
+        """How many latents beyond a window its pixels depend on."""
+        return self.latent_blocks + -(-self.decoder_blocks // 2)
+
     def lmbda(self, quality_index: Any) -> Any:
         """λ of a fractional quality index, a number or a tensor: log-spaced from lambda_min to lambda_max."""
         return self.lambda_min * (self.lambda_max / self.lambda_min) ** (quality_index / (self.quality_rows - 1))
@@ -102,10 +119,10 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A frozen model, as its file holds it.
+    """A frozen model, as its file holds it. Equal models have equal ids, whatever their encoders.
 
-    arrays: float32 transforms (g_a, h_a, g_s), integers of the entropy path (entropy.) and tables, by name.
-    Raises ModelMismatchError if the tables are missing or malformed.
+    arrays: the integers of g_a, h_a, g_s and the entropy path, exp2_table and tables, by name. A file for decoding alone
+    lacks g_a and h_a. Raises ModelMismatchError if the tables are missing or malformed.
     """
 
     config: HyperpriorConfig
@@ -126,10 +143,11 @@ class Model:
 
     @functools.cached_property
     def model_id(self) -> bytes:
-        """First 8 bytes of SHA-256 over the configuration and every array that decoding reads (not g_a, not h_a)."""
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
+        """First 8 bytes of SHA-256 over what decoding reads: the shape of the decoder, and all arrays but the encoder's."""
+        shape = {name: getattr(self.config, name) for name in DECODER_SHAPE}
+        digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
         for name in sorted(self.arrays):
-            if not name.startswith(("g_a.", "h_a.")):
+            if not name.startswith(ENCODER_PARTS):
                 value = np.ascontiguousarray(self.arrays[name])
                 little = value.astype(value.dtype.newbyteorder("<"), copy=False)
                 digest.update(f"{name} {value.dtype.name} {value.shape}".encode())
@@ -139,6 +157,16 @@ class Model:
     def part(self, prefix: str) -> dict[str, NDArray[Any]]:
         """The arrays whose names start with a prefix, which is removed."""
         return {name[len(prefix) :]: array for name, array in self.arrays.items() if name.startswith(prefix)}
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the encoder's part is there."""
+        return any(name.startswith(ENCODER_PARTS) for name in self.arrays)
+
+    def decoder(self) -> Model:
+        """The model without its encoder: what a viewer needs, with the same id."""
+        arrays = {name: array for name, array in self.arrays.items() if not name.startswith(ENCODER_PARTS)}
+        return Model(self.config, arrays)
 
     def save(self, path: str | Path) -> None:
         """Writes the model file. Raises OutputError."""

@@ -44,7 +44,7 @@ class TorchArithmetic:
         extra = self.load(bias)
         if bias.ndim == 3:
             extra = extra.repeat(-(-height // 2), -(-width // 2), 1)[:height, :width]
-        return self._requantise(total.add_(extra + own_bias), layer.shift, low, high)
+        return self.clamp(self.shift(total.add_(extra + own_bias), layer.shift), low, high)
 
     def depthwise(self, x: Any, layer: IntegerLayer) -> Any:
         height, width, _ = x.shape
@@ -55,15 +55,28 @@ class TorchArithmetic:
             for j in range(3):
                 if i or j:
                     total.addcmul_(padded[i : i + height, j : j + width], weight[i, j])
-        return self._requantise(total.add_(bias), layer.shift, -LIMIT, LIMIT - 1)
+        return self.clamp(self.shift(total.add_(bias), layer.shift), -LIMIT, LIMIT - 1)
 
-    def _requantise(self, total: Any, shift: int, low: int, high: int) -> Any:
-        return total.mul_(2.0**-shift).add_(0.5 if shift else 0.0).floor_().clamp_(low, high)
+    def shift(self, x: Any, bits: int | IntArray) -> Any:
+        bits = np.atleast_1d(bits)
+        scale, half = 2.0 ** -bits.astype(np.float64), np.where(bits > 0, 0.5, 0.0)
+        return x.mul(self.load(scale)).add_(self.load(half)).floor_()
 
-    def shuffle(self, x: Any) -> Any:
-        height, width, channels = x.shape
-        blocks = x.reshape(height, width, channels // 4, 2, 2).permute(0, 3, 1, 4, 2)
-        return blocks.reshape(2 * height, 2 * width, channels // 4)
+    def clamp(self, x: Any, low: int, high: int) -> Any:
+        return x.clamp(low, high)
+
+    def maximum(self, x: Any, y: Any) -> Any:
+        return self._torch.maximum(x, y)
+
+    def shuffle(self, x: Any, factor: int = 2) -> Any:
+        (height, width, channels), n = x.shape, factor
+        blocks = x.reshape(height, width, channels // n**2, n, n).permute(0, 3, 1, 4, 2)
+        return blocks.reshape(n * height, n * width, channels // n**2)
+
+    def unshuffle(self, x: Any, factor: int = 2) -> Any:
+        (height, width, channels), n = x.shape, factor
+        blocks = x.reshape(height // n, n, width // n, n, channels).permute(0, 2, 4, 1, 3)
+        return blocks.reshape(height // n, width // n, n**2 * channels)
 
     def concatenate(self, parts: list[Any]) -> Any:
         return self._torch.cat(parts, dim=2)

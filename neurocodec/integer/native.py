@@ -1,67 +1,80 @@
-"""The integer layers in C++, for CPUs."""
+"""All networks of a model in C++, for CPUs."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec.entropy.grid import LIMIT
 from neurocodec.entropy.native import extension
-from neurocodec.errors import NativeUnavailableError
-from neurocodec.integer.reference import IntArray, IntegerLayer, NumpyArithmetic
+from neurocodec.errors import ModelMismatchError, NativeUnavailableError
+from neurocodec.integer.network import Latents, check_encodes
+from neurocodec.model import Model
+
+SHAPE = (
+    *("channels", "latent_channels", "hyper_channels", "hidden_channels"),
+    *("encoder_blocks", "decoder_blocks", "latent_blocks"),
+)
 
 
 def kernels() -> list[str]:
-    """Names of the kernels of the C++ layers that this machine runs, best first; none without the extension."""
+    """Names of the kernels that this machine runs, best first; none without the extension."""
     native = extension()
     return list(native.kernels()) if native else []
 
 
-class NativeArithmetic(NumpyArithmetic):
-    """16-bit activations, 32-bit sums. Raises NativeUnavailableError if the extension was not built.
+class NativeNetwork:
+    """A `Network` in C++. Raises ModelMismatchError if the model's arrays do not fit, or sums could overflow.
 
-    kernel: one of `kernels()`, by default the fastest. threads: by default torch's thread limit.
+    kernel: one of `kernels()`, by default the fastest. threads: maximum thread count, by default torch's where torch is
+    loaded, else the cores that this process may use. Neither changes a result.
     """
 
-    def __init__(self, kernel: str = "", threads: int = 0) -> None:
-        self._extension: Any = extension()
-        if self._extension is None:
+    def __init__(self, model: Model, kernel: str = "", threads: int = 0) -> None:
+        native = extension()
+        if native is None:
             raise NativeUnavailableError(
-                "the compiled integer layers are missing: install neurocodec again where there is a C++ compiler."
+                "the compiled networks are missing: install neurocodec again where there is a C++ compiler."
             )
-        self.kernel = kernel or kernels()[0]
-        self._fixed_threads = threads
-        self._layers: dict[int, tuple[IntegerLayer, Any]] = {}
+        shape = {name: getattr(model.config, name) for name in SHAPE}
+        try:
+            self._native = native.Model(shape, {name: np.ascontiguousarray(a) for name, a in model.arrays.items()})
+        except ValueError as error:
+            raise ModelMismatchError(str(error)) from error
+        self.model, self.kernel, self._threads = model, kernel or kernels()[0], threads
 
     @property
     def threads(self) -> int:
-        if self._fixed_threads:
-            return self._fixed_threads
-        torch = sys.modules.get("torch")  # respects torch's thread limit
-        return int(torch.get_num_threads()) if torch else os.cpu_count() or 1
+        """Maximum thread count."""
+        return self._threads or available_threads()
 
-    def _native(self, layer: IntegerLayer) -> Any:
-        """The layer packed for the kernels, once."""
-        if id(layer) not in self._layers:
-            if layer.weight.ndim == 2:
-                packed = self._extension.Pointwise(layer.weight)
-            else:
-                packed = self._extension.Depthwise(layer.weight, layer.bias.astype(np.int32))
-            self._layers[id(layer)] = (layer, packed)
-        return self._layers[id(layer)][1]
+    def analyse(self, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
+        check_encodes(self.model)
+        y: NDArray[np.int32] = self._native.analyse(np.ascontiguousarray(rgb), quality_index, self.kernel, self.threads)
+        return y
 
-    def load(self, values: NDArray[Any]) -> Any:
-        return np.ascontiguousarray(values, dtype=np.int16)
+    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
+        check_encodes(self.model)
+        result = self._native.encode(np.ascontiguousarray(y), quality_index, self.kernel, self.threads)
+        stream, z_hat, symbols, y_hat = result
+        return stream, Latents(z_hat, tuple(symbols), y_hat)
 
-    def pointwise(self, x: Any, layer: IntegerLayer, bias: IntArray, low: int, high: int) -> Any:
-        native = self._native(layer)
-        run = native.run_wide if high >= LIMIT else native.run
-        total = (layer.bias + bias).astype(np.int32)
-        return run(np.ascontiguousarray(x), total, layer.shift, low, high, self.kernel, self.threads)
+    def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
+        result = self._native.decode(bytes(stream), height, width, quality_index, self.kernel, self.threads)
+        z_hat, symbols, y_hat = result
+        return Latents(z_hat, tuple(symbols), y_hat)
 
-    def depthwise(self, x: Any, layer: IntegerLayer) -> Any:
-        return self._native(layer).run(np.ascontiguousarray(x), layer.shift, self.kernel, self.threads)
+    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int) -> NDArray[np.uint8]:
+        rgb: NDArray[np.uint8] = self._native.synthesise(
+            np.ascontiguousarray(y_hat), quality_index, self.kernel, self.threads
+        )
+        return rgb
+
+
+def available_threads() -> int:
+    """torch's thread limit where torch is loaded, else the number of cores that this process may use."""
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

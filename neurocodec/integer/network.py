@@ -1,238 +1,124 @@
-"""The exact entropy path: from z_hat to means and table rows in integer arithmetic, the same on every machine.
+"""All networks of a model in integers, layer by layer in any arithmetic: the definition of what coding computes.
 
-Activations are integers with 8 fractional bits in [-32768, 32767]. Weights are 16-bit integers with f fractional
-bits, one f a layer. A layer computes
-
-    out = clamp(floor((W · in + bias + 2^(f-1)) / 2^f), low, high)
-
-and nothing else: no division, no exp, no rounding mode. f is chosen so that no sum leaves 32 bits, which is proved
-from the weights when a model is loaded. docs/arithmetic.md is the specification.
+`integer.native` does the same in C++.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import zlib
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec.entropy.grid import (
-    ACTIVATION_BITS,
-    HIDDEN_MAX,
-    INDEX_SHIFT,
-    LIMIT,
-    LOG_TABLE_SIZE,
-    MAX_LATENT,
-    MEAN_BITS,
-    OUTPUT_LIMIT,
-    PASSES,
-    QUALITY_STEPS,
-    SCALE_LEVELS,
-    SUM_LIMIT,
-    UNIT,
-    lattice,
-    scatter,
-)
+from neurocodec.entropy import coder
+from neurocodec.entropy.grid import LOG_TABLE_SIZE, MAX_LATENT, MEAN_BITS, UNIT, gather
 from neurocodec.errors import ModelMismatchError
-from neurocodec.integer.reference import Arithmetic, IntArray, IntegerLayer
-from neurocodec.model import HyperpriorConfig
+from neurocodec.integer.entropy import EntropyNetwork, Stage
+from neurocodec.integer.reference import Arithmetic, Arrays
+from neurocodec.integer.transforms import Analysis, HyperAnalysis, Synthesis, exp2_table_of
+from neurocodec.model import HyperpriorConfig, Model
 
 
-@dataclass
-class Stage:
-    """One call of the range coder: z, or the quarter of y that a context pass codes, see `entropy.grid.lattice`.
+@dataclass(frozen=True)
+class Latents:
+    """What the stream of a tile holds, int32: z_hat (ceil(h / 4), ceil(w / 4), N), the symbols of the four passes, each
+    (h, w, M / 4), and y_hat (h, w, M) in units of 1/64."""
 
-    step: the pass, or None for z. rows: table rows, uint8. means: int32, in units of 1/64. symbols: int32, to be set
-    before the next stage is asked for. All have one shape: (ceil(h / 4), ceil(w / 4), N) for z, (h, w, M / 4) else.
+    z_hat: NDArray[np.int32]
+    symbols: tuple[NDArray[np.int32], ...]
+    y_hat: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, stages: list[Stage], y_hat: NDArray[np.int32]) -> Latents:
+        """From the stages of a walk over a tile."""
+        z, *passes = stages
+        return cls(z.symbols, tuple(stage.symbols for stage in passes), y_hat)
+
+    def checksum(self) -> int:
+        """CRC-32 over z_hat, then y_hat in units of 1/64, as little-endian int32 in (row, column, channel) order."""
+        crc = zlib.crc32(np.ascontiguousarray(self.z_hat, "<i4").tobytes())
+        return zlib.crc32(np.ascontiguousarray(self.y_hat, "<i4").tobytes(), crc)
+
+
+class Network(Protocol):
+    """What codes tiles. y and y_hat are int32 (h, w, M) in units of 1/64, pixels uint8 (16 h, 16 w, 3)."""
+
+    model: Model
+
+    def analyse(self, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
+        """Pixels -> y. Raises ModelMismatchError if the model has no encoder."""
+
+    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
+        """y -> the stream of a tile, and the latents that it decodes to."""
+
+    def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
+        """The stream of a tile of (height, width) latents -> its latents. Raises NicFormatError or a subclass."""
+
+    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int) -> NDArray[np.uint8]:
+        """y_hat -> pixels."""
+
+
+class LayerwiseNetwork:
+    """A `Network` in NumPy or torch. Raises ModelMismatchError if the model's arrays do not fit, or sums could overflow.
+
+    threads: maximum thread count of the range coder.
     """
 
-    step: int | None
-    rows: NDArray[np.uint8]
-    means: NDArray[np.int32]
-    symbols: NDArray[np.int32] = field(init=False, repr=False)
+    def __init__(self, model: Model, arithmetic: Arithmetic, threads: int = 1) -> None:
+        self.model, self.arithmetic, self.threads = model, arithmetic, threads
+        config: HyperpriorConfig = model.config
+        exp2_table = exp2_table_of(Arrays(model.arrays))
+        log_table = Arrays(model.part("entropy.")).take("log_table", np.int16, (LOG_TABLE_SIZE,))
+        self.entropy = EntropyNetwork(config, model.part("entropy."), arithmetic)
+        self._g_s = Synthesis(config, Arrays(model.part("g_s.")), exp2_table)
+        if model.encodes:
+            self._g_a = Analysis(config, Arrays(model.part("g_a.")), exp2_table)
+            self._h_a = HyperAnalysis(config, Arrays(model.part("h_a.")), log_table)
 
-    def decoded(self) -> NDArray[np.int32]:
-        """y_hat in units of 1/64: symbol · 64 + mean. Clamped, because a forged stream may hold any symbol."""
-        limit = 1 << 20
-        y_hat: NDArray[np.int32] = np.clip(self.symbols, -limit, limit) * UNIT + self.means
-        return np.clip(y_hat, -MAX_LATENT, MAX_LATENT)
+    def analyse(self, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
+        check_encodes(self.model)
+        return self._g_a(self.arithmetic, rgb, quality_index)
 
+    def walk(self, y: NDArray[np.int32], quality_index: int) -> tuple[list[Stage], Latents]:
+        """The stages of a tile with their symbols, in coding order, and the latents that they decode to."""
+        check_encodes(self.model)
+        z_hat = self._h_a(self.arithmetic, y, quality_index)
+        y_hat, stages = np.zeros(y.shape, np.int32), []
+        for stage in self.entropy.stages(quality_index, y_hat):
+            stage.symbols = z_hat if stage.step is None else nearest_symbols(gather(y, stage.step), stage.means)
+            stages.append(stage)
+        return stages, Latents.of(stages, y_hat)
 
-class EntropyNetwork:
-    """h_s and the context passes of one model, as integers.
+    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
+        stages, latents = self.walk(y, quality_index)
+        symbols = np.concatenate([stage.symbols.ravel() for stage in stages])
+        rows = np.concatenate([stage.rows.ravel() for stage in stages])
+        calls = [stage.symbols.size for stage in stages]
+        return coder.encode(symbols, rows, self.model.tables, calls=calls, threads=self.threads), latents
 
-    arrays: the frozen integers by name, as a model file holds them. Raises ModelMismatchError if one is missing, has
-    another type or shape, or if a sum could leave the range in which it is exact.
-    """
+    def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
+        decoder = coder.Decoder(stream, self.model.tables, threads=self.threads)
+        y_hat, stages = np.zeros((height, width, self.model.config.latent_channels), np.int32), []
+        for stage in self.entropy.stages(quality_index, y_hat):
+            stage.symbols = decoder.decode(stage.rows)
+            stages.append(stage)
+        decoder.finish()
+        return Latents.of(stages, y_hat)
 
-    def __init__(self, config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], arithmetic: Arithmetic) -> None:
-        self.config = config
-        self.arithmetic = arithmetic
-        self._arrays = arrays
-        m, n, hidden = config.latent_channels, config.hyper_channels, config.hidden_channels
-        shapes: dict[str, tuple[int, ...]] = {
-            "h_s.conv_in": (hidden, n), "h_s.dw1": (hidden, 3, 3), "h_s.up1": (4 * hidden, hidden),
-            "h_s.dw2": (hidden, 3, 3), "h_s.up2": (4 * hidden, hidden), "h_s.dw3": (hidden, 3, 3),
-            "h_s.conv_out": (hidden, hidden), "prediction.conv": (hidden, hidden), "prediction.head": (2 * m, hidden),
-        }  # fmt: skip
-        rows = {"h_s.bias": hidden, "prediction.bias": 2 * m, "z_index": n}
-        for i in range(PASSES - 1):
-            shapes |= {
-                f"contexts.{i}.dw_in": (2 * m, 3, 3), f"contexts.{i}.conv_in": (hidden, 2 * m + hidden),
-                f"contexts.{i}.dw": (hidden, 3, 3), f"contexts.{i}.conv": (hidden, hidden),
-                f"contexts.{i}.head": (2 * m, hidden),
-            }  # fmt: skip
-            rows[f"contexts.{i}.bias"] = hidden
-            self._array(f"contexts.{i}.phase_bias", np.int64, (2, 2, hidden))
-        self._rows = {name: self._array(name, np.int64, (config.quality_rows, size)) for name, size in rows.items()}
-        self._layers = {name: self._layer(name, shape) for name, shape in shapes.items()}
-        # Of a head, a pass needs at each position only the means and indexes of the group that it codes there.
-        quarter = m // PASSES
-        self._groups = [
-            np.r_[g * quarter : (g + 1) * quarter, m + g * quarter : m + (g + 1) * quarter] for g in range(PASSES)
-        ]
-        self._heads = {
-            name: [self._layers[name].outputs(group) for group in self._groups]
-            for name in ("prediction.head", *(f"contexts.{i}.head" for i in range(PASSES - 1)))
-        }
-        self._log_table = self._array("log_table", np.int16, (LOG_TABLE_SIZE,))
-
-    def using(self, arithmetic: Arithmetic) -> EntropyNetwork:
-        """The same network in another arithmetic, with the same results."""
-        other = copy.copy(self)
-        other.arithmetic = arithmetic
-        return other
-
-    def stages(self, quality_index: int, y_hat: NDArray[np.int32]) -> Iterator[Stage]:
-        """The walk over a tile, for the encoder and the decoder: z, then the four passes over y, in coding order.
-
-        Each stage says what is known of its symbols before they are coded; the caller sets the symbols, and then asks
-        for the next stage:
-
-            for stage in network.stages(quality_index, y_hat):
-                stage.symbols = decoder.decode(stage.rows)
-
-        y_hat: int32 (h, w, M), zeros; holds the decoded latents in units of 1/64 at the end.
-        """
-        height, width, channels = y_hat.shape
-        z_rows = self._z_rows(quality_index, height, width)
-        z = Stage(None, z_rows, np.zeros(z_rows.shape, np.int32))
-        yield z
-        features = self._h_s(z.symbols, quality_index)[:height, :width]
-        base = self._hidden(features, "prediction.conv", quality_index)
-        context = self.arithmetic.load(np.zeros((height, width, 2 * channels), np.int16))
-        for step in range(PASSES):
-            stage = self._predict(step, base, features, context, quality_index)
-            yield stage
-            latents = stage.decoded()
-            scatter(latents, step, y_hat)
-            if step < PASSES - 1:
-                self._add_to_context(latents, step, context)
-
-    def _z_rows(self, quality_index: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Table rows of z, uint8 (ceil(h / 4), ceil(w / 4), N), for latents of (height, width)."""
-        values = interpolate_rows(self._rows["z_index"], quality_index)
-        rows = np.clip((values + 16) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1).astype(np.uint8)
-        return np.broadcast_to(rows, (-(-height // 4), -(-width // 4), rows.size))
-
-    def _h_s(self, z_hat: NDArray[np.int32], quality_index: int) -> Any:
-        """z_hat, int32 (h / 4, w / 4, N) -> features, (h, w, hidden)."""
-        do = self.arithmetic
-        x = do.load(np.clip(z_hat.astype(np.int64) << ACTIVATION_BITS, -LIMIT, LIMIT - 1))
-        x = self._hidden(x, "h_s.conv_in", quality_index)
-        for dw, up in (("h_s.dw1", "h_s.up1"), ("h_s.dw2", "h_s.up2")):
-            x = do.shuffle(self._hidden(do.depthwise(x, self._layers[dw]), up, quality_index))
-        return self._hidden(do.depthwise(x, self._layers["h_s.dw3"]), "h_s.conv_out", quality_index)
-
-    def _predict(self, step: int, base: Any, features: Any, context: Any, quality_index: int) -> Stage:
-        """Means and table rows of the latents of a pass."""
-        do = self.arithmetic
-        hidden = [("prediction.head", base)]
-        if step > 0:
-            name = f"contexts.{step - 1}."
-            x = do.concatenate([do.depthwise(context, self._layers[name + "dw_in"]), features])
-            x = self._hidden(x, name + "conv_in", quality_index)
-            x = self._hidden(do.depthwise(x, self._layers[name + "dw"]), name + "conv", quality_index)
-            hidden.append((name + "head", x))
-        height, width, channels = context.shape
-        values = np.empty((height, width, channels // 4), np.int32)
-        for group, (rows, columns, _) in enumerate(lattice(step, channels // 2)):
-            values[rows, columns] = sum(
-                do.store(
-                    do.pointwise(
-                        x[rows, columns],
-                        self._heads[head][group],
-                        self._bias(head, quality_index)[self._groups[group]],
-                        -OUTPUT_LIMIT,
-                        OUTPUT_LIMIT - 1,
-                    )
-                )
-                for head, x in hidden
-            )
-        means, indexes = np.split(values, 2, axis=2)
-        drop = ACTIVATION_BITS - MEAN_BITS
-        table_rows = np.clip((indexes + (1 << (INDEX_SHIFT - 1))) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1)
-        return Stage(step, table_rows.astype(np.uint8), (means + (1 << (drop - 1))) >> drop)
-
-    def _add_to_context(self, latents: NDArray[np.int32], step: int, context: Any) -> None:
-        """Puts y / 8 and log2(1 + |y|), with 8 fractional bits, where later passes read them."""
-        channels = self.config.latent_channels
-        drop = MEAN_BITS + 3 - ACTIVATION_BITS
-        linear = np.clip((latents + (1 << (drop - 1))) >> drop, -LIMIT, LIMIT - 1)
-        logarithm = self._log_table.take(np.abs(latents), mode="clip")
-        for part, half in ((linear, slice(None, channels)), (logarithm, slice(channels, None))):
-            scatter(self.arithmetic.load(part), step, context[:, :, half])
-
-    def _hidden(self, x: Any, name: str, quality_index: int) -> Any:
-        return self.arithmetic.pointwise(x, self._layers[name], self._bias(name, quality_index), 0, HIDDEN_MAX)
-
-    def _bias(self, name: str, quality_index: int) -> IntArray:
-        """What a layer adds for this quality and, in context passes, for each phase of the lattice."""
-        bias = np.zeros(self._layers[name].bias.shape, np.int64)
-        for extra in extra_biases(name):
-            bias = bias + (
-                self._arrays[extra] if extra not in self._rows else interpolate_rows(self._rows[extra], quality_index)
-            )
-        return bias
-
-    def _array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-        array = self._arrays.get(name)
-        if array is None or array.dtype != dtype or array.shape != shape:
-            stored = "nothing" if array is None else f"{array.dtype} {array.shape}"
-            raise ModelMismatchError(f"the model file holds {stored} as {name}, expected {np.dtype(dtype)} {shape}.")
-        return array
-
-    def _layer(self, name: str, shape: tuple[int, ...]) -> IntegerLayer:
-        weight = self._array(f"{name}.weight", np.int16, shape)
-        bias = self._array(f"{name}.bias", np.int64, shape[:1])
-        shift = int(self._array(f"{name}.shift", np.int64, (1,))[0])
-        # No partial sum can exceed this, whatever the input. Python's integers do not overflow.
-        sums = np.abs(weight.astype(np.int64)).reshape(shape[0], -1).sum(1)
-        biases = (f"{name}.bias", *extra_biases(name))
-        bound = int(sums.max()) * LIMIT + sum(_largest(self._arrays[bias_name]) for bias_name in biases)
-        if not 0 <= shift <= 30 or weight.min() == -LIMIT or bound + (1 << shift) >= SUM_LIMIT:
-            raise ModelMismatchError(f"the sums of layer {name} could leave the range in which they are exact.")
-        return IntegerLayer(weight, bias, shift)
+    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int) -> NDArray[np.uint8]:
+        return self._g_s(self.arithmetic, y_hat, quality_index)
 
 
-def extra_biases(layer: str) -> tuple[str, ...]:
-    """Names of the arrays that are added to a layer's sums beside its own bias."""
-    prefix, _, kind = layer.rpartition(".")
-    if layer in ("h_s.conv_in", "prediction.head"):
-        return (f"{prefix}.bias",)
-    return (f"{prefix}.bias", f"{prefix}.phase_bias") if prefix.startswith("contexts.") and kind == "conv_in" else ()
+def nearest_symbols(y: NDArray[np.int32], means: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The symbols whose decoded latents are nearest to y: floor((y - mean + 32) / 64), clamped."""
+    limit = MAX_LATENT // UNIT
+    symbols: NDArray[np.int32] = np.clip((y - means + UNIT // 2) >> MEAN_BITS, -limit, limit)
+    return symbols
 
 
-def interpolate_rows(rows: IntArray, quality_index: int) -> IntArray:
-    """The row of a quality index, between two stored rows: floor((low · (64 - t) + high · t + 32) / 64)."""
-    low = min(quality_index // QUALITY_STEPS, rows.shape[0] - 2)
-    t = quality_index - low * QUALITY_STEPS
-    result: IntArray = (rows[low] * (QUALITY_STEPS - t) + rows[low + 1] * t + QUALITY_STEPS // 2) >> 6
-    return result
-
-
-def _largest(values: NDArray[Any]) -> int:
-    return max(int(values.max()), -int(values.min()))
+def check_encodes(model: Model) -> None:
+    """Raises ModelMismatchError for a model without its encoder."""
+    if not model.encodes:
+        raise ModelMismatchError(f"the file of model {model.model_id.hex()} is for decoding alone: it has no encoder.")

@@ -1,33 +1,77 @@
 """The layers of the integer networks, and their definition: docs/arithmetic.md as a NumPy int64 program.
 
-A layer computes out = clamp(floor((W · in + bias + 2^(f-1)) / 2^f), low, high) on 16-bit activations. `EntropyNetwork`
-proves from the weights that no partial sum of absolute values reaches 2^31.
+A layer computes out = clamp(floor((W · in + bias + 2^(f-1)) / 2^f), low, high) on 16-bit activations, with one f for
+each output. `Arrays.layer` proves from the weights that no partial sum of absolute values reaches 2^31.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec.entropy.grid import LIMIT
+from neurocodec.entropy.grid import LIMIT, QUALITY_STEPS, SUM_LIMIT
+from neurocodec.errors import ModelMismatchError
 
 IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerLayer:
-    """A 1×1 or depthwise 3×3 layer. weight: int16 (out, in) or (C, 3, 3); bias: int64 (out,); shift: f."""
+    """A 1×1 or depthwise 3×3 layer. weight: int16 (out, in) or (C, 3, 3); bias and shift (f): int64 (out,)."""
 
     weight: NDArray[np.int16]
     bias: IntArray
-    shift: int
+    shift: IntArray
 
     def outputs(self, rows: NDArray[np.intp]) -> IntegerLayer:
         """The layer that computes only these outputs."""
-        return IntegerLayer(np.ascontiguousarray(self.weight[rows]), self.bias[rows], self.shift)
+        return IntegerLayer(np.ascontiguousarray(self.weight[rows]), self.bias[rows], self.shift[rows])
+
+
+class Arrays:
+    """A model's integer arrays. What is taken from them is checked; ModelMismatchError says what does not fit.
+
+    arrays: by name, as a model file holds them below a prefix such as "g_s.".
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self._arrays = arrays
+
+    def take(self, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+        """An array of this type and shape."""
+        array = self._arrays.get(name)
+        if array is None or array.dtype != dtype or array.shape != shape:
+            stored = "nothing" if array is None else f"{array.dtype} {array.shape}"
+            raise ModelMismatchError(f"the model file holds {stored} as {name}, expected {np.dtype(dtype)} {shape}.")
+        return array
+
+    def layer(self, name: str, *shape: int, largest_input: int = LIMIT, extra: Sequence[str] = ()) -> IntegerLayer:
+        """A layer whose sums are proved to stay below 2^31 for inputs up to `largest_input` in magnitude.
+
+        shape: of its weight. extra: names of arrays of which a value may be added to a sum beside the bias.
+        """
+        weight = self.take(f"{name}.weight", np.int16, shape)
+        bias = self.take(f"{name}.bias", np.int32, shape[:1])
+        shift = self.take(f"{name}.shift", np.int8, shape[:1])
+        bound = np.abs(weight.astype(np.int64)).reshape(shape[0], -1).sum(1) * largest_input
+        for array in (f"{name}.bias", *extra):
+            bound += np.abs(self._arrays[array].astype(np.int64)).reshape(-1, shape[0]).max(0)
+        in_range = 0 <= shift.min() and shift.max() <= 30 and weight.min() > -LIMIT
+        if not in_range or (bound + (1 << shift.astype(np.int64))).max() >= SUM_LIMIT:
+            raise ModelMismatchError(f"the sums of layer {name} could leave the range in which they are exact.")
+        return IntegerLayer(weight, bias.astype(np.int64), shift.astype(np.int64))
+
+
+def interpolate_rows(rows: IntArray, quality_index: int) -> IntArray:
+    """The row of a quality index, between two stored rows: floor((low · (64 - t) + high · t + 32) / 64)."""
+    low = min(quality_index // QUALITY_STEPS, rows.shape[0] - 2)
+    t = quality_index - low * QUALITY_STEPS
+    result: IntArray = (rows[low] * (QUALITY_STEPS - t) + rows[low + 1] * t + QUALITY_STEPS // 2) >> 6
+    return result
 
 
 class Arithmetic(Protocol):
@@ -38,9 +82,13 @@ class Arithmetic(Protocol):
 
     def load(self, values: NDArray[Any]) -> Any: ...
     def store(self, x: Any) -> NDArray[np.int32]: ...
+    def shift(self, x: Any, bits: int | IntArray) -> Any: ...
+    def clamp(self, x: Any, low: int, high: int) -> Any: ...
+    def maximum(self, x: Any, y: Any) -> Any: ...
     def pointwise(self, x: Any, layer: IntegerLayer, bias: IntArray, low: int, high: int) -> Any: ...
     def depthwise(self, x: Any, layer: IntegerLayer) -> Any: ...
-    def shuffle(self, x: Any) -> Any: ...
+    def shuffle(self, x: Any, factor: int = 2) -> Any: ...
+    def unshuffle(self, x: Any, factor: int = 2) -> Any: ...
     def concatenate(self, parts: list[Any]) -> Any: ...
 
 
@@ -53,13 +101,23 @@ class NumpyArithmetic:
     def store(self, x: IntArray) -> NDArray[np.int32]:
         return x.astype(np.int32)
 
+    def shift(self, x: IntArray, bits: int | IntArray) -> IntArray:
+        """floor((x + floor(2^bits / 2)) / 2^bits), with a number of bits or one for each channel."""
+        return (x + ((1 << np.asarray(bits, np.int64)) >> 1)) >> bits
+
+    def clamp(self, x: IntArray, low: int, high: int) -> IntArray:
+        return np.clip(x, low, high)
+
+    def maximum(self, x: IntArray, y: IntArray) -> IntArray:
+        return np.maximum(x, y)
+
     def pointwise(self, x: IntArray, layer: IntegerLayer, bias: IntArray, low: int, high: int) -> IntArray:
         """Matrix product over channels; the biases are added to the accumulator."""
         height, width, _ = x.shape
         if bias.ndim == 3:
             bias = np.tile(bias, (-(-height // 2), -(-width // 2), 1))[:height, :width]
         total = x @ layer.weight.astype(np.int64).T + layer.bias + bias
-        return self._requantise(total, layer.shift, low, high)
+        return self.clamp(self.shift(total, layer.shift), low, high)
 
     def depthwise(self, x: IntArray, layer: IntegerLayer) -> IntArray:
         """3×3 with zeros outside, as nine shifted multiply-adds; no activation."""
@@ -70,19 +128,19 @@ class NumpyArithmetic:
         for i in range(3):
             for j in range(3):
                 total += padded[i : i + height, j : j + width] * layer.weight[:, i, j].astype(np.int64)
-        return self._requantise(total, layer.shift, -LIMIT, LIMIT - 1)
+        return self.clamp(self.shift(total, layer.shift), -LIMIT, LIMIT - 1)
 
-    @staticmethod
-    def _requantise(total: IntArray, shift: int, low: int, high: int) -> IntArray:
-        rounding = (1 << shift) >> 1
-        result: IntArray = np.clip((total + rounding) >> shift, low, high)
-        return result
+    def shuffle(self, x: NDArray[Any], factor: int = 2) -> NDArray[Any]:
+        """PixelShuffle(n): channel n² c + n i + j of a position becomes channel c at offset (i, j)."""
+        (height, width, channels), n = x.shape, factor
+        blocks = x.reshape(height, width, channels // n**2, n, n).transpose(0, 3, 1, 4, 2)
+        return blocks.reshape(n * height, n * width, channels // n**2)
 
-    def shuffle(self, x: NDArray[Any]) -> NDArray[Any]:
-        """PixelShuffle(2): channel 4 c + 2 i + j of a position becomes channel c at offset (i, j)."""
-        height, width, channels = x.shape
-        blocks = x.reshape(height, width, channels // 4, 2, 2).transpose(0, 3, 1, 4, 2)
-        return blocks.reshape(2 * height, 2 * width, channels // 4)
+    def unshuffle(self, x: NDArray[Any], factor: int = 2) -> NDArray[Any]:
+        """PixelUnshuffle(n), the inverse of `shuffle`."""
+        (height, width, channels), n = x.shape, factor
+        blocks = x.reshape(height // n, n, width // n, n, channels).transpose(0, 2, 4, 1, 3)
+        return blocks.reshape(height // n, width // n, n**2 * channels)
 
     def concatenate(self, parts: list[NDArray[Any]]) -> NDArray[Any]:
         return np.concatenate(parts, axis=2)

@@ -11,21 +11,26 @@ from numpy.typing import NDArray
 
 from neurocodec.entropy.grid import (
     ACTIVATION_BITS,
+    LIMIT,
     LOG_TABLE_SIZE,
     MEAN_BITS,
     SCALE_LEVELS,
     SCALE_MAX,
     SCALE_MIN,
+    SUM_LIMIT,
     weight_shift,
 )
 from neurocodec.entropy.tables import Tables, gaussian_tables
 from neurocodec.errors import ModelMismatchError
-from neurocodec.integer.network import extra_biases
+from neurocodec.integer.entropy import extra_biases
 from neurocodec.integer.reference import IntArray
-from neurocodec.model import TABLE_ARRAYS, Model
+from neurocodec.integer.transforms import GREY, LOG_GAIN_BITS, TRANSFORM_BITS
+from neurocodec.model import EXP2_SIZE, TABLE_ARRAYS, Model
 from neurocodec.models.hyperprior import Hyperprior
 
 TRANSFORMS = ("g_a.", "h_a.", "g_s.")
+PIXEL_BITS = 0
+GAINS = ("g_a.log_gain", "g_a.log_y_gain", "g_s.log_y_gain", "g_s.log_gain")
 
 
 def freeze(network: Hyperprior, *, tables: Tables | None = None) -> Model:
@@ -33,23 +38,118 @@ def freeze(network: Hyperprior, *, tables: Tables | None = None) -> Model:
 
     tables: a row for each scale of `entropy.grid`; Gaussian ones by default.
     """
-    weights = {name: value.detach().float().cpu().numpy() for name, value in network.state_dict().items()}
+    weights = {name: value.detach().double().cpu().numpy() for name, value in network.state_dict().items()}
     if tables is None:
         scales = np.exp(np.linspace(np.log(SCALE_MIN), np.log(SCALE_MAX), SCALE_LEVELS))
         tables = gaussian_tables(scales.tolist())
-    arrays: dict[str, NDArray[Any]] = {n: v for n, v in weights.items() if n.startswith(TRANSFORMS)}
+    arrays: dict[str, NDArray[Any]] = freeze_transforms(weights)
     arrays |= {"entropy." + name: value for name, value in freeze_entropy(weights).items()}
     arrays |= {"tables." + name: getattr(tables, name) for name in TABLE_ARRAYS}
+    arrays["exp2_table"] = np.minimum(np.rint(2.0 ** (14 + np.arange(EXP2_SIZE) / EXP2_SIZE)), LIMIT - 1).astype(np.int16)
     return Model(network.config, {name: value.copy(order="C") for name, value in arrays.items()})
 
 
 def thaw(model: Model) -> Hyperprior:
-    """Float networks to train on from: the inverse of `freeze`, up to the rounding of the entropy path's weights."""
-    transforms = {name: value for name, value in model.arrays.items() if name.startswith(TRANSFORMS)}
-    weights = transforms | thaw_entropy(model.part("entropy."))
+    """Float networks to train on from: the inverse of `freeze`, up to rounding."""
+    weights = thaw_transforms(model.arrays) | thaw_entropy(model.part("entropy."))
     network = Hyperprior(model.config)
-    network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
+    network.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()})
     return network
+
+
+def freeze_transforms(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The integers that `integer.transforms` runs, from the float weights of g_a, h_a and g_s.
+
+    weights: the state dictionary of a `Hyperprior`. Pixels enter g_a as p - 128 and leave g_s as they are: the stem and
+    the head hold the change of units; the head holds its gain too.
+    """
+    frozen: dict[str, NDArray[Any]] = {}
+    for name in _transform_layers(weights):
+        weight, bias = weights[name + ".weight"], weights[name + ".bias"]
+        bits_in, bits_out, largest_input, extra = *_bits(name), LIMIT, None
+        if name == "g_a.stem":
+            bias, weight, largest_input = bias + weight.sum(1) * (GREY / 255 - 0.5), weight / 255, GREY
+        if name == "g_s.head":
+            weight = 255 * weight * np.exp(weights["g_s.log_head_gain"])
+            bias = 255 * (bias + 0.5)
+        if name == "h_a.conv_in":
+            extra = weights["h_a.bias.weight"]
+        integers = _freeze_layer(name, weight, bias, bits_in, bits_out, largest_input, extra)
+        frozen |= {f"{name}.{part}": value for part, value in integers.items() if part != "extra"}
+        if "extra" in integers:
+            frozen["h_a.bias"] = integers["extra"]
+    for name in GAINS:
+        frozen[name] = _fixed(weights[name + ".weight"] / np.log(2.0), LOG_GAIN_BITS).astype(np.int32)
+    return frozen
+
+
+def thaw_transforms(frozen: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The inverse of `freeze_transforms`, up to rounding; the head's gain becomes 1."""
+    weights: dict[str, NDArray[Any]] = {}
+    for name in _transform_layers(frozen):
+        bits_in, bits_out = _bits(name)
+        shift = frozen[name + ".shift"].astype(np.float64)
+        scale = 2.0 ** -(shift + bits_out - bits_in)
+        integers = frozen[name + ".weight"].astype(np.float64)
+        weight = integers * scale.reshape(-1, *[1] * (integers.ndim - 1))
+        bias = frozen[name + ".bias"] * 2.0 ** -(shift + bits_out)
+        if name == "g_a.stem":
+            weight = weight * 255
+            bias = bias - weight.sum(1) * (GREY / 255 - 0.5)
+        if name == "g_s.head":
+            weight, bias = weight / 255, bias / 255 - 0.5
+        if name == "h_a.conv_in":
+            weights["h_a.bias.weight"] = frozen["h_a.bias"] * 2.0 ** -(shift + bits_out)
+        weights |= {name + ".weight": weight, name + ".bias": bias}
+    weights["g_s.log_head_gain"] = np.zeros(weights["g_s.head.weight"].shape[1])
+    for name in GAINS:
+        weights[name + ".weight"] = frozen[name] * (np.log(2.0) / 2.0**LOG_GAIN_BITS)
+    return weights
+
+
+def _transform_layers(arrays: Mapping[str, Any]) -> list[str]:
+    names = {n.removesuffix(".weight") for n in arrays if n.startswith(TRANSFORMS) and n.endswith(".weight")}
+    return sorted(name for name in names if name + ".bias" in arrays)
+
+
+def _bits(name: str) -> tuple[int, int]:
+    """Fractional bits of the input and the output of a layer of the transforms."""
+    if name.startswith("h_a."):
+        return ACTIVATION_BITS, ACTIVATION_BITS
+    return PIXEL_BITS if name == "g_a.stem" else TRANSFORM_BITS, PIXEL_BITS if name == "g_s.head" else TRANSFORM_BITS
+
+
+def _freeze_layer(
+    name: str,
+    weight: NDArray[Any],
+    bias: NDArray[Any],
+    bits_in: int,
+    bits_out: int,
+    largest_input: int,
+    extra: NDArray[Any] | None,
+) -> dict[str, NDArray[Any]]:
+    """weight int16, bias int32 and shift int8: for each output the largest shift that keeps its sums within 31 bits.
+
+    extra: rows of further biases, (rows, out), on the scale of the sums.
+    """
+    rows = np.abs(weight).reshape(weight.shape[0], -1)
+    biases = np.abs(bias) + (0 if extra is None else np.abs(extra).max(0))
+    shifts = np.full(len(rows), -1)
+    for shift in range(31):
+        weights = np.rint(rows * 2.0 ** (shift + bits_out - bits_in))
+        bound = weights.sum(1) * largest_input + biases * 2.0 ** (shift + bits_out) + 2.0**shift + 2
+        shifts[(weights.max(1) < LIMIT) & (bound < SUM_LIMIT)] = shift
+    if shifts.min() < 0:
+        raise ModelMismatchError(f"the weights of {name} are too large for integers: training has diverged.")
+    scale = 2.0 ** (shifts + bits_out - bits_in)
+    frozen: dict[str, NDArray[Any]] = {
+        "weight": np.rint(weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int16),
+        "bias": np.rint(bias * 2.0 ** (shifts + bits_out)).astype(np.int32),
+        "shift": shifts.astype(np.int8),
+    }
+    if extra is not None:
+        frozen["extra"] = np.rint(extra * 2.0 ** (shifts + bits_out)).astype(np.int32)
+    return frozen
 
 
 def freeze_entropy(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
@@ -72,10 +172,10 @@ def freeze_entropy(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDAr
         if shift < 0:
             raise ModelMismatchError(f"the weights of {name} are too large for integers: training has diverged.")
         frozen[name + ".weight"] = np.rint(weight * 2.0**shift).astype(np.int16)
-        frozen[name + ".shift"] = np.array([shift], dtype=np.int64)
+        frozen[name + ".shift"] = np.full(len(weight), shift, dtype=np.int8)
         for bias_name, bias in biases.items():
-            frozen[bias_name] = _fixed(bias, shift + ACTIVATION_BITS)
-    frozen["z_index"] = _fixed(weights["z_index.weight"], ACTIVATION_BITS)
+            frozen[bias_name] = _fixed(bias, shift + ACTIVATION_BITS).astype(np.int32)
+    frozen["z_index"] = _fixed(weights["z_index.weight"], ACTIVATION_BITS).astype(np.int32)
     magnitudes = np.arange(LOG_TABLE_SIZE) / 2.0**MEAN_BITS
     frozen["log_table"] = _fixed(np.log2(1.0 + magnitudes), ACTIVATION_BITS).astype(np.int16)
     return frozen

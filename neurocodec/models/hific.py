@@ -96,7 +96,7 @@ class Generator(nn.Module):
         self.config = config
         channels, fine = config.channels, config.channels // 16 * config.fine_width
         self.trunk = Synthesis(base).requires_grad_(False)
-        self.halo = self.trunk.halo + -(-config.blocks // 2) + -(-config.fine_blocks // 8)
+        self.halo = base.synthesis_halo + -(-config.blocks // 2) + -(-config.fine_blocks // 8)
         """How many latents beyond a tile its pixels depend on."""
         self.norm_in = ChannelNorm(base.channels)
         self.conv_in = Pointwise(base.channels, channels)

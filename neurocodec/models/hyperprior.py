@@ -43,8 +43,6 @@ class Analysis(nn.Module):
     def __init__(self, config: HyperpriorConfig) -> None:
         super().__init__()
         channels, latent = config.channels, config.latent_channels
-        self.halo = config.latent_blocks + -(-config.encoder_blocks // 2)
-        """How many latents beyond a tile its latents depend on."""
         self.stem = Pointwise(192, channels)
         self.blocks = nn.Sequential(*(Block(channels) for _ in range(config.encoder_blocks)))
         self.log_gain = QualityRows(config.quality_rows, channels)
@@ -66,8 +64,6 @@ class Synthesis(nn.Module):
     def __init__(self, config: HyperpriorConfig) -> None:
         super().__init__()
         channels, latent = config.channels, config.latent_channels
-        self.halo = config.latent_blocks + -(-config.decoder_blocks // 2)
-        """How many latents beyond a tile its pixels depend on."""
         self.log_y_gain = QualityRows(config.quality_rows, latent)
         self.latent_blocks = nn.Sequential(*(Block(latent) for _ in range(config.latent_blocks)))
         self.up = Pointwise(latent, 4 * channels)

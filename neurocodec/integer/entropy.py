@@ -1,0 +1,212 @@
+"""The exact entropy path: from z_hat to means and table rows in integer arithmetic, the same on every machine.
+
+Activations are integers with 8 fractional bits in [-32768, 32767]. Weights are 16-bit integers with f fractional
+bits, one f a layer. A layer computes
+
+    out = clamp(floor((W · in + bias + 2^(f-1)) / 2^f), low, high)
+
+and nothing else: no division, no exp, no rounding mode. f is chosen so that no sum leaves 32 bits, which is proved
+from the weights when a model is loaded. docs/arithmetic.md is the specification.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurocodec.entropy.grid import (
+    ACTIVATION_BITS,
+    HIDDEN_MAX,
+    INDEX_SHIFT,
+    LIMIT,
+    LOG_TABLE_SIZE,
+    MAX_LATENT,
+    MEAN_BITS,
+    OUTPUT_LIMIT,
+    PASSES,
+    SCALE_LEVELS,
+    UNIT,
+    lattice,
+    scatter,
+)
+from neurocodec.integer.reference import Arithmetic, Arrays, IntArray, interpolate_rows
+from neurocodec.model import HyperpriorConfig
+
+
+@dataclass
+class Stage:
+    """One call of the range coder: z, or the quarter of y that a context pass codes, see `entropy.grid.lattice`.
+
+    step: the pass, or None for z. rows: table rows, uint8. means: int32, in units of 1/64. symbols: int32, to be set
+    before the next stage is asked for. All have one shape: (ceil(h / 4), ceil(w / 4), N) for z, (h, w, M / 4) else.
+    """
+
+    step: int | None
+    rows: NDArray[np.uint8]
+    means: NDArray[np.int32]
+    symbols: NDArray[np.int32] = field(init=False, repr=False)
+
+    def decoded(self) -> NDArray[np.int32]:
+        """y_hat in units of 1/64: symbol · 64 + mean. Clamped, because a forged stream may hold any symbol."""
+        limit = 1 << 20
+        y_hat: NDArray[np.int32] = np.clip(self.symbols, -limit, limit) * UNIT + self.means
+        return np.clip(y_hat, -MAX_LATENT, MAX_LATENT)
+
+
+class EntropyNetwork:
+    """h_s and the context passes of one model, as integers.
+
+    arrays: the frozen integers by name, as a model file holds them. Raises ModelMismatchError if one is missing, has
+    another type or shape, or if a sum could leave the range in which it is exact.
+    """
+
+    def __init__(self, config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], arithmetic: Arithmetic) -> None:
+        self.config = config
+        self.arithmetic = arithmetic
+        checked = Arrays(arrays)
+        m, n, hidden = config.latent_channels, config.hyper_channels, config.hidden_channels
+        shapes: dict[str, tuple[int, ...]] = {
+            "h_s.conv_in": (hidden, n), "h_s.dw1": (hidden, 3, 3), "h_s.up1": (4 * hidden, hidden),
+            "h_s.dw2": (hidden, 3, 3), "h_s.up2": (4 * hidden, hidden), "h_s.dw3": (hidden, 3, 3),
+            "h_s.conv_out": (hidden, hidden), "prediction.conv": (hidden, hidden), "prediction.head": (2 * m, hidden),
+        }  # fmt: skip
+        rows: dict[str, tuple[int, ...]] = {
+            "h_s.bias": (config.quality_rows, hidden), "prediction.bias": (config.quality_rows, 2 * m),
+            "z_index": (config.quality_rows, n),
+        }  # fmt: skip
+        for i in range(PASSES - 1):
+            shapes |= {
+                f"contexts.{i}.dw_in": (2 * m, 3, 3), f"contexts.{i}.conv_in": (hidden, 2 * m + hidden),
+                f"contexts.{i}.dw": (hidden, 3, 3), f"contexts.{i}.conv": (hidden, hidden),
+                f"contexts.{i}.head": (2 * m, hidden),
+            }  # fmt: skip
+            rows |= {
+                f"contexts.{i}.bias": (config.quality_rows, hidden), f"contexts.{i}.phase_bias": (2, 2, hidden),
+            }  # fmt: skip
+        self._rows = {name: checked.take(name, np.int32, shape).astype(np.int64) for name, shape in rows.items()}
+        self._layers = {name: checked.layer(name, *shape, extra=extra_biases(name)) for name, shape in shapes.items()}
+        # Of a head, a pass needs at each position only the means and indexes of the group that it codes there.
+        quarter = m // PASSES
+        self._groups = [
+            np.r_[g * quarter : (g + 1) * quarter, m + g * quarter : m + (g + 1) * quarter] for g in range(PASSES)
+        ]
+        self._heads = {
+            name: [self._layers[name].outputs(group) for group in self._groups]
+            for name in ("prediction.head", *(f"contexts.{i}.head" for i in range(PASSES - 1)))
+        }
+        self._log_table = checked.take("log_table", np.int16, (LOG_TABLE_SIZE,))
+
+    def using(self, arithmetic: Arithmetic) -> EntropyNetwork:
+        """The same network in another arithmetic, with the same results."""
+        other = copy.copy(self)
+        other.arithmetic = arithmetic
+        return other
+
+    def stages(self, quality_index: int, y_hat: NDArray[np.int32]) -> Iterator[Stage]:
+        """The walk over a tile, for the encoder and the decoder: z, then the four passes over y, in coding order.
+
+        Each stage says what is known of its symbols before they are coded; the caller sets the symbols, and then asks
+        for the next stage:
+
+            for stage in network.stages(quality_index, y_hat):
+                stage.symbols = decoder.decode(stage.rows)
+
+        y_hat: int32 (h, w, M), zeros; holds the decoded latents in units of 1/64 at the end.
+        """
+        height, width, channels = y_hat.shape
+        z_rows = self._z_rows(quality_index, height, width)
+        z = Stage(None, z_rows, np.zeros(z_rows.shape, np.int32))
+        yield z
+        features = self._h_s(z.symbols, quality_index)[:height, :width]
+        base = self._hidden(features, "prediction.conv", quality_index)
+        context = self.arithmetic.load(np.zeros((height, width, 2 * channels), np.int16))
+        for step in range(PASSES):
+            stage = self._predict(step, base, features, context, quality_index)
+            yield stage
+            latents = stage.decoded()
+            scatter(latents, step, y_hat)
+            if step < PASSES - 1:
+                self._add_to_context(latents, step, context)
+
+    def _z_rows(self, quality_index: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Table rows of z, uint8 (ceil(h / 4), ceil(w / 4), N), for latents of (height, width)."""
+        values = interpolate_rows(self._rows["z_index"], quality_index)
+        rows = np.clip((values + 16) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1).astype(np.uint8)
+        return np.broadcast_to(rows, (-(-height // 4), -(-width // 4), rows.size))
+
+    def _h_s(self, z_hat: NDArray[np.int32], quality_index: int) -> Any:
+        """z_hat, int32 (h / 4, w / 4, N) -> features, (h, w, hidden)."""
+        do = self.arithmetic
+        x = do.load(np.clip(z_hat.astype(np.int64) << ACTIVATION_BITS, -LIMIT, LIMIT - 1))
+        x = self._hidden(x, "h_s.conv_in", quality_index)
+        for dw, up in (("h_s.dw1", "h_s.up1"), ("h_s.dw2", "h_s.up2")):
+            x = do.shuffle(self._hidden(do.depthwise(x, self._layers[dw]), up, quality_index))
+        return self._hidden(do.depthwise(x, self._layers["h_s.dw3"]), "h_s.conv_out", quality_index)
+
+    def _predict(self, step: int, base: Any, features: Any, context: Any, quality_index: int) -> Stage:
+        """Means and table rows of the latents of a pass."""
+        do = self.arithmetic
+        hidden = [("prediction.head", base)]
+        if step > 0:
+            name = f"contexts.{step - 1}."
+            x = do.concatenate([do.depthwise(context, self._layers[name + "dw_in"]), features])
+            x = self._hidden(x, name + "conv_in", quality_index)
+            x = self._hidden(do.depthwise(x, self._layers[name + "dw"]), name + "conv", quality_index)
+            hidden.append((name + "head", x))
+        height, width, channels = context.shape
+        values = np.empty((height, width, channels // 4), np.int32)
+        for group, (rows, columns, _) in enumerate(lattice(step, channels // 2)):
+            values[rows, columns] = sum(
+                do.store(
+                    do.pointwise(
+                        x[rows, columns],
+                        self._heads[head][group],
+                        self._bias(head, quality_index)[self._groups[group]],
+                        -OUTPUT_LIMIT,
+                        OUTPUT_LIMIT - 1,
+                    )
+                )
+                for head, x in hidden
+            )
+        means, indexes = np.split(values, 2, axis=2)
+        drop = ACTIVATION_BITS - MEAN_BITS
+        table_rows = np.clip((indexes + (1 << (INDEX_SHIFT - 1))) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1)
+        return Stage(step, table_rows.astype(np.uint8), (means + (1 << (drop - 1))) >> drop)
+
+    def _add_to_context(self, latents: NDArray[np.int32], step: int, context: Any) -> None:
+        """Puts the latents of a pass where later passes read them."""
+        halves = np.split(context_input(latents, self._log_table), 2, axis=2)
+        channels = self.config.latent_channels
+        for part, half in zip(halves, (slice(None, channels), slice(channels, None)), strict=True):
+            scatter(self.arithmetic.load(part), step, context[:, :, half])
+
+    def _hidden(self, x: Any, name: str, quality_index: int) -> Any:
+        return self.arithmetic.pointwise(x, self._layers[name], self._bias(name, quality_index), 0, HIDDEN_MAX)
+
+    def _bias(self, name: str, quality_index: int) -> IntArray:
+        """What a layer adds for this quality and, in context passes, for each phase of the lattice."""
+        bias = np.zeros(self._layers[name].bias.shape, np.int64)
+        for extra in extra_biases(name):
+            rows = self._rows[extra]
+            bias = bias + (rows if rows.ndim == 3 else interpolate_rows(rows, quality_index))
+        return bias
+
+
+def context_input(y: NDArray[np.int32], log_table: NDArray[np.int16]) -> NDArray[np.int64]:
+    """y / 8 and log2(1 + |y|) with 8 fractional bits, (h, w, 2 M), as networks of the entropy model read latents."""
+    drop = MEAN_BITS + 3 - ACTIVATION_BITS
+    linear = np.clip((y.astype(np.int64) + (1 << (drop - 1))) >> drop, -LIMIT, LIMIT - 1)
+    return np.concatenate([linear, log_table.take(np.abs(y), mode="clip")], axis=2)
+
+
+def extra_biases(layer: str) -> tuple[str, ...]:
+    """Names of the arrays that are added to a layer's sums beside its own bias."""
+    prefix, _, kind = layer.rpartition(".")
+    if layer in ("h_s.conv_in", "prediction.head"):
+        return (f"{prefix}.bias",)
+    return (f"{prefix}.bias", f"{prefix}.phase_bias") if prefix.startswith("contexts.") and kind == "conv_in" else ()

@@ -1,0 +1,73 @@
+"""Generative decoders of frozen models: built from their files, and run on decoded latents. In floating point."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neurocodec import model as model_files
+from neurocodec.entropy.grid import QUALITY_STEPS, UNIT
+from neurocodec.errors import ModelMismatchError
+from neurocodec.image import from_tensor
+from neurocodec.model import GeneratorConfig, GeneratorFile, Model
+from neurocodec.models.freeze import thaw
+from neurocodec.models.hific import Generator
+
+
+def new(config: GeneratorConfig, model: Model) -> Generator:
+    """A generator on top of a model's g_s, with random weights."""
+    generator = Generator(config, model.config)
+    generator.trunk.load_state_dict(thaw(model).g_s.state_dict())
+    return generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def build(file: GeneratorFile, model: Model) -> Generator:
+    """The generator of a file, in evaluation mode. Raises ModelMismatchError if its arrays do not fit."""
+    mismatch = ModelMismatchError("the generative decoder does not fit its configuration; install it again.")
+    generator = new(file.config, model)
+    try:
+        state = {name: torch.from_numpy(value) for name, value in file.arrays.items()}
+        missing, unexpected = generator.load_state_dict(state, strict=False)
+    except (TypeError, RuntimeError) as error:
+        raise mismatch from error
+    if unexpected or any(not name.startswith("trunk.") for name in missing):
+        raise mismatch
+    return generator.eval().requires_grad_(False)
+
+
+def load(path: str | Path, model: Model) -> Generator:
+    """The generator in a file. Raises ModelMismatchError if it is damaged or belongs to another model."""
+    return build(model_files.load_generator(path, model), model)
+
+
+@functools.lru_cache(maxsize=4)
+def installed(model: Model) -> Generator:
+    """The installed generator for a model. Raises ModelNotFoundError if there is none."""
+    return build(model_files.find_generator(model), model)
+
+
+def file_of(generator: Generator, model: Model) -> GeneratorFile:
+    """What is stored of a generator: all weights but those of its trunk, which are the model's."""
+    state = {name: value.detach().cpu().numpy() for name, value in generator.state_dict().items()}
+    arrays = {name: value.copy(order="C") for name, value in state.items() if not name.startswith("trunk.")}
+    return GeneratorFile(generator.config, arrays, model.model_id)
+
+
+def synthesis(
+    generator: Generator, quality_index: int, realism: float
+) -> Callable[[NDArray[np.int32]], NDArray[np.uint8]]:
+    """y_hat, int32 (h, w, M) in units of 1/64, to pixels, uint8 (16 h, 16 w, 3), whatever the caller's autocast."""
+    row = torch.tensor([quality_index / QUALITY_STEPS])
+    beta = torch.tensor([realism], dtype=torch.float32)
+
+    def run(y_hat: NDArray[np.int32]) -> NDArray[np.uint8]:
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            latents = torch.from_numpy(y_hat).permute(2, 0, 1)[None].float() / UNIT
+            return from_tensor(generator(latents, row, beta))
+
+    return run
