@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurocodec import codec, container, image, tiling
+from neurocodec import model as model_files
 from neurocodec.bench.measures import lpips
 from neurocodec.entropy.grid import QUALITY_STEPS
 from neurocodec.errors import NeurocodecError
 from neurocodec.metrics import psnr
-from neurocodec.models import networks
+from neurocodec.model import Model
+from neurocodec.models import generators
 from neurocodec.models.hific import LEAST_LEARNED, Generator, RealismGain
 
 BETAS = (0.5, 0.6, 0.7, 0.8, 1.0)
@@ -41,12 +43,12 @@ FEATURES = 3
 """Fourier features of β that make a gain straight between ½ and 1, to one part in 10,000."""
 
 
-def with_end(generator: Generator, model: networks.Networks, end: float, amount: float) -> Generator:
+def with_end(generator: Generator, model: Model, end: float, amount: float) -> Generator:
     """A generator for the same model whose realism 1 is β = `end`, in [½, 1], with `amount`, above 0, times its detail.
 
     Realism ½ and below stay; between ½ and 1 the gains are straight.
     """
-    made = networks.new_generator(dataclasses.replace(generator.config, frequencies=FEATURES), model).eval()
+    made = generators.new(dataclasses.replace(generator.config, frequencies=FEATURES), model).eval()
     state = generator.state_dict()
     beta = torch.linspace(LEAST_LEARNED, 1.0, 51)
     share = ((beta - LEAST_LEARNED) / (1.0 - LEAST_LEARNED)).double()[:, None]
@@ -66,7 +68,7 @@ def with_end(generator: Generator, model: networks.Networks, end: float, amount:
 
 @torch.no_grad()
 def scan(
-    generator: Generator, model: networks.Networks, pictures: Sequence[NDArray[np.uint8]], quality: float
+    generator: Generator, model: Model, pictures: Sequence[NDArray[np.uint8]], quality: float
 ) -> list[tuple[float, float, float, float]]:
     """(β, amount, mean LPIPS, mean PSNR in dB) for each of BETAS and AMOUNTS.
 
@@ -109,12 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("expected either pictures, or --end and --output")
     if not 1 <= args.side <= tiling.WHOLE:
         parser.error(f"--side is from 1 to {tiling.WHOLE}: larger pictures are several tiles")
-    model = networks.load(args.model, device="cpu")
-    generator = networks.load_generator(args.generator, model)
+    model = model_files.load(args.model)
+    generator = generators.load(args.generator, model)
     if args.end is not None:
         if not (LEAST_LEARNED <= args.end <= 1.0 and 0.0 < args.amount < math.inf):
             parser.error(f"--end is from {LEAST_LEARNED} to 1, and --amount above 0")
-        networks.generator_file(with_end(generator, model.model).save(args.end, args.amount), model, args.output)
+        generators.file_of(with_end(generator, model).save(args.end, args.amount), model, args.output)
         return 0
     pictures = [image.load(path).rgb[: args.side, : args.side] for path in args.pictures]
     print(f"| quality | β | amount | LPIPS | PSNR (dB) |, {len(pictures)} pictures\n|---:|---:|---:|---:|---:|")

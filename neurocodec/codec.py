@@ -115,23 +115,29 @@ def network_of(model: Model, device: str = "auto") -> Network:
     that this machine lacks, ModelMismatchError if the model's arrays do not fit.
     """
     if device not in ("auto", "cpu"):
-        from neurocodec.integer.gpu import TorchArithmetic
+        try:
+            from neurocodec.integer.gpu import TorchArithmetic, resolve_device
 
-        return LayerwiseNetwork(model, TorchArithmetic(device))
+            return LayerwiseNetwork(model, TorchArithmetic(resolve_device(device)))
+        except ModuleNotFoundError as error:
+            raise MissingPackageError("coding on a GPU needs torch: pip install 'neurocodec[torch]'") from error
     return NativeNetwork(model) if extension() else LayerwiseNetwork(model, NumpyArithmetic())
 
 
 # ---------------------------------------------------------------------------------------------------- picture → file
 
 
-def encode_picture(picture: image.Picture, network: Network, index: int) -> bytes:
+def encode_picture(picture: image.Picture, coder: Model | Network, index: int) -> bytes:
     """The bytes of a .nic file. index: quality index, 0 to 960, in 1/64 of a row of the model's gains.
+
+    coder: a model, which codes on the CPU, or what `network_of` returns.
 
     Raises ImageError for a picture of more than MAX_PIXELS, ModelMismatchError for a model without its encoder.
     """
     height, width = picture.rgb.shape[:2]
     if height * width > MAX_PIXELS:
         raise ImageError(f"the picture has {height * width} pixels; at most {MAX_PIXELS} can be encoded.")
+    network = _network(coder)
     edge = tiling.tile_edge(height, width)
     padded = image.pad_to_multiple(picture.rgb, LATENT)
     tiles = []
@@ -164,7 +170,7 @@ def chunks_of(picture: image.Picture) -> dict[str, bytes]:
 
 def decode_picture(
     nic: container.NicFile,
-    network: Network,
+    coder: Model | Network,
     *,
     region: tuple[int, int, int, int] | None = None,
     realism: float = 0.0,
@@ -178,7 +184,7 @@ def decode_picture(
     NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's symbols, or ask for more
     memory than MAX_PIXELS and tiling.LARGEST allow.
     """
-    header = nic.header
+    header, network = nic.header, _network(coder)
     x, y, width, height = region = region or (0, 0, header.width, header.height)
     if not (x >= 0 and y >= 0 and 0 < width <= header.width - x and 0 < height <= header.height - y):
         raise ValueError(f"the region {region} is not inside the picture of {header.width}×{header.height} pixels.")
@@ -208,8 +214,9 @@ def decode_picture(
     return picture_of(nic, rgb[top : top + height, left : left + width], alpha)
 
 
-def decode_latents(nic: container.NicFile, network: Network) -> list[Latents]:
+def decode_latents(nic: container.NicFile, coder: Model | Network) -> list[Latents]:
     """The latents of each tile of a file, exactly; pixels are not computed. Raises what `decode_picture` raises."""
+    network = _network(coder)
     _check_decodable(nic.header, network)
     index = nic.header.quality_index
     return [decode_tile(t, w, network, index) for w, t in zip(_windows(nic.header), nic.tiles, strict=True)]
@@ -279,6 +286,10 @@ def _check_decodable(header: container.Header, network: Network) -> None:
     longest = max(header.height, header.width)
     if min(longest, header.tile_edge or longest) > tiling.LARGEST:
         raise NicFormatError(f"the file has tiles of more than {tiling.LARGEST} pixels; this release refuses them.")
+
+
+def _network(coder: Model | Network) -> Network:
+    return network_of(coder) if isinstance(coder, Model) else coder
 
 
 def _windows(header: container.Header) -> Iterator[Window]:

@@ -1,13 +1,14 @@
-"""Conformance vectors: files whose symbols and latents every machine must decode identically.
+"""Conformance vectors: pictures whose files, symbols and pixels are the same on every machine.
 
-A folder of vectors holds NAME.nic, NAME.png (the picture that one machine decoded) and expected.json with digests.
-`neurocodec doctor` runs those of the shipped model, in `VECTORS`; tests/golden/valid has those of a small one.
+A folder of vectors holds NAME.nic and expected.json with digests; the pictures are made from the bundled photograph.
+`neurocodec doctor` checks those of the shipped model, in `VECTORS`; tests/golden/valid has those of a small one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,98 +19,137 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neurocodec import codec, container, image
-from neurocodec.integer.gpu import TorchArithmetic
-from neurocodec.integer.native import NativeArithmetic, kernels
-from neurocodec.integer.reference import Arithmetic
-from neurocodec.models.networks import Networks
+from neurocodec.integer.native import NativeNetwork, kernels
+from neurocodec.integer.network import LayerwiseNetwork, Network
+from neurocodec.integer.reference import NumpyArithmetic
+from neurocodec.model import Model
 
 VECTORS = Path(__file__).parent / "vectors"
+PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.png"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture and its quality index: a crop (x, y, width, height) of the bundled photograph, noise or a drawing.
+
+    mode: of Pillow; RGBA adds a made-up alpha plane.
+    """
+
+    quality_index: int
+    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    mode: str = "RGB"
+    kind: str = "photograph"
+
+    def picture(self) -> image.Picture:
+        """The picture."""
+        if self.kind == "noise":
+            return image.load(np.random.Generator(np.random.PCG64(0)).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+        if self.kind == "drawing":
+            drawing = np.full((70, 130, 3), 255, np.uint8)
+            drawing[20:50, 30:90] = (200, 30, 30)
+            drawing[:, 64] = 0
+            return image.load(drawing)
+        x, y, width, height = self.box
+        with Image.open(PHOTOGRAPH) as photograph:
+            crop = photograph.convert("RGB").crop((x, y, x + width, y + height))
+        if self.mode == "RGBA":
+            crop.putalpha(Image.fromarray(np.arange(width * height, dtype=np.uint8).reshape(height, width)))
+        return image.load(crop.convert(self.mode))
+
+
+SOURCES = {
+    "photo-192x160-q39": Source(39, (180, 40, 192, 160)),
+    "photo-131x97-q480": Source(480, (100, 300, 131, 97)),
+    "photo-64x64-q960": Source(960, (200, 100, 64, 64)),
+    "gray-90x50-q333": Source(333, (200, 60, 90, 50), "L"),
+    "noise-48x40-q700": Source(700, kind="noise"),
+    "drawing-130x70-q601": Source(601, kind="drawing"),
+    "astronaut-q480": Source(480, (0, 0, 512, 512)),
+}
+"""The pictures of the vectors of the shipped model; the last is the whole bundled photograph."""
 
 
 @dataclass(frozen=True)
 class Digests:
-    """Of a file of one tile: SHA-256 of its bytes, of z_hat and the symbols of y in coding order, and of y_hat.
+    """SHA-256 of a file of one tile, of z_hat and the symbols of y in coding order, of y_hat, and of the pixels.
 
-    Arrays are hashed as little-endian int32 in (row, column, channel) order; y_hat in units of 1/64.
+    Arrays are hashed in (row, column, channel) order: little-endian int32, y_hat in units of 1/64; uint8 RGB.
     """
 
     nic_sha256: str
     symbols_sha256: str
     y_hat_sha256: str
+    rgb_sha256: str
     model_id: str
 
 
 @dataclass(frozen=True)
 class Vector:
-    """One vector. picture: uint8 (H, W, 3)."""
+    """One vector: a picture, the file that it must become, and the digests of what that must decode to."""
 
     name: str
+    source: Source
     data: bytes
     expected: Digests
-    picture: NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result of decoding a vector. levels: the largest difference of a pixel from the stored picture."""
-
-    exact: bool
-    levels: int
-
-
-def load_vectors(folder: Path | None = None) -> list[Vector]:
+def load_vectors(folder: Path | None = None, sources: Mapping[str, Source] = SOURCES) -> list[Vector]:
     """The vectors of a folder; by default those of the shipped model."""
     folder = folder or VECTORS
     table = json.loads((folder / "expected.json").read_text())
     return [
-        Vector(
-            name,
-            (folder / f"{name}.nic").read_bytes(),
-            Digests(**digests),
-            np.asarray(Image.open(folder / f"{name}.png").convert("RGB")),
-        )
+        Vector(name, sources[name], (folder / f"{name}.nic").read_bytes(), Digests(**digests))
         for name, digests in table.items()
     ]
 
 
-def write_vectors(folder: Path, model: Networks, sources: Mapping[str, tuple[image.Picture, int]]) -> None:
-    """Writes vectors to a folder: each picture, encoded at a quality index."""
+def write_vectors(folder: Path, network: Network, sources: Mapping[str, Source]) -> None:
+    """Writes the vectors of a folder."""
     table = {}
-    for name, (picture, index) in sources.items():
-        data = codec.encode_picture(picture, model, index)
+    for name, source in sources.items():
+        data = codec.encode_picture(source.picture(), network, source.quality_index)
         (folder / f"{name}.nic").write_bytes(data)
-        Image.fromarray(codec.decode_picture(container.read(data), model).rgb).save(
-            folder / f"{name}.png", optimize=True
-        )
-        table[name] = dataclasses.asdict(digests_of(data, model))
+        table[name] = dataclasses.asdict(digests_of(data, network))
     (folder / "expected.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def digests_of(data: bytes, model: Networks) -> Digests:
-    """Digests of a file of one tile, as this machine decodes it."""
+def digests_of(data: bytes, network: Network) -> Digests:
+    """Digests of a file of one tile, as this network decodes it. Raises NicFormatError or a subclass if it cannot."""
     nic = container.read(data)
-    (latents,) = codec.decode_latents(nic, model)
+    (latents,) = codec.decode_latents(nic, network)
     return Digests(
         hashlib.sha256(data).hexdigest(),
         _digest([latents.z_hat, *latents.symbols]),
         _digest([latents.y_hat]),
+        hashlib.sha256(codec.decode_picture(nic, network).rgb.tobytes()).hexdigest(),
         nic.header.model_id.hex(),
     )
 
 
-def check(vector: Vector, model: Networks) -> Outcome:
-    """Decodes a vector. Raises NicFormatError or a subclass if it does not decode at all."""
-    exact = digests_of(vector.data, model) == vector.expected
-    rgb = codec.decode_picture(container.read(vector.data), model).rgb
-    return Outcome(exact, int(np.abs(rgb.astype(np.int16) - vector.picture).max()))
+def mismatches(vector: Vector, network: Network) -> list[str]:
+    """What differs when this network encodes and decodes a vector; empty if all is exact.
+
+    Raises NicFormatError or a subclass if the file does not decode at all.
+    """
+    actual = digests_of(vector.data, network)
+    parts = {"symbols": "symbols_sha256", "latents": "y_hat_sha256", "pixels": "rgb_sha256"}
+    differing = [part for part, name in parts.items() if getattr(actual, name) != getattr(vector.expected, name)]
+    if codec.encode_picture(vector.source.picture(), network, vector.source.quality_index) != vector.data:
+        differing.append("encoded bytes")
+    return differing
 
 
-def arithmetics(device: str) -> Iterator[tuple[str, Arithmetic]]:
-    """Every way to run the integer layers on a device, by name, the default first."""
+def networks(model: Model, device: str = "cpu") -> Iterator[tuple[str, Network]]:
+    """Every way to run a model on a device, by name, the default first."""
     if device == "cpu":
         for kernel in kernels():
-            yield f"C++ {kernel}", NativeArithmetic(kernel)
-    yield "torch", TorchArithmetic(device)
+            yield f"C++ {kernel}", NativeNetwork(model, kernel)
+    if importlib.util.find_spec("torch"):
+        from neurocodec.integer.gpu import TorchArithmetic
+
+        yield "torch", LayerwiseNetwork(model, TorchArithmetic(device))
+    elif not kernels():
+        yield "NumPy", LayerwiseNetwork(model, NumpyArithmetic())
 
 
 def _digest(arrays: Iterable[NDArray[np.int32]]) -> str:

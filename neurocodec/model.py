@@ -67,6 +67,9 @@ class HyperpriorConfig:
     lambda_max: float = 0.5
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.type == "int" and not isinstance(getattr(self, field.name), int):
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be a whole number.")
         for name in ("channels", "latent_channels", "hyper_channels", "hidden_channels"):
             if not 1 <= getattr(self, name) <= MAX_CHANNELS:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 1 to {MAX_CHANNELS}.")
@@ -121,8 +124,8 @@ class GeneratorConfig:
 class Model:
     """A frozen model, as its file holds it. Equal models have equal ids, whatever their encoders.
 
-    arrays: the integers of g_a, h_a, g_s and the entropy path, exp2_table and tables, by name. A file for decoding alone
-    lacks g_a and h_a. Raises ModelMismatchError if the tables are missing or malformed.
+    arrays: the integers of g_a, h_a, g_s and the entropy path, exp2_table and tables, by name. A file for decoding
+    alone lacks g_a and h_a. Raises ModelMismatchError if the tables are missing or malformed.
     """
 
     config: HyperpriorConfig
@@ -143,7 +146,7 @@ class Model:
 
     @functools.cached_property
     def model_id(self) -> bytes:
-        """First 8 bytes of SHA-256 over what decoding reads: the shape of the decoder, and all arrays but the encoder's."""
+        """First 8 bytes of SHA-256 over what decoding reads: the decoder's shape, and all arrays but the encoder's."""
         shape = {name: getattr(self.config, name) for name in DECODER_SHAPE}
         digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
         for name in sorted(self.arrays):

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from paths import PHOTO, ROOT, SMALL_MODEL
 from PIL import Image
 
-from neurocodec.models import networks
+from neurocodec import model as model_files
+from neurocodec.model import Model
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
@@ -20,15 +21,15 @@ signal.signal(
 
 
 @pytest.fixture(scope="session")
-def small_model() -> networks.Networks:
+def small_model() -> Model:
     """The committed model of a few tens of kilobytes: its files are exact, its pictures look like nothing."""
-    return networks.load(SMALL_MODEL, device="cpu")
+    return model_files.load(SMALL_MODEL)
 
 
 @pytest.fixture(scope="session")
-def base_model() -> networks.Networks:
+def base_model() -> Model:
     """The shipped model."""
-    return networks.load("base", device="cpu")
+    return model_files.load("base")
 
 
 @pytest.fixture(scope="session")

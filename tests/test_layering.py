@@ -1,4 +1,4 @@
-"""Imports run downward only, without circles; the coder knows no torch, and coding needs the core dependencies alone."""
+"""Imports run downward only, without circles; coding knows no torch and needs the core dependencies alone."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ LEVELS: tuple[set[str], ...] = (
 """The rooms of the house from the ground up. A room imports rooms below its own level, never its neighbours."""
 
 NO_TORCH = (
-    *("errors", "files", "container", "image", "metadata", "tiling", "model", "pillow_plugin"),
+    *("errors", "files", "container", "image", "metadata", "tiling", "model", "codec", "pillow_plugin", "conformance"),
     *("entropy.grid", "entropy.tables", "entropy.coder", "entropy.reference", "entropy.native"),
-    *("integer.reference", "integer.native", "integer.network"),
+    *("integer.reference", "integer.native", "integer.network", "integer.entropy", "integer.transforms"),
 )
 CODING = (
     "",
@@ -49,7 +49,7 @@ CODING = (
     "integer",
     "models",
 )
-CORE = {"torch", "numpy", "PIL", "safetensors", "neurocodec"}
+CORE = {"numpy", "PIL", "safetensors", "neurocodec"}
 OPTIONAL = {("files", "pooch")}
 """Imported in a function, for downloads."""
 FORBIDDEN = ("compressai", "torchvision", "scipy", "pandas", "matplotlib")

@@ -11,15 +11,17 @@ import torch
 from paths import SMALL_MODEL
 from safetensors.numpy import load_file, save_file
 
-from neurocodec import codec, model
+from neurocodec import codec, image, model
 from neurocodec.errors import ModelMismatchError, ModelNotFoundError
-from neurocodec.models import networks
+from neurocodec.integer.gpu import resolve_device
+from neurocodec.integer.network import LayerwiseNetwork
+from neurocodec.integer.reference import NumpyArithmetic
 
 
 def test_a_saved_model_is_the_same_model(small_model, tmp_path, photo):
     path = tmp_path / "copy.safetensors"
-    small_model.model.save(path)
-    again = networks.load(path, device="cpu")
+    small_model.save(path)
+    again = model.load(path)
     assert again.model_id == small_model.model_id
     assert codec.encode(photo[:40, :40], model=again) == codec.encode(photo[:40, :40], model=small_model)
     assert [p.name for p in tmp_path.iterdir()] == ["copy.safetensors"]
@@ -29,7 +31,7 @@ def test_a_saved_model_is_the_same_model(small_model, tmp_path, photo):
 
 def test_the_id_covers_what_decoding_reads_and_nothing_else(small_model):
     def id_with_change(name):
-        arrays = {n: v.copy() for n, v in small_model.model.arrays.items()}
+        arrays = {n: v.copy() for n, v in small_model.arrays.items()}
         arrays[name].flat[0] += 1
         return model.Model(small_model.config, arrays).model_id
 
@@ -45,12 +47,12 @@ def test_damaged_model_files(tmp_path):
     for bad in (b"", data[:100], data[: len(data) // 2], b"\xff" * 64):
         path.write_bytes(bad)
         with pytest.raises(ModelMismatchError):
-            networks.load(path)
+            model.load(path)
         path.unlink()
     data[-1000] ^= 1
     path.write_bytes(data)
     with pytest.raises(ModelMismatchError):
-        networks.load(path)
+        model.load(path)
 
 
 def test_a_file_without_its_tables(tmp_path, small_model):
@@ -61,64 +63,91 @@ def test_a_file_without_its_tables(tmp_path, small_model):
     path = tmp_path / "other.safetensors"
     save_file({"a": np.zeros(3)}, path)
     with pytest.raises(ModelMismatchError, match="not a neurocodec model"):
-        networks.load(path)
+        model.load(path)
 
 
 def test_unknown_models():
     with pytest.raises(ModelNotFoundError, match="nosuch"):
-        networks.load("nosuch")
+        model.load("nosuch")
     with pytest.raises(ModelNotFoundError, match="0123"):
-        networks.find(bytes.fromhex("0123456789abcdef"))
+        model.find(bytes.fromhex("0123456789abcdef"))
 
 
-@pytest.mark.parametrize("change", [{"channels": 9}, {"channels": 1000}, {"channels": 8.5}, {"latent_blocks": 2}])
-@pytest.mark.parametrize("forged", [False, True])
-def test_a_configuration_that_does_not_fit_the_weights(tmp_path, small_model, change, forged):
-    config = dataclasses.replace(small_model.config, **change)
-    arrays = dict(small_model.model.arrays)
-    model_id = model.Model(config, arrays).model_id if forged else small_model.model_id
-    metadata = {
-        "format": model.FILE_FORMAT,
-        "config": json.dumps(dataclasses.asdict(config)),
-        "model_id": model_id.hex(),
-    }
-    save_file(arrays, tmp_path / "m.safetensors", metadata=metadata)
-    with pytest.raises(ModelMismatchError, match="does not fit its configuration" if forged else "is damaged"):
-        networks.load(tmp_path / "m.safetensors", device="cpu")
+@pytest.mark.parametrize("change", [{"channels": 9}, {"channels": 1000}, {"latent_blocks": 2}, {"encoder_blocks": 2}])
+def test_a_configuration_that_does_not_fit_the_arrays(tmp_path, small_model, photo, change):
+    forged = model.Model(dataclasses.replace(small_model.config, **change), small_model.arrays)
+    forged.save(tmp_path / "m.safetensors")
+    loaded = model.load(tmp_path / "m.safetensors")
+    for build in (codec.network_of, lambda m: LayerwiseNetwork(m, NumpyArithmetic())):
+        with pytest.raises(ModelMismatchError, match=r"the model file (lacks|holds)"):
+            build(loaded)
+
+
+def test_a_fractional_number_of_channels():
+    with pytest.raises(ValueError, match=r"channels is 8\.5; it must be a whole number"):
+        model.HyperpriorConfig(channels=8.5)
+
+
+def test_an_id_that_does_not_fit_the_contents(tmp_path, small_model):
+    config = json.dumps(dataclasses.asdict(small_model.config))
+    metadata = {"format": model.FILE_FORMAT, "config": config, "model_id": "0123456789abcdef"}
+    save_file(dict(small_model.arrays), tmp_path / "m.safetensors", metadata=metadata)
+    with pytest.raises(ModelMismatchError, match="is damaged"):
+        model.load(tmp_path / "m.safetensors")
+
+
+def test_settings_of_training_and_the_encoder_leave_the_id_alone(small_model):
+    for change in ({"lambda_max": 0.9}, {"lambda_min": 1e-5}, {"encoder_blocks": 4}):
+        config = dataclasses.replace(small_model.config, **change)
+        assert model.Model(config, small_model.arrays).model_id == small_model.model_id
+    config = dataclasses.replace(small_model.config, decoder_blocks=3)
+    assert model.Model(config, small_model.arrays).model_id != small_model.model_id
+
+
+def test_the_decoder_alone(tmp_path, small_model, photo):
+    data = codec.encode(photo[:40, :50], model=small_model)
+    small_model.decoder().save(tmp_path / "decoder.safetensors")
+    decoder = model.load(tmp_path / "decoder.safetensors")
+    assert decoder.model_id == small_model.model_id
+    assert (tmp_path / "decoder.safetensors").stat().st_size < SMALL_MODEL.stat().st_size
+    assert codec.decode(data, model=decoder).tobytes() == codec.decode(data, model=small_model).tobytes()
+    for network in (codec.network_of(decoder), LayerwiseNetwork(decoder, NumpyArithmetic())):
+        with pytest.raises(ModelMismatchError, match="for decoding alone"):
+            codec.encode_picture(image.load(photo[:16, :16]), network, 480)
 
 
 @pytest.mark.parametrize("change", [{"channels": 30_000}, {"hidden_channels": 10**12}, {"latent_blocks": 10**9}])
 def test_a_configuration_that_asks_for_any_amount_of_memory(tmp_path, small_model, change):
     config = json.dumps(dataclasses.asdict(small_model.config) | change)
     metadata = {"format": model.FILE_FORMAT, "config": config, "model_id": small_model.model_id.hex()}
-    save_file(dict(small_model.model.arrays), tmp_path / "m.safetensors", metadata=metadata)
+    save_file(dict(small_model.arrays), tmp_path / "m.safetensors", metadata=metadata)
     with pytest.raises(ModelMismatchError, match=f"{next(iter(change))} is .*; it must be from"):
-        networks.load(tmp_path / "m.safetensors", device="cpu")
+        model.load(tmp_path / "m.safetensors")
 
 
 def test_links_to_nowhere_are_passed_over(tmp_path, monkeypatch):
     (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nothing")
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match="0123"):
-        networks.find(bytes.fromhex("0123456789abcdef"))
+        model.find(bytes.fromhex("0123456789abcdef"))
 
 
 def test_devices_that_are_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert networks.resolve_device("auto") == "cpu"
+    assert resolve_device("auto") == "cpu"
     with pytest.raises(ValueError, match="'cuda', and PyTorch finds no GPU"):
-        networks.load("base", device="cuda")
+        resolve_device("cuda")
     with pytest.raises(ValueError, match="'gpu'; known are auto, cpu and cuda"):
-        networks.load("base", device="gpu")
+        resolve_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert networks.resolve_device("cuda:1") == "cuda:1"
+    assert resolve_device("cuda:1") == "cuda:1"
     with pytest.raises(ValueError, match="'cuda:2', and the last GPU that PyTorch finds here is cuda:1"):
-        networks.resolve_device("cuda:2")
+        resolve_device("cuda:2")
     for device in ("cudnn", "cuda:", "cuda:x", "cuda:-1"):
         with pytest.raises(ValueError, match="known are"):
-            networks.resolve_device(device)
+            resolve_device(device)
 
 
 def test_the_shipped_model_is_small_enough(base_model):
-    assert (model.PACKAGED / "base.safetensors").stat().st_size <= 25_000_000
+    assert (model.PACKAGED / "base.safetensors").stat().st_size <= 12_000_000

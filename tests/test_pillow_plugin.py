@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 import neurocodec
 from neurocodec import codec, pillow_plugin
-from neurocodec.models import networks
+from neurocodec import model as model_files
 
 ROOT = Path(__file__).parents[1]
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'></x:xmpmeta>"
@@ -24,8 +24,8 @@ XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'></x:xmpmeta>"
 @pytest.fixture(autouse=True)
 def _small_model(monkeypatch: pytest.MonkeyPatch, small_model: Any) -> None:
     """`base` is the small golden model."""
-    monkeypatch.setattr(networks, "load", lambda *_, **__: small_model)
-    monkeypatch.setattr(networks, "find", lambda *_, **__: small_model)
+    monkeypatch.setattr(model_files, "load", lambda *_, **__: small_model)
+    monkeypatch.setattr(model_files, "find", lambda *_, **__: small_model)
     pillow_plugin.register()
 
 

@@ -40,7 +40,7 @@ from neurocodec.metrics.packages import require
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from neurocodec.models.networks import Networks
+    from neurocodec.model import Model
 
 NAMES = (
     "nic",
@@ -85,7 +85,7 @@ class Nic:
     """This project's codec; the setting is the quality, 1 to 100. model: a name, a model file, or a loaded model;
     realism: 0 to 1, of decoding."""
 
-    model: str | Path | Networks = "base"
+    model: str | Path | Model = "base"
     name: str = "nic"
     realism: float = field(default=0.0, kw_only=True)
 
@@ -112,18 +112,18 @@ class Nic:
 
     def _generator(self) -> str:
         """The first 16 digits of a SHA-256 over the generative decoder's weights."""
-        from neurocodec.models import networks
+        from neurocodec.models import generators
 
         digest = hashlib.sha256()
-        for name, value in networks.generator_of(self.loaded()).state_dict().items():
+        for name, value in generators.installed(self.loaded()).state_dict().items():
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def loaded(self) -> Networks:
+    def loaded(self) -> Model:
         """The model itself, loaded once a process."""
-        from neurocodec.models import networks
+        from neurocodec import model as model_files
 
-        return self.model if isinstance(self.model, networks.Networks) else networks.load(self.model)
+        return self.model if isinstance(self.model, Model) else model_files.load(self.model)
 
 
 @dataclass(frozen=True)
@@ -415,7 +415,7 @@ class Jpeg2000:
             raise MissingPackageError("this Pillow was built without JPEG 2000: install Pillow's own wheel")
 
 
-def create(names: Sequence[str], *, model: str | Path | Networks = "base") -> list[Codec]:
+def create(names: Sequence[str], *, model: str | Path | Model = "base") -> list[Codec]:
     """The codecs with these names, in this order; nic is `model`, nic:MODEL is another one, a name or a file.
 
     Raises ConfigError for a name that is unknown or comes twice, ModelNotFoundError for a model that is not there,
@@ -424,7 +424,7 @@ def create(names: Sequence[str], *, model: str | Path | Networks = "base") -> li
     return [_create(name, label, model) for name, label in _labels(names).items()]
 
 
-def installed(names: Sequence[str], *, model: str | Path | Networks = "base") -> tuple[list[Codec], dict[str, str]]:
+def installed(names: Sequence[str], *, model: str | Path | Model = "base") -> tuple[list[Codec], dict[str, str]]:
     """Those of `create`'s codecs that are installed, and why each other one is not, by name. Raises as `create` does,
     and ConfigError if none is installed."""
     found: list[Codec] = []
@@ -475,7 +475,7 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-def _create(name: str, label: str, model: str | Path | Networks) -> Codec:
+def _create(name: str, label: str, model: str | Path | Model) -> Codec:
     if ours := _NIC.fullmatch(name):
         nic = Nic(ours["model"] or model, label, realism=float(ours["realism"] or 0))
         if not 0 <= nic.realism <= 1:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurocodec import image
+from neurocodec import files, image
 from neurocodec.collection import picture_suffixes
 from neurocodec.errors import ConfigError, ImageError
 
@@ -107,7 +107,7 @@ def _named(name: str, images: int | None, download: bool) -> Dataset:
         for wanted in missing:
             pictures[wanted] = folder / wanted
             try:
-                download(source.url + wanted, source.files[wanted], pictures[wanted])
+                files.download(source.url + wanted, source.files[wanted], pictures[wanted])
             except OSError as error:
                 raise ConfigError(f"{source.url}{wanted} cannot be had: {error}; put {wanted} into {folder}") from error
     elif missing:

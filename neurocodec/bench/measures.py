@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from neurocodec import files
 from neurocodec.bench.fid import patches
 from neurocodec.errors import MissingPackageError, MissingWeightsError
 from neurocodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_available
@@ -257,7 +258,7 @@ def _inception_weights(download: bool) -> Path:
             f"or --download it from {INCEPTION_URL}"
         )
     try:
-        download(INCEPTION_URL, INCEPTION_SHA256, cached)
+        files.download(INCEPTION_URL, INCEPTION_SHA256, cached)
     except OSError as error:
         raise MissingWeightsError(f"{INCEPTION_URL} cannot be had: {error}") from error
     return cached

@@ -14,10 +14,10 @@ from neurocodec.metrics import psnr
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from neurocodec.models.networks import Networks
+    from neurocodec.model import Model
 
 
-def real_file_points(model: Networks, pictures: Sequence[NDArray[np.uint8]], quality_index: float) -> dict[str, float]:
+def real_file_points(model: Model, pictures: Sequence[NDArray[np.uint8]], quality_index: float) -> dict[str, float]:
     """Encode and decode each picture as a .nic file: {"file_bpp": mean, "file_psnr": mean of per-image dB}.
 
     model: frozen. pictures: uint8 (H, W, 3) each, at least one. quality_index: row of the model, fractional; files

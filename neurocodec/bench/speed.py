@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from neurocodec.models.networks import Networks
+    from neurocodec.model import Model
 
 STAGES = {
     "g_a": "g_a",
@@ -120,7 +120,7 @@ def run(
     device: for networks. missing: codecs left out, and why, to be kept with the results. progress: is given a line a
     row. Raises ConfigError for arguments that make no sense, ImageError if the picture cannot be read.
     """
-    from neurocodec.models.networks import resolve_device
+    from neurocodec.integer.gpu import resolve_device
 
     if repeats < 1 or bpp <= 0 or not threads or min(threads) < 1 or not sizes or min(min(size) for size in sizes) < 1:
         raise ConfigError("sizes, threads, repeats or bpp are empty or not positive: give positive numbers")
@@ -514,22 +514,20 @@ class _NicOn(Nic):
 
     device: str = "auto"
 
-    def loaded(self) -> Networks:
-        from neurocodec.models import networks
+    def loaded(self) -> Model:
+        from neurocodec import model as model_files
 
-        return (
-            self.model if isinstance(self.model, networks.Networks) else networks.load(self.model, device=self.device)
-        )
+        return self.model if isinstance(self.model, Model) else model_files.load(self.model)
 
 
 def _load(codec: Codec, setting: float) -> None:
     if isinstance(codec, Nic):
         import neurocodec.codec  # noqa: F401  (its own imports are part of loading)
-        from neurocodec.models import networks
+        from neurocodec.models import generators
 
         model = codec.loaded()
         if codec.realism:
-            networks.generator_of(model)
+            generators.installed(model)
     elif _is_compressai(codec):
         codec.model(setting)  # type: ignore[attr-defined]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from neurocodec.models.networks import Networks
+    from neurocodec.model import Model
 
 MS_SSIM_HINT = "MS-SSIM needs pytorch-msssim: pip install 'neurocodec[bench]'"
 
@@ -48,13 +48,13 @@ def run(args: argparse.Namespace) -> int:
         raise ImageError(f"{args.input} is a .nic file, expected the picture that it was made from: give that")
 
     import neurocodec
+    from neurocodec import model as model_files
     from neurocodec.files import write_bytes
     from neurocodec.image import load
-    from neurocodec.models import networks
 
     files.allow_large_pictures()
     rgb = load(args.input).rgb
-    model = networks.load(args.model, device=args.device)
+    model = model_files.load(args.model)
     data = neurocodec.encode(args.input, **files.encode_options(args) | {"model": model})
     realisms: tuple[float | None, ...] = (None,)
     lpips, hint = False, ""
@@ -135,12 +135,12 @@ def _measured(name: str, data: bytes, original: NDArray[np.uint8], decoded: NDAr
     return Variant(name, data, decoded, psnr(original, decoded), found["ms_ssim"], found["lpips"])
 
 
-def has_generator(model: Networks) -> bool:
+def has_generator(model: Model) -> bool:
     from neurocodec.errors import ModelNotFoundError
-    from neurocodec.models import networks
+    from neurocodec.models import generators
 
     try:
-        networks.generator_of(model)
+        generators.installed(model)
     except ModelNotFoundError:
         return False
     return True

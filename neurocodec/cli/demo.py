@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
     from importlib import resources
 
     import neurocodec
+    from neurocodec import model as model_files
     from neurocodec.cli.compare import MS_SSIM_HINT, has_generator, jpeg_variant, make_page, nic_variant, shown
     from neurocodec.files import write_bytes
     from neurocodec.image import load, save_pil
-    from neurocodec.models import networks
 
     with resources.as_file(resources.files("neurocodec") / "data" / "astronaut.png") as path:
         original = load(path).rgb
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{quality:>7} {cells}", flush=True)
         if quality == SHOWN:
             left, decoded = [nic, jpeg], im
-            if has_generator(networks.load("base")):
+            if has_generator(model_files.load("base")):
                 left.insert(1, nic_variant(original, data, neurocodec.decode(data, realism=1.0), realism=1.0))
     print(f"\nAt the last quality, encoding took {encoding:.2f} s and decoding {decoding:.2f} s.")
     if left[0].ms_ssim is None:

@@ -77,11 +77,9 @@ def _run_collection(args: argparse.Namespace) -> int:
     waiting = [job for job in jobs if not job.problem and not job.done]
     encoded = 0
     if waiting:
-        from neurocodec.models import networks
+        from neurocodec import model as model_files
 
-        networks.load(
-            args.model, device="cpu" if args.jobs > 1 else args.device
-        )  # one sentence now, not one for each picture
+        model_files.load(args.model)  # one sentence now, not one for each picture
     results = workers.encode_all(waiting, files.encode_options(args), args.jobs)
     with _lines(len(waiting)) as show, contextlib.closing(results):
         for job, (data, seconds, problem) in zip(waiting, results, strict=True):

@@ -80,3 +80,20 @@ class TorchArithmetic:
 
     def concatenate(self, parts: list[Any]) -> Any:
         return self._torch.cat(parts, dim=2)
+
+
+def resolve_device(device: str) -> str:
+    """'auto' -> 'cuda' where there is one, else 'cpu'. Raises ValueError for a device that this machine lacks."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, colon, number = device.partition(":")
+    if device != "cpu" and (kind != "cuda" or (colon and not (number.isascii() and number.isdecimal()))):
+        raise ValueError(f"device is {device!r}; known are auto, cpu and cuda.")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, and PyTorch finds no GPU here; use cpu or auto.")
+    last = torch.cuda.device_count() - 1
+    if number and int(number) > last:
+        raise ValueError(f"device is {device!r}, and the last GPU that PyTorch finds here is cuda:{last}.")
+    return device

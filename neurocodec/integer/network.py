@@ -61,7 +61,7 @@ class Network(Protocol):
 
 
 class LayerwiseNetwork:
-    """A `Network` in NumPy or torch. Raises ModelMismatchError if the model's arrays do not fit, or sums could overflow.
+    """A `Network` in NumPy or torch. Raises ModelMismatchError if arrays do not fit the model or sums could overflow.
 
     threads: maximum thread count of the range coder.
     """

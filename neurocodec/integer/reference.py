@@ -60,7 +60,7 @@ class Arrays:
         bound = np.abs(weight.astype(np.int64)).reshape(shape[0], -1).sum(1) * largest_input
         for array in (f"{name}.bias", *extra):
             bound += np.abs(self._arrays[array].astype(np.int64)).reshape(-1, shape[0]).max(0)
-        in_range = 0 <= shift.min() and shift.max() <= 30 and weight.min() > -LIMIT
+        in_range = shift.min() >= 0 and shift.max() <= 30 and weight.min() > -LIMIT
         if not in_range or (bound + (1 << shift.astype(np.int64))).max() >= SUM_LIMIT:
             raise ModelMismatchError(f"the sums of layer {name} could leave the range in which they are exact.")
         return IntegerLayer(weight, bias.astype(np.int64), shift.astype(np.int64))

@@ -45,8 +45,8 @@ from neurocodec.errors import (
     NicFormatError,
     TruncatedError,
 )
+from neurocodec.integer.gpu import resolve_device
 from neurocodec.interop.torchvision_shim import import_with_torchvision
-from neurocodec.models.networks import resolve_device
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -77,11 +77,11 @@ def encode_folder(
     failed = {job.source: job.problem for job in jobs if job.problem}
     encoded, size, seconds = 0, 0, 0.0
     if waiting:
-        from neurocodec.models import networks
+        from neurocodec import model as model_files
 
         if os.fspath(model).endswith(".safetensors"):
             model = os.path.abspath(model)
-        networks.load(os.fspath(model), device="cpu")  # one error now, not one for each worker
+        model_files.load(os.fspath(model))  # one error now, not one for each worker
         options = {
             "quality": quality,
             "target_bpp": target_bpp,
@@ -131,10 +131,10 @@ class _Encoder:
     def __init__(self, model: str, device: str, threads: int, options: dict[str, Any], force: bool) -> None:
         import torch
 
-        from neurocodec.models import networks
+        from neurocodec import model as model_files
 
         torch.set_num_threads(threads)
-        self._model = networks.load(model, device=device)
+        self._model = model_files.load(model)
         self._options, self._force = options, force
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

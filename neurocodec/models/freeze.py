@@ -24,7 +24,7 @@ from neurocodec.entropy.tables import Tables, gaussian_tables
 from neurocodec.errors import ModelMismatchError
 from neurocodec.integer.entropy import extra_biases
 from neurocodec.integer.reference import IntArray
-from neurocodec.integer.transforms import GREY, LOG_GAIN_BITS, TRANSFORM_BITS
+from neurocodec.integer.transforms import GREY, LOG_GAIN_BITS, MANTISSA_BITS, TRANSFORM_BITS
 from neurocodec.model import EXP2_SIZE, TABLE_ARRAYS, Model
 from neurocodec.models.hyperprior import Hyperprior
 
@@ -45,7 +45,8 @@ def freeze(network: Hyperprior, *, tables: Tables | None = None) -> Model:
     arrays: dict[str, NDArray[Any]] = freeze_transforms(weights)
     arrays |= {"entropy." + name: value for name, value in freeze_entropy(weights).items()}
     arrays |= {"tables." + name: getattr(tables, name) for name in TABLE_ARRAYS}
-    arrays["exp2_table"] = np.minimum(np.rint(2.0 ** (14 + np.arange(EXP2_SIZE) / EXP2_SIZE)), LIMIT - 1).astype(np.int16)
+    powers = np.rint(2.0 ** (MANTISSA_BITS + np.arange(EXP2_SIZE) / EXP2_SIZE))
+    arrays["exp2_table"] = np.minimum(powers, LIMIT - 1).astype(np.int16)
     return Model(network.config, {name: value.copy(order="C") for name, value in arrays.items()})
 
 

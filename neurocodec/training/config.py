@@ -208,10 +208,7 @@ def _table(name: str, table: Any) -> dict[str, Any]:
 
 
 def _section(name: str, kind: Any, table: Any) -> Any:
-    defaults = {
-        f.name: f.default_factory() if f.default is dataclasses.MISSING else f.default  # type: ignore[misc]
-        for f in dataclasses.fields(kind)
-    }
+    defaults = dataclasses.asdict(kind())
     values = {}
     for key, value in _table(name, table).items():
         if key not in defaults:

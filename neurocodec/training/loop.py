@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from neurocodec.errors import ConfigError
-from neurocodec.models import networks
 from neurocodec.models.freeze import freeze
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.training.config import Config, TrainingConfig
@@ -164,7 +163,7 @@ def validate(model: Hyperprior, held_out: Photographs, actual: bool) -> list[dic
     if actual:
         from neurocodec.bench.quick import real_file_points
 
-        frozen = networks.of(freeze(model))
+        frozen = freeze(model)
     for index in VALIDATION_ROWS:
         bpps, psnrs = [], []
         quality_index = torch.tensor([index], device=device)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from neurocodec import codec, image
 from neurocodec.entropy.tables import Tables, tables_from_histogram
-from neurocodec.models.networks import Networks
+from neurocodec.integer.gpu import TorchArithmetic
+from neurocodec.integer.network import LayerwiseNetwork
+from neurocodec.model import Model
 from neurocodec.tiling import LATENT, Window
 
 QUALITY_INDEXES = (90, 280, 480, 670, 870)
@@ -18,16 +19,15 @@ PRIOR = 200.0
 """Symbols of the model's present tables that are mixed into the counts of each row."""
 
 
-@torch.inference_mode()
 def measured_tables(
-    networks: Networks, pictures: Iterable[NDArray[np.uint8]], indexes: Sequence[int] = QUALITY_INDEXES
+    model: Model, pictures: Iterable[NDArray[np.uint8]], indexes: Sequence[int] = QUALITY_INDEXES
 ) -> Tables:
     """Tables of the symbols that a model really produces: about 0.7 % smaller files than with Gaussian ones.
 
     pictures: uint8 (H, W, 3), not those that results will be measured on. indexes: quality indexes to code them at.
     Counts are made symmetric.
     """
-    tables = networks.model.tables
+    tables, network = model.tables, LayerwiseNetwork(model, TorchArithmetic())
     reach = int(max(-tables.offsets.min(), (tables.offsets + tables.lengths - 2).max()))
     counts = np.zeros((tables.rows, 2 * reach + 1))
     for row in range(tables.rows):
@@ -38,7 +38,7 @@ def measured_tables(
         padded = image.pad_to_multiple(rgb, LATENT)
         window = Window(0, 0, padded.shape[0] // LATENT, padded.shape[1] // LATENT)
         for index in indexes:
-            stages, _ = codec.quantise(codec.analyse(padded, window, networks, index), networks, index)
+            stages, _ = network.walk(codec.analyse(padded, window, network, index), index)
             for stage in stages:
                 position = stage.symbols.ravel() + reach
                 inside = (position >= 0) & (position <= 2 * reach)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from neurocodec.errors import ConfigError
-from neurocodec.models import networks
+from neurocodec.model import Model
 from neurocodec.models.freeze import thaw
 from neurocodec.models.hific import LEAST_LEARNED
 from neurocodec.models.hyperprior import Hyperprior
@@ -208,9 +208,9 @@ def draw_realism(seed: int, step: int, pictures: int, processes: Processes, *, l
     return torch.tensor([1.0 if (i + step) % 2 == 0 else beta for i, beta in enumerate(drawn)])
 
 
-def frozen_base(model: networks.Networks, device: torch.device) -> Hyperprior:
+def frozen_base(model: Model, device: torch.device) -> Hyperprior:
     """The float twin of a frozen model, which rounds as that does."""
-    base = thaw(model.model).to(device).requires_grad_(False)
+    base = thaw(model).to(device).requires_grad_(False)
     base.fake_quantise = True
     return base
 

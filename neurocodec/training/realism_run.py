@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neurocodec import model as model_files
 from neurocodec.errors import ConfigError, ModelMismatchError, ModelNotFoundError
-from neurocodec.model import GeneratorConfig
-from neurocodec.models import networks
+from neurocodec.model import GeneratorConfig, Model
+from neurocodec.models import generators
 from neurocodec.models.freeze import thaw
 from neurocodec.models.hific import Generator
 from neurocodec.models.hyperprior import Hyperprior
@@ -72,7 +73,7 @@ class GanState:
     discriminator: HificDiscriminator
     optimizers: list[torch.optim.Optimizer]
     discriminator_optimizer: torch.optim.Optimizer
-    model: networks.Networks
+    model: Model
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
@@ -99,7 +100,7 @@ class GanState:
         if config.realism.joint:
             save_atomically({"model": self.ema.base.state_dict(), **about}, run / "model.pt")
         else:
-            networks.generator_file(self.ema.generator, self.model.model).save(run / GENERATOR_FILE)
+            generators.file_of(self.ema.generator, self.model).save(run / GENERATOR_FILE)
         modules = {name: getattr(self, name).state_dict() for name in ("codec", "ema", "discriminator")}
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         both = {"optimizers": optimizers, "discriminator_optimizer": self.discriminator_optimizer.state_dict()}
@@ -122,33 +123,31 @@ class GanState:
         if config.realism.joint:
             model = freeze_run(run / "model.pt", photographs)
             model.save(run / "model.safetensors")
-            networks.generator_file(self.ema.generator, model.model).save(run / GENERATOR_FILE)
+            generators.file_of(self.ema.generator, model).save(run / GENERATOR_FILE)
         return run / GENERATOR_FILE
 
 
-def base_model(config: GenerativeConfig) -> networks.Networks:
+def base_model(config: GenerativeConfig) -> Model:
     """The frozen model whose latents are decoded. Raises ConfigError."""
     try:
-        return networks.load(config.realism.model, device="cpu")
+        return model_files.load(config.realism.model)
     except (ModelNotFoundError, ModelMismatchError) as error:
         raise ConfigError(f"realism.model is {config.realism.model!r}: {error}") from error
 
 
-def start_gan(
-    config: GenerativeConfig, model: networks.Networks, saved: dict[str, Any] | None, device: torch.device
-) -> GanState:
+def start_gan(config: GenerativeConfig, model: Model, saved: dict[str, Any] | None, device: torch.device) -> GanState:
     """The state of a run before its next step. saved: its checkpoint, if it is resumed. Raises ConfigError."""
     settings, realism = config.training, config.realism
     if saved is not None:
         _check_fit(config, model, saved)
     torch.manual_seed(settings.seed)
-    generator = networks.new_generator(config.generator, model)
+    generator = generators.new(config.generator, model)
     discriminator = HificDiscriminator(
         model.config.latent_channels, channels=realism.discriminator_channels, spectral=realism.spectral_norm
     )
     if saved is None and settings.init_from:
         start_from(settings.init_from, config, model, generator, discriminator)
-    codec = GenerativeCodec(thaw(model.model), generator, joint=realism.joint).to(device)
+    codec = GenerativeCodec(thaw(model), generator, joint=realism.joint).to(device)
     discriminator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = [{"params": list(discriminator.parameters()), "peak": realism.discriminator_learning_rate}]
     state = GanState(
@@ -167,7 +166,7 @@ def start_gan(
 def start_from(
     path: str,
     config: GenerativeConfig,
-    model: networks.Networks,
+    model: Model,
     generator: Generator,
     discriminator: HificDiscriminator,
 ) -> None:
@@ -204,16 +203,16 @@ def check_batches(config: GenerativeConfig, world: int) -> None:
             )
 
 
-def _generator_to_start_from(path: str, wanted: GeneratorConfig, model: networks.Networks) -> Generator:
+def _generator_to_start_from(path: str, wanted: GeneratorConfig, model: Model) -> Generator:
     try:
-        found = networks.load_generator(path, model)
+        found = generators.load(path, model)
     except ModelMismatchError as error:
         raise ConfigError(f"cannot start from {path!r}: {error}") from error
     _check_shape(f"the generator {path!r}", found.config, wanted)
     return found
 
 
-def _check_fit(config: GenerativeConfig, model: networks.Networks, saved: dict[str, Any]) -> None:
+def _check_fit(config: GenerativeConfig, model: Model, saved: dict[str, Any]) -> None:
     """Whether a checkpoint is of a run with this configuration's networks, optimiser and base model."""
     _check_networks("the run to resume", config, saved, "realism.joint", "training.optimizer")
     if saved["state"]["model_id"] != model.model_id.hex():

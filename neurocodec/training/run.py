@@ -12,7 +12,6 @@ from torch import Tensor
 
 from neurocodec.errors import ConfigError
 from neurocodec.model import Model
-from neurocodec.models import networks
 from neurocodec.models.freeze import freeze
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.training.config import Config, config_from_dict
@@ -137,7 +136,7 @@ def freeze_run(path: str | Path, photographs: Photographs) -> Model:
     """Freezes a run's model.pt, with tables measured on twenty of its training pictures."""
     model = load_run(path)
     chosen = range(0, len(photographs), max(1, len(photographs) // 20))
-    tables = measured_tables(networks.of(freeze(model)), (photographs[i] for i in chosen))
+    tables = measured_tables(freeze(model), (photographs[i] for i in chosen))
     return freeze(model, tables=tables)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from neurocodec import model as model_files
 from neurocodec.errors import ConfigError, ModelMismatchError, ModelNotFoundError
 from neurocodec.model import HyperpriorConfig
-from neurocodec.models import networks
 from neurocodec.models.freeze import thaw
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.training.config import Config, config_from_dict
@@ -62,7 +62,7 @@ def start_from(model: Hyperprior, source: str) -> None:
         if Path(source).suffix == ".pt":
             found = load_run(source)
         else:
-            found = thaw(networks.load(source, device="cpu").model)
+            found = thaw(model_files.load(source))
     except (ModelNotFoundError, ModelMismatchError) as error:
         raise ConfigError(f"cannot start from {source!r}: {error}") from error
     _check_fit(f"the model {source!r}", found.config, model.config, growable=GROWABLE, movable=MOVABLE)

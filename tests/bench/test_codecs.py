@@ -19,7 +19,7 @@ from neurocodec.bench.measures import Measures
 from neurocodec.bench.rate_distortion import measure
 from neurocodec.errors import ConfigError, ImageError, MissingPackageError, ModelNotFoundError
 from neurocodec.metrics import psnr
-from neurocodec.models.networks import Networks
+from neurocodec.model import Model
 
 SMALL = SMALL_MODEL
 RGB = codecs.synthetic_picture(48, 80, seed=5)
@@ -56,7 +56,7 @@ def test_jpeg_subsampling_is_in_the_file() -> None:
     assert sampling(codecs.Jpeg("4:4:4").encode(RGB, 50)) == 0x11
 
 
-def test_nic_is_the_codec(small_model: Networks) -> None:
+def test_nic_is_the_codec(small_model: Model) -> None:
     for nic in (codecs.Nic(small_model), codecs.Nic(SMALL), codecs.Nic(str(SMALL))):
         data = nic.encode(RGB, 50)
         assert data == codec.encode(RGB, quality=50, model=small_model)
@@ -116,7 +116,7 @@ def test_heic_is_labelled_as_what_it_is() -> None:
     assert create("heic").describe()["settings"].startswith("HEVC intra (x265 through pillow-heif), a stand-in for BPG")
 
 
-def test_several_models_side_by_side(tmp_path: Path, small_model: Networks) -> None:
+def test_several_models_side_by_side(tmp_path: Path, small_model: Model) -> None:
     other = tmp_path / "runs" / "small.safetensors"
     other.parent.mkdir()
     other.write_bytes(SMALL.read_bytes())

@@ -10,10 +10,10 @@ from neurocodec import codec, container
 from neurocodec.bench.quick import real_file_points
 from neurocodec.image import Picture
 from neurocodec.metrics import psnr
-from neurocodec.models.networks import Networks
+from neurocodec.model import Model
 
 
-def test_real_file_points(small_model: Networks, photo: NDArray[np.uint8]) -> None:
+def test_real_file_points(small_model: Model, photo: NDArray[np.uint8]) -> None:
     pictures = [photo[:64, :96], photo[100:140, 50:101]]
     found = real_file_points(small_model, pictures, 7.51)
     files = [codec.encode_picture(Picture(rgb), small_model, round(64 * 7.51)) for rgb in pictures]

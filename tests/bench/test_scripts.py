@@ -20,8 +20,8 @@ from paths import ROOT, SMALL_MODEL
 
 from neurocodec import codec
 from neurocodec.metrics import psnr
-from neurocodec.model import GeneratorConfig
-from neurocodec.models import networks
+from neurocodec.model import GeneratorConfig, Model
+from neurocodec.models import generators
 from neurocodec.models.hific import Generator
 
 SMALL = SMALL_MODEL
@@ -167,19 +167,17 @@ def test_the_gallery_counts_picture_data_and_takes_the_nearest_file() -> None:
     assert gallery.picture_data(gallery.nearest_heic(Codec(), None, 1)) == 0
 
 
-def test_the_slider_gets_another_end(
-    small_model: networks.Networks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_slider_gets_another_end(small_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
-    generator = networks.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
+    generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
     for gain in (generator.blocks[0].gain, generator.fine_blocks[0].gain, generator.gain):
         gain.weight.data.normal_()  # type: ignore[union-attr, operator]
-    networks.generator_file(generator, small_model.model).save(tmp_path / "in.safetensors")
+    generators.file_of(generator, small_model).save(tmp_path / "in.safetensors")
     y_hat, index = torch.randn(1, small_model.config.latent_channels, 3, 3), torch.tensor([4.0])
     command = [str(tmp_path / "in.safetensors"), "--model", str(SMALL)]
     output = tmp_path / "out.safetensors"
     assert script("slider").main([*command, "--end", "0.7", "--amount", "1.5", "-o", str(output)]) == 0
-    changed = networks.load_generator(output, small_model)
+    changed = generators.load(output, small_model)
 
     @torch.no_grad()
     def detail(network: Generator, beta: float) -> torch.Tensor:
@@ -197,10 +195,8 @@ def test_the_slider_gets_another_end(
         assert "expected" in (said := capsys.readouterr().err) or "--end is from" in said
 
 
-def test_the_slider_is_scanned(
-    small_model: networks.Networks, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator = networks.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
+def test_the_slider_is_scanned(small_model: Model, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
     slider = script("slider")
     monkeypatch.setattr(slider, "lpips", lambda rgb, x_hat: float(np.abs(rgb.astype(int) - x_hat).mean()))
     found = slider.scan(generator, small_model, [photo[:50, :70]], 40.0)

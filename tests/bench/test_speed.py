@@ -28,9 +28,8 @@ from neurocodec.errors import (
     ModelNotFoundError,
     NativeUnavailableError,
 )
-from neurocodec.model import GeneratorConfig
-from neurocodec.models import networks
-from neurocodec.models.networks import Networks
+from neurocodec.model import GeneratorConfig, Model
+from neurocodec.models import generators
 
 SMALL = SMALL_MODEL
 RGB = codecs.synthetic_picture(48, 80, seed=5)
@@ -159,7 +158,7 @@ def test_stages_have_peaks_of_their_own() -> None:
 
 
 def test_stages_count_every_pass_of_the_entropy_network_and_the_coder(
-    small_model: Networks, monkeypatch: pytest.MonkeyPatch
+    small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowed(function: Any) -> Any:
         def slow(*arguments: Any, **options: Any) -> Any:
@@ -179,14 +178,14 @@ def test_stages_count_every_pass_of_the_entropy_network_and_the_coder(
     assert speed.stage_runs(codecs.Jpeg(), RGB, 50, speed.Clock("cpu"), 1) is None
 
 
-def test_realism_is_what_is_measured(small_model: Networks) -> None:
+def test_realism_is_what_is_measured(small_model: Model) -> None:
     """The generator decodes, in the process that measures and in the runs by stage."""
     on_cpu = speed._on_device(codecs.Nic(SMALL, "nic@0.5", realism=0.5), "cpu")
     assert isinstance(on_cpu, codecs.Nic)
     assert (on_cpu.name, on_cpu.realism) == ("nic@0.5", 0.5)
     with pytest.raises(ModelNotFoundError, match="generative decoder"):
         speed._load(on_cpu, 50)
-    generator = networks.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
+    generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
     nic = codecs.Nic(dataclasses.replace(small_model, generator=generator.eval()), "nic@0.5", realism=0.5)
     runs = speed.stage_runs(nic, RGB, 50, speed.Clock("cpu"), 1)
     assert runs is not None

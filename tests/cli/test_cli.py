@@ -22,15 +22,16 @@ from PIL import Image
 
 import neurocodec
 from neurocodec import codec
+from neurocodec import model as model_files
 from neurocodec.cli.main import main
-from neurocodec.models import networks
+from neurocodec.models import generators
 
 
 @pytest.fixture(autouse=True)
 def _small_model(monkeypatch: pytest.MonkeyPatch, small_model: Any) -> None:
     """`base` is the small golden model: these tests are about files, not about pictures."""
-    monkeypatch.setattr(networks, "load", lambda *_, **__: small_model)
-    monkeypatch.setattr(networks, "find", lambda *_, **__: small_model)
+    monkeypatch.setattr(model_files, "load", lambda *_, **__: small_model)
+    monkeypatch.setattr(model_files, "find", lambda *_, **__: small_model)
 
 
 @pytest.fixture
@@ -401,10 +402,10 @@ def test_compare_shows_both_ends_of_realism(
     from neurocodec.model import GeneratorConfig
 
     torch.manual_seed(1)
-    generator = networks.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
+    generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
     generator.head.weight.data.normal_(0.0, 0.02)
     with_generator = dataclasses.replace(small_model, generator=generator.eval())
-    monkeypatch.setattr(networks, "load", lambda *_, **__: with_generator)
+    monkeypatch.setattr(model_files, "load", lambda *_, **__: with_generator)
     monkeypatch.setattr(measures, "available", lambda: (measures.Measures(lpips=True), {}))
     monkeypatch.setattr(measures, "lpips", lambda a, b: float(np.abs(a.astype(int) - b).mean()))
     source, page = make_picture(tmp_path / "a.png", size=(60, 50)), tmp_path / "page.html"

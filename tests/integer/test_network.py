@@ -126,8 +126,8 @@ def test_symbols_of_golden_files_from_the_reference_alone(case, small_model):
     nic = container.read((GOLDEN / "valid" / f"{case}.nic").read_bytes())
     header, tile = nic.header, nic.tiles[0]
     height, width = -(-header.height // 16), -(-header.width // 16)
-    network = EntropyNetwork(small_model.config, small_model.model.part("entropy."), REFERENCE)
-    decoder = Decoder(tile.stream, small_model.model.tables)
+    network = EntropyNetwork(small_model.config, small_model.part("entropy."), REFERENCE)
+    decoder = Decoder(tile.stream, small_model.tables)
 
     y_hat, stages = np.zeros((height, width, small_model.config.latent_channels), np.int32), []
     for stage in network.stages(header.quality_index, y_hat):
@@ -142,8 +142,8 @@ def test_symbols_of_golden_files_from_the_reference_alone(case, small_model):
 def test_base_model_equals_the_definition(base_model, quality_index, name):
     rng = np.random.default_rng(quality_index)
     height, width, config = 6, 9, base_model.config
-    reference = EntropyNetwork(config, base_model.model.part("entropy."), REFERENCE)
-    network = EntropyNetwork(config, base_model.model.part("entropy."), arithmetics()[name])
+    reference = EntropyNetwork(config, base_model.part("entropy."), REFERENCE)
+    network = EntropyNetwork(config, base_model.part("entropy."), arithmetics()[name])
     y_hats = np.zeros((2, height, width, config.latent_channels), np.int32)
     walks = [n.stages(quality_index, y_hat) for n, y_hat in zip((reference, network), y_hats, strict=True)]
     for slow, fast in zip(*walks, strict=True):

@@ -11,12 +11,13 @@ import safetensors.numpy
 import torch
 
 from neurocodec import codec, container, model, tiling
+from neurocodec import model as model_files
 from neurocodec.bench import codecs
 from neurocodec.bench.measures import lpips
 from neurocodec.errors import MissingWeightsError, ModelMismatchError, ModelNotFoundError
 from neurocodec.metrics import psnr
 from neurocodec.model import GeneratorConfig, HyperpriorConfig
-from neurocodec.models import networks
+from neurocodec.models import generators
 from neurocodec.models.complexity import count_generator_macs
 from neurocodec.models.hific import ChannelNorm, Generator, RealismGain
 from neurocodec.models.hyperprior import Synthesis
@@ -84,7 +85,7 @@ def test_pixels_depend_only_on_latents_within_the_halo(generator):
 def with_generator(small_model):
     """The small model with a generator of random weights that changes pixels by some levels."""
     torch.manual_seed(1)
-    made = networks.new_generator(SMALL, small_model)
+    made = generators.new(SMALL, small_model)
     made.head.weight.data.normal_(0.0, 0.02)
     return dataclasses.replace(small_model, generator=made.eval())
 
@@ -97,7 +98,7 @@ def test_benchmarks_name_the_generator(with_generator, small_model):
     described = codecs.Nic(with_generator, "nic@1", realism=1.0).describe()
     assert described["settings"].endswith("decoded with realism 1")
     assert len(described["generator"]) == 16
-    other = networks.new_generator(SMALL, small_model).eval()
+    other = generators.new(SMALL, small_model).eval()
     changed = codecs.Nic(dataclasses.replace(small_model, generator=other), "nic@1", realism=1.0).describe()
     assert {key for key in described if described[key] != changed[key]} == {"generator"}
     assert "generator" not in codecs.Nic(with_generator).describe()
@@ -137,7 +138,7 @@ def test_a_generator_file_is_found_by_its_model(with_generator, small_model, pho
     with pytest.raises(ModelNotFoundError, match="realism above 0 needs a generative decoder"):
         codec.decode(data, model=dataclasses.replace(small_model, generator=None), realism=0.5)
     path = tmp_path / "small-realism.safetensors"
-    networks.generator_file(with_generator.generator, small_model.model).save(path)
+    generators.file_of(with_generator.generator, small_model).save(path)
     assert not any(name.startswith("trunk.") for name in safetensors.numpy.load_file(path))
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
     fresh = dataclasses.replace(small_model, generator=None)
@@ -149,12 +150,12 @@ def test_a_generator_of_ones_own_comes_before_the_one_that_ships(small_model, tm
     shipped, own = tmp_path / "shipped", tmp_path / "own"
     for folder, value in ((shipped, 1.0), (own, 2.0)):
         folder.mkdir()
-        generator = networks.new_generator(SMALL, small_model)
+        generator = generators.new(SMALL, small_model)
         generator.head.bias.data.fill_(value)
-        networks.generator_file(generator, small_model.model).save(folder / "realism.safetensors")
+        generators.file_of(generator, small_model).save(folder / "realism.safetensors")
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(own))
     monkeypatch.setattr(model, "PACKAGED", shipped)
-    generator = networks.generator_of(dataclasses.replace(small_model, generator=None))
+    generator = generators.installed(dataclasses.replace(small_model, generator=None))
     assert generator.head.bias.unique().item() == 2.0
 
 
@@ -179,23 +180,23 @@ def test_the_shipped_generator_trades_psnr_for_lpips(base_model, photo, quality)
 
 def test_generator_files_that_do_not_fit(with_generator, small_model, base_model, tmp_path):
     path = tmp_path / "g.safetensors"
-    networks.generator_file(with_generator.generator, small_model.model).save(path)
+    generators.file_of(with_generator.generator, small_model).save(path)
     with pytest.raises(ModelMismatchError, match="not of this one"):
-        networks.load_generator(path, base_model)
-    small_model.model.save(tmp_path / "model.safetensors")
+        generators.load(path, base_model)
+    small_model.save(tmp_path / "model.safetensors")
     with pytest.raises(ModelMismatchError, match="not a generative decoder"):
-        networks.load_generator(tmp_path / "model.safetensors", small_model)
+        generators.load(tmp_path / "model.safetensors", small_model)
     with pytest.raises(ModelMismatchError, match="model file"):
-        networks.load(path, device="cpu")
+        model_files.load(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     with pytest.raises(ModelMismatchError, match="not a readable model file"):
-        networks.load_generator(path, small_model)
-    larger = networks.new_generator(dataclasses.replace(SMALL, blocks=2), small_model)
+        generators.load(path, small_model)
+    larger = generators.new(dataclasses.replace(SMALL, blocks=2), small_model)
     larger.config = SMALL
-    networks.generator_file(larger, small_model.model).save(path)
+    generators.file_of(larger, small_model).save(path)
     with pytest.raises(ModelMismatchError, match="does not fit"):
-        networks.load_generator(path, small_model)
+        generators.load(path, small_model)
 
 
 def test_channel_norm_by_hand():

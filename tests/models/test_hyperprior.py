@@ -79,14 +79,14 @@ def test_complexity_of_a_known_layer_and_of_the_base_model():
 
 @pytest.mark.parametrize("part", ["analysis", "synthesis"])
 def test_halos_cover_the_receptive_field(part):
-    from neurocodec.models import networks
+    pass
 
     torch.manual_seed(0)
     model = Hyperprior(TINY)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.05)
-    frozen = networks.of(freeze(model))
+    frozen = freeze(model)
     q = torch.tensor([3.0])
     if part == "analysis":
         halo = frozen.g_a.halo

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from neurocodec import codec
+from neurocodec import model as model_files
 from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError, MissingPackageError
 from neurocodec.model import HyperpriorConfig
-from neurocodec.models import networks
 from neurocodec.models.freeze import freeze, thaw
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.models.rate import gaussian_bits, index_of_scale, scale_of_index, training_bits
@@ -285,10 +285,10 @@ def test_a_run_leaves_a_log_and_a_model_that_can_be_frozen(config_file, tmp_path
     assert all(row["images_per_second"] > 0 and 0 <= row["waiting"] <= 1 for row in log if "loss" in row)
     validation = [row["validation"] for row in log if "validation" in row]
     assert {"quality_index", "bpp", "psnr", "file_bpp", "file_psnr"} <= set(validation[0])
-    frozen = networks.load(path)
+    frozen = model_files.load(path)
     data = codec.encode(photo[:50, :50], model=path)
     assert codec.decode(data, model=frozen).size == (50, 50)
-    again = networks.of(freeze(load_run(run / "model.pt"), tables=frozen.tables))
+    again = freeze(load_run(run / "model.pt"), tables=frozen.tables)
     assert again.model_id == frozen.model_id
 
 
@@ -468,8 +468,8 @@ def test_a_grown_model_does_what_the_smaller_one_did(config_file, tmp_path, kind
     if kind == "model.pt":
         State(small, small, []).save(tmp_path, load_config(config_file))
     else:
-        networks.of(freeze(small)).save(path)
-        small = thaw(networks.load(path, device="cpu").model)
+        freeze(small).save(path)
+        small = thaw(model_files.load(path))
     grown = Hyperprior(dataclasses.replace(small.config, encoder_blocks=3, decoder_blocks=4, latent_blocks=2))
     start_from(grown, str(path))
     x, quality_index = torch.rand(2, 3, 64, 64), torch.tensor([3.0, 9.5])
@@ -480,12 +480,12 @@ def test_a_grown_model_does_what_the_smaller_one_did(config_file, tmp_path, kind
 
 
 def test_a_run_starts_from_an_installed_model(config_file, tmp_path, monkeypatch):
-    networks.of(freeze(tiny_model())).save(tmp_path / "mine.safetensors")
+    freeze(tiny_model()).save(tmp_path / "mine.safetensors")
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
     words = ["train", str(config_file), "--run", str(tmp_path / "run"), "--init-from", "mine", "training.steps=1"]
     frozen = ["training.learning_rate=0.0", "training.rows_learning_rate=0.0"]
     assert main([*words, *frozen]) == 0
-    expected = thaw(networks.load("mine", device="cpu").model).state_dict()
+    expected = thaw(model_files.load("mine")).state_dict()
     found = weights(tmp_path / "run")["model"]
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
     assert rows(tmp_path / "run")[0]["config"]["training"]["init_from"] == "mine"

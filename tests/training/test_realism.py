@@ -20,10 +20,11 @@ from PIL import Image
 from torch import nn
 
 from neurocodec import codec
+from neurocodec import model as model_files
 from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError
 from neurocodec.model import GeneratorConfig, HyperpriorConfig
-from neurocodec.models import networks
+from neurocodec.models import generators
 from neurocodec.models.complexity import count_generator_macs
 from neurocodec.models.freeze import freeze, thaw
 from neurocodec.models.hific import Generator
@@ -157,7 +158,7 @@ def succeed(process):
 def test_only_the_generator_learns_and_realism_0_stays_the_base_decoder(config_file, tmp_path, small_model, photo):
     run = tmp_path / "run"
     path = train_realism(load_config(config_file), run)
-    saved, before = weights(run), thaw(small_model.model).state_dict()
+    saved, before = weights(run), thaw(small_model).state_dict()
     start = realism_run.start_gan(load_config(config_file), small_model, None, torch.device("cpu"))
     for part in ("codec", "ema"):
         for name, value in before.items():
@@ -167,7 +168,7 @@ def test_only_the_generator_learns_and_realism_0_stays_the_base_decoder(config_f
         for name, value in start.codec.generator.state_dict().items():
             assert torch.equal(saved[part]["generator." + name], value) == name.startswith("trunk."), name
 
-    trained = dataclasses.replace(small_model, generator=networks.load_generator(path, small_model))
+    trained = dataclasses.replace(small_model, generator=generators.load(path, small_model))
     data = codec.encode(photo[:80, :90], model=small_model)
     plain = np.asarray(codec.decode(data, model=small_model))
     assert np.array_equal(codec.decode(data, model=trained, realism=0.0), plain)
@@ -181,7 +182,7 @@ def test_the_average_ships_and_decode_finds_it(config_file, tmp_path, small_mode
     run = tmp_path / "run"
     path = train_realism(load_config(config_file), run)
     assert path == run / "realism.safetensors"
-    shipped = networks.load_generator(path, small_model).state_dict()
+    shipped = generators.load(path, small_model).state_dict()
     ema = weights(run)["ema"]
     assert all(torch.equal(value, ema["generator." + name]) for name, value in shipped.items())
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(run))
@@ -379,7 +380,7 @@ def test_probabilities():
 def test_the_joint_objective_makes_a_new_model_and_its_generator(config_file, tmp_path, small_model, photo):
     run = tmp_path / "run"
     path = train_realism(load_config(config_file, ["realism.joint=true"]), run)
-    saved, before = weights(run), thaw(small_model.model).state_dict()
+    saved, before = weights(run), thaw(small_model).state_dict()
     moved = {name for name, value in before.items() if not torch.equal(saved["codec"]["base." + name], value)}
     assert {name.split(".")[0] for name in moved} == {name.split(".")[0] for name in before}
     for name in before:
@@ -389,9 +390,9 @@ def test_the_joint_objective_makes_a_new_model_and_its_generator(config_file, tm
     assert rows(run)[-1]["target_bpp"] > 0
     assert rows(run)[-1]["rate_loss"] > 0
 
-    model = networks.load(run / "model.safetensors", device="cpu")
+    model = model_files.load(run / "model.safetensors")
     assert model.model_id != small_model.model_id
-    trained = dataclasses.replace(model, generator=networks.load_generator(path, model))
+    trained = dataclasses.replace(model, generator=generators.load(path, model))
     assert all(
         torch.equal(value, saved["ema"]["generator.trunk." + name]) for name, value in model.g_s.state_dict().items()
     )
@@ -487,7 +488,7 @@ def test_a_run_starts_from_a_generator(config_file, tmp_path, small_model, base_
     path = train_realism(load_config(config_file), tmp_path / "first")
     again = ["training.learning_rate=0.0", "training.rows_learning_rate=0.0", f"training.init_from={path}"]
     second = train_realism(load_config(config_file, again), tmp_path / "second")
-    first, found = (networks.load_generator(p, small_model).state_dict() for p in (path, second))
+    first, found = (generators.load(p, small_model).state_dict() for p in (path, second))
     assert all(torch.equal(value, found[name]) for name, value in first.items())
     with pytest.raises(ConfigError, match=r"generator\.blocks is 2, and the generator '.*' has 1: set it to 1"):
         train_realism(load_config(config_file, [*again, "generator.blocks=2"]), tmp_path / "third")
@@ -499,11 +500,11 @@ def test_a_run_starts_from_a_generator(config_file, tmp_path, small_model, base_
 
 def test_a_run_starts_from_the_checkpoint_of_a_run_upon_another_model(config_file, tmp_path, small_model):
     first = train_realism(load_config(config_file), tmp_path / "first").parent / "checkpoint.pt"
-    state = thaw(small_model.model).state_dict()
+    state = thaw(small_model).state_dict()
     state["g_s.head.bias"] += 0.25
     moved = Hyperprior(small_model.config)
     moved.load_state_dict(state)
-    other = networks.of(freeze(moved))
+    other = freeze(moved)
     other.save(tmp_path / "other.safetensors")
     saved = torch.load(first, weights_only=True)
 
@@ -677,7 +678,7 @@ def test_the_command_decides_by_the_section(config_file, tmp_path, capsys):
     assert all(math.isfinite(row["loss"]) for row in rows(run))
     saved = config_from_dict(rows(run, "config")[0]["config"])
     assert isinstance(saved, GenerativeConfig)
-    assert saved.model == networks.load(MODEL).config
+    assert saved.model == model_files.load(MODEL).config
     assert rows(run, "config")[0]["pictures"] == 3
 
 
