@@ -32,8 +32,6 @@ from neurocodec.tiling import LATENT, Window
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from neurocodec.models.hific import Generator
-
 MAX_PIXELS = 1 << 28
 """Largest picture that is encoded, or decoded at once; a region of a larger one can be decoded."""
 
@@ -174,11 +172,8 @@ def decode_picture(
     *,
     region: tuple[int, int, int, int] | None = None,
     realism: float = 0.0,
-    generator: Generator | None = None,
 ) -> image.Picture:
     """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. realism: as in `decode`.
-
-    generator: the generative decoder for realism above 0; the installed one by default.
 
     Raises ValueError for a region outside the picture, ModelMismatchError for another model than the file's,
     NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's symbols, or ask for more
@@ -196,7 +191,7 @@ def decode_picture(
         alpha = image.decode_alpha(nic.chunks[container.ALPHA], header.width, header.height)
         alpha = alpha[y : y + height, x : x + width]
 
-    synthesis = synthesis_of(network, header.quality_index, realism, generator)
+    synthesis = synthesis_of(network, header.quality_index, realism)
     shown = tiling.region_window(region)
     needed = shown.grow(synthesis.halo, -(-header.height // LATENT), -(-header.width // LATENT))
     y_hat = np.zeros((*needed.shape, network.model.config.latent_channels), np.int32)
@@ -243,7 +238,7 @@ class Synthesis:
     halo: int
 
 
-def synthesis_of(network: Network, index: int, realism: float, generator: Generator | None = None) -> Synthesis:
+def synthesis_of(network: Network, index: int, realism: float) -> Synthesis:
     """g_s, or above realism 0 the generative decoder. Raises ModelNotFoundError without one, MissingPackageError."""
     if realism == 0:
         return Synthesis(lambda y_hat: network.synthesise(y_hat, index), network.model.config.synthesis_halo)
@@ -251,7 +246,7 @@ def synthesis_of(network: Network, index: int, realism: float, generator: Genera
         from neurocodec.models import generators
     except ModuleNotFoundError as error:
         raise MissingPackageError("realism above 0 needs torch: pip install 'neurocodec[torch]'") from error
-    generator = generator or generators.installed(network.model)
+    generator = generators.of(network.model)
     return Synthesis(generators.synthesis(generator, index, realism), generator.halo)
 
 

@@ -121,15 +121,30 @@ class GeneratorConfig:
 
 
 @dataclass(frozen=True, eq=False)
+class GeneratorFile:
+    """A generative decoder, as its file holds it: all weights but those of its trunk, which is the model's g_s."""
+
+    config: GeneratorConfig
+    arrays: Mapping[str, NDArray[Any]]
+    model_id: bytes
+
+    def save(self, path: str | Path) -> None:
+        """Writes the file. Raises OutputError."""
+        _write(path, self.arrays, GENERATOR_FORMAT, self.config, self.model_id)
+
+
+@dataclass(frozen=True, eq=False)
 class Model:
     """A frozen model, as its file holds it. Equal models have equal ids, whatever their encoders.
 
     arrays: the integers of g_a, h_a, g_s and the entropy path, exp2_table and tables, by name. A file for decoding
-    alone lacks g_a and h_a. Raises ModelMismatchError if the tables are missing or malformed.
+    alone lacks g_a and h_a. generator: the generative decoder for realism above 0, instead of the installed one.
+    Raises ModelMismatchError if the tables are missing or malformed.
     """
 
     config: HyperpriorConfig
     arrays: Mapping[str, NDArray[Any]]
+    generator: GeneratorFile | None = None
 
     def __post_init__(self) -> None:
         if self.tables.rows != SCALE_LEVELS:
@@ -176,19 +191,6 @@ class Model:
         _write(path, self.arrays, FILE_FORMAT, self.config, self.model_id)
 
 
-@dataclass(frozen=True, eq=False)
-class GeneratorFile:
-    """A generative decoder, as its file holds it: all weights but those of its trunk, which is the model's g_s."""
-
-    config: GeneratorConfig
-    arrays: Mapping[str, NDArray[Any]]
-    model_id: bytes
-
-    def save(self, path: str | Path) -> None:
-        """Writes the file. Raises OutputError."""
-        _write(path, self.arrays, GENERATOR_FORMAT, self.config, self.model_id)
-
-
 def load(name: str | Path) -> Model:
     """The installed model of a name, or the one in a file (a path that ends in .safetensors), loaded once.
 
@@ -225,10 +227,12 @@ def load_generator(path: str | Path, model: Model) -> GeneratorFile:
 
 
 def find_generator(model: Model) -> GeneratorFile:
-    """The installed generative decoder for a model; one in NEUROCODEC_WEIGHTS comes before the package's own.
+    """A model's own generative decoder, or the installed one; NEUROCODEC_WEIGHTS comes before the package.
 
     Raises ModelNotFoundError if there is none.
     """
+    if model.generator:
+        return model.generator
     for path in _installed(reversed(_folders()), GENERATOR_FORMAT, model.model_id):
         return load_generator(path, model)
     raise ModelNotFoundError(

@@ -115,7 +115,7 @@ class Nic:
         from neurocodec.models import generators
 
         digest = hashlib.sha256()
-        for name, value in generators.installed(self.loaded()).state_dict().items():
+        for name, value in generators.of(self.loaded()).state_dict().items():
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 

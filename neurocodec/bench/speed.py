@@ -527,7 +527,7 @@ def _load(codec: Codec, setting: float) -> None:
 
         model = codec.loaded()
         if codec.realism:
-            generators.installed(model)
+            generators.of(model)
     elif _is_compressai(codec):
         codec.model(setting)  # type: ignore[attr-defined]
 

@@ -140,7 +140,7 @@ def has_generator(model: Model) -> bool:
     from neurocodec.models import generators
 
     try:
-        generators.installed(model)
+        generators.of(model)
     except ModelNotFoundError:
         return False
     return True

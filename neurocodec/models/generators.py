@@ -46,8 +46,8 @@ def load(path: str | Path, model: Model) -> Generator:
 
 
 @functools.lru_cache(maxsize=4)
-def installed(model: Model) -> Generator:
-    """The installed generator for a model. Raises ModelNotFoundError if there is none."""
+def of(model: Model) -> Generator:
+    """A model's own generator, or the installed one. Raises ModelNotFoundError if there is none."""
     return build(model_files.find_generator(model), model)
 
 

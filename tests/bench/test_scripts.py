@@ -202,6 +202,8 @@ def test_the_slider_is_scanned(small_model: Model, photo: NDArray[np.uint8], mon
     found = slider.scan(generator, small_model, [photo[:50, :70]], 40.0)
     assert [row[:2] for row in found] == [(beta, amount) for beta in slider.BETAS for amount in slider.AMOUNTS]
     data = codec.encode(photo[:50, :70], quality=40, model=small_model)
-    x_hat = codec.decode(data, model=dataclasses.replace(small_model, generator=generator), realism=0.8)
+    x_hat = codec.decode(
+        data, model=dataclasses.replace(small_model, generator=generators.file_of(generator, small_model)), realism=0.8
+    )
     at = next(row for row in found if row[:2] == (0.8, 1.0))
     assert at[3] == pytest.approx(psnr(photo[:50, :70], np.asarray(x_hat)), abs=0.01)

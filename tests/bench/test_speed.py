@@ -186,7 +186,11 @@ def test_realism_is_what_is_measured(small_model: Model) -> None:
     with pytest.raises(ModelNotFoundError, match="generative decoder"):
         speed._load(on_cpu, 50)
     generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
-    nic = codecs.Nic(dataclasses.replace(small_model, generator=generator.eval()), "nic@0.5", realism=0.5)
+    nic = codecs.Nic(
+        dataclasses.replace(small_model, generator=generators.file_of(generator.eval(), small_model)),
+        "nic@0.5",
+        realism=0.5,
+    )
     runs = speed.stage_runs(nic, RGB, 50, speed.Clock("cpu"), 1)
     assert runs is not None
     (stages,) = runs["decode"]

@@ -87,7 +87,7 @@ def with_generator(small_model):
     torch.manual_seed(1)
     made = generators.new(SMALL, small_model)
     made.head.weight.data.normal_(0.0, 0.02)
-    return dataclasses.replace(small_model, generator=made.eval())
+    return dataclasses.replace(small_model, generator=generators.file_of(made.eval(), small_model))
 
 
 def levels(a, b):
@@ -99,7 +99,9 @@ def test_benchmarks_name_the_generator(with_generator, small_model):
     assert described["settings"].endswith("decoded with realism 1")
     assert len(described["generator"]) == 16
     other = generators.new(SMALL, small_model).eval()
-    changed = codecs.Nic(dataclasses.replace(small_model, generator=other), "nic@1", realism=1.0).describe()
+    changed = codecs.Nic(
+        dataclasses.replace(small_model, generator=generators.file_of(other, small_model)), "nic@1", realism=1.0
+    ).describe()
     assert {key for key in described if described[key] != changed[key]} == {"generator"}
     assert "generator" not in codecs.Nic(with_generator).describe()
 
@@ -136,12 +138,12 @@ def test_tiles_meet_without_a_seam(with_generator, photo, monkeypatch):
 def test_a_generator_file_is_found_by_its_model(with_generator, small_model, photo, tmp_path, monkeypatch):
     data = codec.encode(photo[:64, :64], model=small_model)
     with pytest.raises(ModelNotFoundError, match="realism above 0 needs a generative decoder"):
-        codec.decode(data, model=dataclasses.replace(small_model, generator=None), realism=0.5)
+        codec.decode(data, model=dataclasses.replace(small_model), realism=0.5)
     path = tmp_path / "small-realism.safetensors"
-    generators.file_of(with_generator.generator, small_model).save(path)
+    with_generator.generator.save(path)
     assert not any(name.startswith("trunk.") for name in safetensors.numpy.load_file(path))
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
-    fresh = dataclasses.replace(small_model, generator=None)
+    fresh = dataclasses.replace(small_model)
     expected = codec.decode(data, model=with_generator, realism=0.5)
     assert levels(codec.decode(data, model=fresh, realism=0.5), expected) == 0
 
@@ -155,7 +157,7 @@ def test_a_generator_of_ones_own_comes_before_the_one_that_ships(small_model, tm
         generators.file_of(generator, small_model).save(folder / "realism.safetensors")
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(own))
     monkeypatch.setattr(model, "PACKAGED", shipped)
-    generator = generators.installed(dataclasses.replace(small_model, generator=None))
+    generator = generators.of(dataclasses.replace(small_model))
     assert generator.head.bias.unique().item() == 2.0
 
 
@@ -180,7 +182,7 @@ def test_the_shipped_generator_trades_psnr_for_lpips(base_model, photo, quality)
 
 def test_generator_files_that_do_not_fit(with_generator, small_model, base_model, tmp_path):
     path = tmp_path / "g.safetensors"
-    generators.file_of(with_generator.generator, small_model).save(path)
+    with_generator.generator.save(path)
     with pytest.raises(ModelMismatchError, match="not of this one"):
         generators.load(path, base_model)
     small_model.save(tmp_path / "model.safetensors")

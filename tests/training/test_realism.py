@@ -168,7 +168,7 @@ def test_only_the_generator_learns_and_realism_0_stays_the_base_decoder(config_f
         for name, value in start.codec.generator.state_dict().items():
             assert torch.equal(saved[part]["generator." + name], value) == name.startswith("trunk."), name
 
-    trained = dataclasses.replace(small_model, generator=generators.load(path, small_model))
+    trained = dataclasses.replace(small_model, generator=model_files.load_generator(path, small_model))
     data = codec.encode(photo[:80, :90], model=small_model)
     plain = np.asarray(codec.decode(data, model=small_model))
     assert np.array_equal(codec.decode(data, model=trained, realism=0.0), plain)
@@ -186,7 +186,7 @@ def test_the_average_ships_and_decode_finds_it(config_file, tmp_path, small_mode
     ema = weights(run)["ema"]
     assert all(torch.equal(value, ema["generator." + name]) for name, value in shipped.items())
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(run))
-    fresh = dataclasses.replace(small_model, generator=None)
+    fresh = dataclasses.replace(small_model)
     data = codec.encode(photo[:64, :64], model=small_model)
     assert codec.decode(data, model=fresh, realism=1.0).size == (64, 64)
     assert fresh.generator is not None
@@ -392,7 +392,7 @@ def test_the_joint_objective_makes_a_new_model_and_its_generator(config_file, tm
 
     model = model_files.load(run / "model.safetensors")
     assert model.model_id != small_model.model_id
-    trained = dataclasses.replace(model, generator=generators.load(path, model))
+    trained = dataclasses.replace(model, generator=model_files.load_generator(path, model))
     assert all(
         torch.equal(value, saved["ema"]["generator.trunk." + name]) for name, value in model.g_s.state_dict().items()
     )
