@@ -26,6 +26,7 @@ from neurocodec.entropy.integer import MAX_LATENT, MEAN_BITS, PASSES, QUALITY_ST
 from neurocodec.entropy.tables import Tables, tables_from_histogram
 from neurocodec.errors import ChecksumError, ImageError, ModelMismatchError, NicFormatError
 from neurocodec.metrics.psnr import psnr
+from neurocodec.models.pixels import from_tensor, to_tensor
 from neurocodec.tiling import LATENT, Window
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ def _analyse(padded: NDArray[np.uint8], window: Window, model: checkpoint.Model,
     rows, columns = padded.shape[0] // LATENT, padded.shape[1] // LATENT
     seen = window.grow(analysis_halo(model), rows, columns)
     pixels = padded[_slices(seen, Window(0, 0, rows, columns), LATENT)]
-    x = image.to_tensor(pixels).to(device=model.device, memory_format=torch.channels_last)
+    x = to_tensor(pixels).to(device=model.device, memory_format=torch.channels_last)
     y: torch.Tensor = model.g_a(x, _row(index, model))
     inside = _slices(window, seen)
     return y[:, :, inside[0], inside[1]]
@@ -311,7 +312,7 @@ def _synthesise(y_hat: NDArray[np.int32], window: Window, held: Window, synthesi
     seen = window.grow(synthesis.halo, held.bottom, held.right)
     seen = seen.meet(held) or seen
     latents = torch.from_numpy(y_hat[_slices(seen, held)]).to(synthesis.device).permute(2, 0, 1)[None]
-    return image.from_tensor(synthesis.network(latents.float() / UNIT))[_slices(window, seen, LATENT)]
+    return from_tensor(synthesis.network(latents.float() / UNIT))[_slices(window, seen, LATENT)]
 
 
 def _encode_latents(y: torch.Tensor, model: checkpoint.Model, index: int) -> container.Tile:

@@ -18,6 +18,7 @@ LEVELS = {
     "neurocodec._native": 1,
     "neurocodec.container": 1,
     "neurocodec.image": 1,
+    "neurocodec.metadata": 1,
     "neurocodec.files": 1,
     "neurocodec.entropy.native": 1,
     "neurocodec.tiling": 1,
