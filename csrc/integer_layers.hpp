@@ -7,9 +7,9 @@
 //     out = clamp((sum of weight · input + bias + 2^shift / 2) >> shift, low, high)
 //
 // Surprises:
-//  * Sums are 32-bit. The caller has proved from the weights that no partial sum leaves 32 bits (EntropyNetwork does), so
-//    every kernel, in any order of summation, gives the same result.
-//  * Weights are packed by sixteen outputs; for x86 by pairs of inputs too, which vpmaddwd and vpdpwssd multiply at once.
+//  * Sums are 32-bit. The caller has proved from the weights that no partial sum overflows, so every kernel gives the
+//    same result in any order of summation.
+//  * Weights are packed by sixteen outputs; for x86 also by pairs of inputs, for vpmaddwd and vpdpwssd.
 //  * Kernels are chosen at run time; "generic" is plain C++ and runs everywhere.
 
 #ifndef NEUROCODEC_INTEGER_LAYERS_HPP
@@ -37,7 +37,7 @@
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)
-#define NC_ROLLED _Pragma("GCC unroll 1")  // GCC would unroll these loops whole before it could make vectors of them
+#define NC_ROLLED _Pragma("GCC unroll 1")  // GCC would unroll these loops completely instead of vectorising them
 #else
 #define NC_ROLLED
 #endif
@@ -48,20 +48,20 @@ enum class Kernel { kGeneric, kAvx2, kAvx512 };
 
 // The kernels that this machine runs, best first.
 inline std::vector<Kernel> kernels() {
-  std::vector<Kernel> found;
+  std::vector<Kernel> list;
 #ifdef NC_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni")) {
-    found.push_back(Kernel::kAvx512);
+    list.push_back(Kernel::kAvx512);
   }
-  if (__builtin_cpu_supports("avx2")) found.push_back(Kernel::kAvx2);
+  if (__builtin_cpu_supports("avx2")) list.push_back(Kernel::kAvx2);
 #endif
-  found.push_back(Kernel::kGeneric);
-  return found;
+  list.push_back(Kernel::kGeneric);
+  return list;
 }
 
-// What becomes of a sum.
+// From a sum to an output: rounding shift, clamp.
 struct Requantise {
   int32_t rounding, shift, low, high;
 
@@ -86,7 +86,7 @@ NC_INLINE int32_t pair_at(const int16_t* x, size_t k) {
 }
 
 // Sums of `count` positions × `panels` panels into sums[position][panel * 16 + output]. x[p]: the inputs of position p.
-// Here the weights of an input stand side by side, which compilers turn into the vectors of any machine.
+// Here the weights of one input are contiguous, so compilers can vectorise the loop for any machine.
 inline void sums_generic(const int16_t* const* x, size_t count, const int16_t* weights, size_t inputs, size_t panels,
                          int32_t (*sums)[kPanels * kPanel]) {
   for (size_t n = 0; n < panels; ++n) {
@@ -104,10 +104,10 @@ inline void sums_generic(const int16_t* const* x, size_t count, const int16_t* w
 }
 
 #ifdef NC_X86
-// From here on the weights of a pair of inputs are interleaved.
+// The x86 kernels read interleaved weights: those of a pair of inputs alternate.
 NC_AVX2 inline void sums_avx2(const int16_t* const* x, size_t count, const int16_t* weights, size_t pairs,
                               size_t panels, int32_t (*sums)[kPanels * kPanel]) {
-  constexpr size_t kHalf = kTile / 2;  // as many positions as there are registers for
+  constexpr size_t kHalf = kTile / 2;  // as many positions as fit the registers
   for (size_t n = 0; n < panels; ++n) {
     for (size_t first = 0; first < count; first += kHalf) {
       __m256i low[kHalf], high[kHalf];
@@ -157,7 +157,7 @@ NC_AVX512 inline void sums_avx512(const int16_t* const* x, size_t count, const i
 }
 #endif
 
-// Channels first, first + 1, ... of one position of a depthwise layer. taps: the inputs of nine neighbours.
+// One position of a depthwise layer, channels from `first` on. taps: the inputs at the nine neighbours.
 inline void depthwise_generic(const int16_t* const* taps, const int16_t* weights, const int32_t* bias, size_t first,
                               size_t channels, const Requantise& requantise, int16_t* out) {
   constexpr size_t kBlock = 16;
@@ -173,10 +173,10 @@ inline void depthwise_generic(const int16_t* const* taps, const int16_t* weights
 }
 
 #ifdef NC_X86
-constexpr size_t kDepthwiseBlock = 16;                        // channels
-constexpr size_t kDepthwisePacked = 10 * kDepthwiseBlock;     // weights of a block: five pairs of taps, the last with a zero
+constexpr size_t kDepthwiseBlock = 16;                     // channels
+constexpr size_t kDepthwisePacked = 10 * kDepthwiseBlock;  // weights of a block: five pairs of taps, the tenth zero
 
-// vpunpck interleaves the two taps of a pair, vpmaddwd sums them, and vpackssdw both saturates and undoes the order.
+// vpunpck interleaves the two taps of a pair, vpmaddwd sums them, vpackssdw saturates and restores the order.
 NC_AVX2 inline void depthwise_avx2(const int16_t* const* taps, const int16_t* packed, const int32_t* bias, size_t blocks,
                                    const Requantise& requantise, int16_t* out) {
   const __m256i rounding = _mm256_set1_epi32(requantise.rounding);
@@ -200,7 +200,7 @@ NC_AVX2 inline void depthwise_avx2(const int16_t* const* taps, const int16_t* pa
   }
 }
 
-// The weights of `blocks` blocks in the order in which depthwise_avx2 meets them.
+// The weights of the first `blocks` blocks in the order in which depthwise_avx2 reads them.
 inline std::vector<int16_t> pack_depthwise(const int16_t* weights, size_t channels, size_t blocks) {
   std::vector<int16_t> packed(blocks * kDepthwisePacked);
   for (size_t c = 0; c < blocks * kDepthwiseBlock; ++c) {
@@ -256,8 +256,8 @@ class PointwiseLayer {
   size_t outputs() const { return outputs_; }
   size_t inputs() const { return inputs_; }
 
-  // x: (height, width, inputs); out: (height, width, outputs). bias: (outputs), or (2, 2, outputs) if `lattice`, one
-  // for each phase of the 2×2 lattice of positions.
+  // x: (height, width, inputs); out: (height, width, outputs). bias: (outputs), or (2, 2, outputs) if `lattice`, where
+  // it is chosen by (row mod 2, column mod 2).
   template <typename Out>
   void run(const int16_t* x, size_t height, size_t width, const int32_t* bias, bool lattice,
            const Requantise& requantise, Out* out, Kernel kernel, size_t threads) const {
@@ -266,7 +266,7 @@ class PointwiseLayer {
     const size_t tiles = (positions + kTile - 1) / kTile;
     const size_t work = positions * outputs_ * inputs_;
     const size_t parts = std::max<size_t>(1, std::min({threads, tiles, work / kWorkPerThread}));
-    std::vector<int16_t> even;  // an odd number of inputs is rounded up with a zero
+    std::vector<int16_t> even;  // an odd number of inputs is padded with a zero
     const size_t stride = 2 * pairs_;
     if (stride != inputs_) {
       even.resize(positions * stride);
