@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run on all cores already; read when numpy and torch are imported
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,9 +16,8 @@ from PIL import Image
 
 from neurocodec import checkpoint
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # shells start background jobs with it ignored; children inherit
+# Shells start background jobs with SIGINT ignored, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
