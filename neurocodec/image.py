@@ -226,12 +226,9 @@ def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8]
                 f"{name} holds values from {wide.min()} to {wide.max()}, expected 0 to {top} in mode {im.mode}: "
                 "scale it"
             )
-        if im.mode == "F":
-            if wide.max() <= 1 and (wide != np.floor(wide)).any():
-                raise ImageError(f"{name} holds fractions from 0 to 1, expected 0 to 255 in mode F: multiply it by 255")
-            gray = np.floor(wide + 0.5).astype(np.uint8)
-        else:
-            gray = _to_8_bits(wide, top)
+        if im.mode == "F" and wide.max() <= 1 and (wide != np.floor(wide)).any():
+            raise ImageError(f"{name} holds fractions from 0 to 1, expected 0 to 255 in mode F: multiply it by 255")
+        gray = np.floor(wide + 0.5).astype(np.uint8) if im.mode == "F" else _to_8_bits(wide, top)
         depth = {255: 32, 4095: 12, 65535: 16}[top]
         planes = [gray, _alpha_from_key(wide == transparent)] if isinstance(transparent, int) else [gray]
         return np.stack(planes, axis=-1), depth

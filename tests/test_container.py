@@ -56,7 +56,7 @@ def nic_files(draw: st.DrawFn) -> NicFile:
     return NicFile(header, chunks, tuple(Tile(stream, crc ^ i) for i, stream in enumerate(streams)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(nic_files())
 def test_read_gives_back_what_was_written(nic: NicFile) -> None:
     data = write(nic)
@@ -73,7 +73,7 @@ def test_read_gives_back_what_was_written(nic: NicFile) -> None:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=80), st.binary(max_size=80).map(lambda tail: write(small())[:26] + tail)))
 def test_arbitrary_bytes_are_a_typed_error_or_canonical(data: bytes) -> None:
     try:
