@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench: each sets up what it needs, once, in .venv.
+# make demo · make test · make check · make bench. The first of them sets up .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/neurocodec demo -o demo-output --force
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -23,7 +23,7 @@ check: $(READY)
 
 bench: $(READY)
 	@if [ -d "$(BENCH_DATA)" ]; then $(BIN)/neurocodec bench rd --dataset "$(BENCH_DATA)" -o $(BENCH_OUT); \
-	else echo "make bench: there are no pictures in $(BENCH_DATA): name a folder with BENCH_DATA=..."; exit 1; fi
+	else echo "make bench: the folder $(BENCH_DATA) does not exist; name another with BENCH_DATA=..."; exit 1; fi
 
 $(READY): pyproject.toml constraints.txt setup.py $(wildcard csrc/*.cpp csrc/*.hpp)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

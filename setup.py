@@ -1,11 +1,11 @@
-"""Builds the native range coder and integer layers; everything else stands in pyproject.toml."""
+"""Builds the native range coder and integer layers; everything else is in pyproject.toml."""
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext, has_flag
 from setuptools import setup
 
 
-class BuildWhereThereIsACompiler(build_ext):
-    """Without a C++17 compiler nothing is built, and slower code does the work; what a compiler refuses is an error."""
+class BuildIfThereIsACompiler(build_ext):
+    """Without a C++17 compiler the extension is skipped and slower code does its work; a compile error is an error."""
 
     def build_extensions(self) -> None:
         compiler = has_flag(self.compiler, "-std=c++17")
@@ -26,5 +26,5 @@ setup(
             extra_link_args=["-pthread"],
         )
     ],
-    cmdclass={"build_ext": BuildWhereThereIsACompiler},
+    cmdclass={"build_ext": BuildIfThereIsACompiler},
 )

@@ -28,6 +28,7 @@ from neurocodec import container, image
 from neurocodec.bench.rate_distortion import commit, machine, versions
 from neurocodec.bench.speed import fill
 from neurocodec.interop import compressai as interop
+from neurocodec.models.pixels import from_tensor, to_tensor
 
 PHOTO = Path(__file__).parents[1] / "neurocodec" / "data" / "astronaut.png"
 PARTS = ("g_a", "h_a", "h_s", "g_s", "context_prediction", "entropy_parameters")
@@ -71,11 +72,11 @@ def measure(network: Any, rgb: np.ndarray, repeats: int) -> list[dict[str, Any]]
 
     def compress() -> Any:
         with torch.inference_mode():
-            return network.compress(image.to_tensor(image.pad_to_multiple(rgb, network.downsampling_factor)))
+            return network.compress(to_tensor(image.pad_to_multiple(rgb, network.downsampling_factor)))
 
     def decompress() -> np.ndarray:
         with torch.inference_mode():
-            return image.from_tensor(network.decompress(**out)["x_hat"])[: rgb.shape[0], : rgb.shape[1]]
+            return from_tensor(network.decompress(**out)["x_hat"])[: rgb.shape[0], : rgb.shape[1]]
 
     out = compress()
     streams = sum(len(stream) for part in out["strings"] for stream in part)

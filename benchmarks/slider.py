@@ -35,6 +35,7 @@ from neurocodec.metrics import psnr
 from neurocodec.model import Model
 from neurocodec.models import generators
 from neurocodec.models.hific import LEAST_LEARNED, Generator, RealismGain
+from neurocodec.models.pixels import from_tensor
 
 BETAS = (0.5, 0.6, 0.7, 0.8, 1.0)
 AMOUNTS = (1.0, 1.1, 1.2, 1.3, 1.5)
@@ -88,7 +89,7 @@ def scan(
         for beta in BETAS:
             detail = decoded(beta) - base
             for amount in AMOUNTS:
-                x_hat = image.from_tensor(base + amount * detail)[: rgb.shape[0], : rgb.shape[1]]
+                x_hat = from_tensor(base + amount * detail)[: rgb.shape[0], : rgb.shape[1]]
                 found.setdefault((beta, amount), []).append((lpips(rgb, x_hat), psnr(rgb, x_hat)))
     return [(*key, *np.mean(values, axis=0).tolist()) for key, values in found.items()]
 

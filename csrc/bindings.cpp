@@ -3,7 +3,7 @@
 // neurocodec._native: NumPy arrays in, bytes or arrays out. Types, lengths, the GIL and errors; the rest is
 // tile.hpp and what it includes.
 //
-// Surprises: arrays must be contiguous and of the exact type (neurocodec.entropy.coder sees to that); a decoder takes a
+// Surprises: arrays must be contiguous and of the exact type (neurocodec.entropy.coder ensures it); a decoder holds a
 // lock, because it works without the GIL.
 
 #include <pybind11/numpy.h>

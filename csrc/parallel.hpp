@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One loop over tasks on several threads. Threads live as long as the loop: there is no pool to own, fork or join.
+// One loop over tasks on several threads. Threads live only as long as the loop: no pool has to survive a fork.
 
 #ifndef NEUROCODEC_PARALLEL_HPP
 #define NEUROCODEC_PARALLEL_HPP
@@ -16,7 +16,7 @@
 
 namespace neurocodec {
 
-// Runs task(0) ... task(count - 1) on up to `threads` threads and passes on an exception.
+// Runs task(0) ... task(count - 1) on up to `threads` threads. Rethrows the last exception of a task.
 template <typename Task>
 void parallel(size_t count, size_t threads, const Task& task) {
   threads = std::min(threads, count);
@@ -43,7 +43,7 @@ void parallel(size_t count, size_t threads, const Task& task) {
     try {
       pool.emplace_back(work);
     } catch (const std::system_error&) {
-      break;  // the system gives no more threads: the ones there do the work
+      break;  // the system allows no more threads: those that run do all the work
     }
   }
   work();

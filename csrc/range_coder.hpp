@@ -148,7 +148,7 @@ class Tables {
 
     std::unique_ptr<Tables> tables(new Tables);
     tables->size_ = rows;
-    tables->rows_.resize(256);  // all of uint8: reads stay inside whatever another thread does to the indexes meanwhile
+    tables->rows_.resize(256);  // all of uint8: reads stay inside even if another thread changes the indexes
     tables->encode_.resize(total);
     tables->starts_.resize(total + rows);
     std::vector<size_t> bucket_begin(rows);
@@ -202,7 +202,7 @@ class Tables {
   size_t size() const { return size_; }
 
  private:
-  // 64 to 2048 buckets: about 16 for each symbol that matters, so that few symbols start inside a bucket.
+  // 64 to 2048 buckets: about 16 per frequent symbol, so that few symbols start inside a bucket.
   static uint32_t bucket_shift(const uint16_t* frequencies, size_t length) {
     size_t frequent = 0;
     for (size_t i = 0; i < length; ++i) frequent += frequencies[i] >= 64;
@@ -283,7 +283,7 @@ class GroupEncoder {
     }
     const Tables::Encode& e = row.encode[u];
     const bool full = x >= static_cast<uint64_t>(e.frequency) << 24;
-    store_word(p - 2, static_cast<uint16_t>(x));  // within the buffer even when it is not kept: states come last
+    store_word(p - 2, static_cast<uint16_t>(x));  // inside the buffer even if not kept: the states are written last
     p -= full ? 2 : 0;
     x = full ? x >> 16 : x;
     x += e.bias + multiply_high(x, e.reciprocal) * (kTotal - e.frequency);  // (x / f << 16) + start + x % f
@@ -375,7 +375,7 @@ class GroupDecoder {
     Status status = Status::kOk;
     size_t i = 0;
     for (;;) {
-      // K symbols read K words at most, so this many rounds need no check of the end.
+      // K symbols read at most K words, so this many rounds need no check for the end.
       size_t rounds = std::min((n - i) / K, static_cast<size_t>(end_ - p) / (2 * K));
       if (rounds == 0) break;
       for (; rounds != 0; --rounds, i += K) {
@@ -458,7 +458,7 @@ inline size_t chunk_begin(size_t n, size_t k, size_t groups) {
 
 class StreamEncoder {
  public:
-  // Indexes must be below tables.size(), the calls must add up to the symbols.
+  // Indexes must be below tables.size(); the calls must add up to the number of symbols.
   StreamEncoder(const Tables& tables, const int32_t* symbols, const uint8_t* indexes, const std::vector<size_t>& calls,
                 int lanes_log2, int groups_log2, size_t threads)
       : lanes_log2_(lanes_log2), groups_log2_(groups_log2) {

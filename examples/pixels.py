@@ -14,6 +14,7 @@ from torch import Tensor
 from neurocodec import image
 from neurocodec.cli.files import check_output
 from neurocodec.errors import ImageError
+from neurocodec.models.pixels import from_tensor, to_tensor
 
 MIN_SIDE = 32
 
@@ -34,12 +35,12 @@ def read(path: str, size: int) -> Tensor:
     picture = Image.fromarray(image.load(path).rgb)
     scale = size / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)
-    return image.to_tensor(image.load(picture.resize((width, height), Image.Resampling.LANCZOS)).rgb)
+    return to_tensor(image.load(picture.resize((width, height), Image.Resampling.LANCZOS)).rgb)
 
 
 def write(x: Tensor, path: str, *, force: bool) -> None:
     """x: (1, 3, H, W), to a file in the format its suffix names. Raises ImageError; if it exists, unless `force`."""
-    image.save_pil(Image.fromarray(image.from_tensor(x)), path, force=force)
+    image.save_pil(Image.fromarray(from_tensor(x)), path, force=force)
 
 
 def minimise(loss_of: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> tuple[Tensor, list[float]]:

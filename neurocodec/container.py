@@ -1,11 +1,11 @@
 """The .nic container: file bytes <-> header, chunks and coded tiles.
 
-docs/format.md is the normative text; this module is its reader and writer. It knows no pixels, no models and no
-arithmetic coder: a tile is an opaque stream of bytes plus a checksum that the caller computes over the decoded symbols.
-It imports nothing heavy, so that `neurocodec info` answers at once.
+docs/format.md is normative; this module is its reader and writer. It knows nothing of pixels, models or entropy
+coding: a tile is an opaque stream of bytes and a checksum, which the caller computes over the decoded symbols. It
+imports nothing heavy, so `neurocodec info` answers at once.
 
-    bytes -> read_header -> Header                      26 bytes, nothing else looked at
-    bytes -> read        -> NicFile -> write -> bytes   everything verified; the same bytes again
+    bytes -> read_header -> Header                      looks at 26 bytes only
+    bytes -> read        -> NicFile -> write -> bytes   verifies everything; gives the same bytes again
     bytes -> describe    -> NicInfo                     what `neurocodec info` prints
 """
 
@@ -22,12 +22,12 @@ from neurocodec.errors import ChecksumError, NicFormatError, TruncatedError, Uns
 SIGNATURE = b"\x8fNIC"
 VERSION = 1
 HEADER_BYTES = 26
-RECORD_BYTES = 12  # of a tile, and of a chunk: the fields around the stream or payload
+RECORD_BYTES = 12  # the fields around the stream of a tile, or the payload of a chunk
 
 MAX_SIDE = 2**24 - 1  # pixels
-MAX_PIXELS = 2**30  # default limit on width * height; `read` takes another
+MAX_PIXELS = 2**30  # default limit of width * height
 MAX_CHUNK_BYTES = 2**28
-QUALITY_INDEX_MAX = 15 * 64  # quality index is in 1/64 of a row of the model's gain table
+QUALITY_INDEX_MAX = 15 * 64  # in 1/64 of a row of the model's gain table
 TILE_EDGES = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tile codes 1 to 7
 
 ICC = "iccp"
@@ -35,7 +35,7 @@ EXIF = "exif"
 XMP = "xmpd"
 ALPHA = "Alph"
 DEPTH = "dept"
-ARCHITECTURE = "Arch"  # the network is another project's: docs/interop.md
+ARCHITECTURE = "Arch"  # names a network of another project: docs/interop.md
 _END = "Tile"  # closes the chunk list
 
 _FLAG_CHUNKS = 0b00000001
@@ -55,8 +55,8 @@ class Header:
     """The fixed part of a .nic file.
 
     width, height: pixels, 1 to 2**24 - 1. quality_index: 0 to QUALITY_INDEX_MAX. model_id: 8 bytes.
-    gray: the decoder returns mode L or LA. tile_edge: pixels, one of TILE_EDGES, or None for a single tile; an edge
-    that reaches both sides of the picture is written as None.
+    gray: the decoder returns mode L or LA. tile_edge: pixels, one of TILE_EDGES, or None for a single tile, which is
+    required if one tile of that edge would cover the picture.
     """
 
     width: int
@@ -69,7 +69,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Tile:
-    """One coded tile: its entropy-coded stream, and the CRC-32 of the symbols that it must decode to."""
+    """One tile: its entropy-coded stream, and the CRC-32 of the symbols that it decodes to."""
 
     stream: bytes
     symbols_crc: int
@@ -77,7 +77,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class NicFile:
-    """A whole .nic file. chunks: type -> payload, in file order. tiles: row by row, as many as `tile_grid` says."""
+    """A whole .nic file. chunks: type -> payload, in file order. tiles: row by row, filling `tile_grid`."""
 
     header: Header
     chunks: dict[str, bytes] = field(default_factory=dict)
@@ -88,10 +88,10 @@ class NicFile:
 class NicInfo:
     """What a .nic file says about itself, without running a network.
 
-    mode: L, LA, RGB or RGBA, as decoded. quality: the user's number, 1 to 100. model_id: 16 hex digits. tiles: their
-    number. bytes: file length. bpp: file bits per pixel. icc_bytes, exif_bytes, xmp_bytes: 0 if absent. source_depth:
-    bits per sample of the encoded picture. note: a sentence for the user, or empty. architecture: what chunk Arch
-    says, such as compressai/mbt2018-mean/mse/3, of files that have no quality (it is 1); empty for all others.
+    mode: of the decoded picture: L, LA, RGB or RGBA. quality: the user's number, 1 to 100. model_id: 16 hex digits.
+    tiles: their number. bytes: file length. bpp: file bits per pixel. icc_bytes, exif_bytes, xmp_bytes: 0 if absent.
+    source_depth: bits per sample of the source picture. note: sentences for the user, or empty. architecture: the
+    content of chunk Arch, such as compressai/mbt2018-mean/mse/3, or empty; files that have it are of quality 1.
     """
 
     width: int
@@ -125,9 +125,7 @@ def write(nic: NicFile) -> bytes:
     _check_header(header, max_pixels=MAX_PIXELS)
     rows, cols = tile_grid(header)
     if len(nic.tiles) != rows * cols:
-        raise NicFormatError(
-            f"{len(nic.tiles)} tiles were given for a grid of {rows} x {cols}: give one for each place"
-        )
+        raise NicFormatError(f"{len(nic.tiles)} tiles were given for a grid of {rows} x {cols}")
 
     flags = (_FLAG_CHUNKS if nic.chunks else 0) | (_FLAG_GRAY if header.gray else 0)
     if header.tile_edge is not None:
@@ -163,20 +161,20 @@ def write(nic: NicFile) -> bytes:
 
 
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
-    """The header of a .nic file; what follows the first 26 bytes is not looked at.
+    """The header of a .nic file, from its first 26 bytes; the rest is not checked.
 
-    Raises TruncatedError, ChecksumError, UnsupportedVersionError, or NicFormatError for data of another kind and for
-    fields out of range.
+    Raises TruncatedError, ChecksumError, UnsupportedVersionError, or NicFormatError if the data are not a .nic file or
+    a field is out of range.
     """
     return _read_header(data, max_pixels)[0]
 
 
 def read(data: bytes, *, max_pixels: int = MAX_PIXELS, any_architecture: bool = False) -> NicFile:
-    """Parse a .nic file and verify every byte of it, before anything is decoded.
+    """Parses a .nic file and verifies every byte of it, before anything is decoded.
 
-    Nothing is allocated on the word of a length field: the result is never larger than `data`. any_architecture: the
-    caller can do with a file whose network is another project's. Raises the errors of `read_header`, the same classes
-    for chunks and tiles, and UnsupportedVersionError for an unknown required chunk, or for another project's network.
+    No length field is trusted with an allocation: the result is never larger than `data`. any_architecture: also accept
+    files for networks of other projects. Raises the errors of `read_header`, for chunks and tiles too, and
+    UnsupportedVersionError for an unknown required chunk or a network of another project.
     """
     header, has_chunks = _read_header(data, max_pixels)
     view = memoryview(data)
@@ -188,11 +186,11 @@ def read(data: bytes, *, max_pixels: int = MAX_PIXELS, any_architecture: bool = 
 
 
 def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
-    """Bytes as they are, or those of the file at a path. Raises NicFormatError if it cannot be read."""
+    """The bytes given, or those of the file at a path. Raises NicFormatError if it cannot be read."""
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
     try:
-        with open(os.fspath(data), "rb") as file:  # a number would be somebody's open file
+        with open(os.fspath(data), "rb") as file:  # fspath: open() would take a number for a file descriptor
             return file.read()
     except OSError as error:
         raise NicFormatError(f"cannot read {os.fsdecode(data)}: {error.strerror}.") from error
@@ -201,14 +199,14 @@ def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
 
 
 def describe(data: bytes) -> NicInfo:
-    """What `neurocodec info` prints. Verifies the whole file, as `read` does and with its errors; runs no network."""
+    """What `neurocodec info` prints. Verifies the whole file and raises errors like `read`; runs no network."""
     nic = read(data, any_architecture=True)
     header, chunks = nic.header, nic.chunks
     depth = chunks[DEPTH][0] if DEPTH in chunks else 8
     architecture = chunks.get(ARCHITECTURE, b"").decode("ascii")
     notes = [
         f"The source had {depth} bits per sample; they were reduced to 8." if depth > 8 else "",
-        "Its network computes in floating point: another machine may fail to decode it, and says so if it does."
+        "Its network computes in floating point: another machine may fail to decode it, with an error."
         if architecture
         else "",
     ]
@@ -237,23 +235,21 @@ def describe(data: bytes) -> NicInfo:
 def _read_header(data: bytes, max_pixels: int) -> tuple[Header, bool]:
     """The header, and whether chunks follow it."""
     if not data:
-        raise TruncatedError("the data are empty, expected a .nic file: check that it was written or copied completely")
+        raise TruncatedError("the file is empty, expected a .nic file: check that it was written or copied completely")
     if not SIGNATURE.startswith(bytes(data[:4])):
         raise NicFormatError(_not_a_nic(bytes(data[:16])))
     if len(data) > 4 and data[4] != VERSION:
         raise UnsupportedVersionError(
             f"this .nic file has format version {data[4]}, this release reads version {VERSION}: "
-            "upgrade neurocodec, or fetch the file again if it may be damaged"
+            "upgrade neurocodec, or get another copy of the file if it may be damaged"
         )
     if len(data) < HEADER_BYTES:
-        raise TruncatedError(f"the data end after {len(data)} bytes, inside the header of {HEADER_BYTES}: {_FETCH}")
+        raise TruncatedError(f"the file ends after {len(data)} bytes, inside the header of {HEADER_BYTES}: {_RETRY}")
     _, _, flags, quality_index, width, height, model_id, crc = _HEADER.unpack_from(data)
     if crc != zlib.crc32(data[: HEADER_BYTES - 4]):
-        raise ChecksumError(f"the header's checksum does not match: {_FETCH}")
+        raise ChecksumError(f"the header's checksum does not match: {_RETRY}")
     if flags & _FLAG_RESERVED:
-        raise NicFormatError(
-            f"the header has reserved flag bits set (0x{flags:02x}), expected zeros: upgrade neurocodec"
-        )
+        raise NicFormatError(f"the header sets reserved flag bits (0x{flags:02x}): upgrade neurocodec")
     code = (flags & _FLAG_TILE) >> 2
     header = Header(
         width=int.from_bytes(width, "little"),
@@ -272,62 +268,62 @@ def _read_chunks(view: memoryview, at: int) -> tuple[dict[str, bytes], int]:
     chunks: dict[str, bytes] = {}
     while True:
         if len(view) - at < RECORD_BYTES:
-            raise TruncatedError(f"the data end at byte {len(view)}, inside the chunk list: {_FETCH}")
+            raise TruncatedError(f"the file ends at byte {len(view)}, inside the chunk list: {_RETRY}")
         name = bytes(view[at : at + 4]).decode("latin-1")
         (length,) = _U32.unpack_from(view, at + 4)
         if not _CHUNK_TYPE.fullmatch(name):
             raise NicFormatError(f"byte {at} holds {name!r}, expected a chunk type of a letter and 3 letters or digits")
         if length > MAX_CHUNK_BYTES:
-            raise NicFormatError(f"chunk {name} claims {length} bytes, the limit is {MAX_CHUNK_BYTES}: {_FETCH}")
+            raise NicFormatError(f"chunk {name} claims {length} bytes, the limit is {MAX_CHUNK_BYTES}: {_RETRY}")
         end = at + 8 + length
         if len(view) - end < 4:
-            raise TruncatedError(f"chunk {name} claims {length} bytes, the data end before: {_FETCH}")
+            raise TruncatedError(f"chunk {name} claims {length} bytes, more than are left: {_RETRY}")
         if _U32.unpack_from(view, end)[0] != zlib.crc32(view[at:end]):
-            raise ChecksumError(f"the checksum of chunk {name} does not match: {_FETCH}")
+            raise ChecksumError(f"the checksum of chunk {name} does not match: {_RETRY}")
         payload = view[at + 8 : end]
         at = end + 4
         if name == _END:
             if length:
                 raise NicFormatError(f"the end marker {_END} holds {length} bytes, expected none")
             if not chunks:
-                raise NicFormatError("the header announces chunks and none follow, expected at least one")
+                raise NicFormatError("the header announces chunks, but none follow")
             return chunks, at
         if name in chunks:
-            raise NicFormatError(f"chunk {name} appears twice, expected at most one of a type")
+            raise NicFormatError(f"chunk {name} appears twice, expected at most one of each type")
         _check_chunk(name, length, payload)
         chunks[name] = bytes(payload)
 
 
 def _read_tiles(view: memoryview, at: int, header: Header) -> tuple[Tile, ...]:
-    """The tile records that start at offset `at` and must end with the data."""
+    """The tile records from offset `at` to the end of the file."""
     rows, cols = tile_grid(header)
-    if rows * cols * RECORD_BYTES > len(view) - at:  # before a list of that length is built
-        raise TruncatedError(f"the data end at byte {len(view)}, too early for {rows} x {cols} tiles: {_FETCH}")
+    if rows * cols * RECORD_BYTES > len(view) - at:  # checked before a list of that length is built
+        raise TruncatedError(f"the file ends at byte {len(view)}, too early for {rows} x {cols} tiles: {_RETRY}")
     tiles = []
     for ordinal in range(rows * cols):
         if len(view) - at < RECORD_BYTES:
-            raise TruncatedError(f"the data end at byte {len(view)}, before tile {ordinal}: {_FETCH}")
+            raise TruncatedError(f"the file ends at byte {len(view)}, before tile {ordinal}: {_RETRY}")
         length, symbols_crc, crc = _TILE.unpack_from(view, at)
         at += RECORD_BYTES
         if length > len(view) - at:
-            raise TruncatedError(f"tile {ordinal} claims {length} bytes, {len(view) - at} are left: {_FETCH}")
+            raise TruncatedError(f"tile {ordinal} claims {length} bytes, {len(view) - at} are left: {_RETRY}")
         stream = bytes(view[at : at + length])
         if crc != _tile_crc(stream, symbols_crc, ordinal):
-            raise ChecksumError(f"the checksum of tile {ordinal} does not match: {_FETCH}")
+            raise ChecksumError(f"the checksum of tile {ordinal} does not match: {_RETRY}")
         tiles.append(Tile(stream, symbols_crc))
         at += length
     if at != len(view):
-        raise NicFormatError(f"{len(view) - at} bytes follow the last tile, expected none: {_FETCH}")
+        raise NicFormatError(f"{len(view) - at} bytes follow the last tile, expected none: {_RETRY}")
     return tuple(tiles)
 
 
 def _check_header(header: Header, max_pixels: int) -> None:
-    """The limits that a writer keeps and a reader enforces."""
+    """Checks the limits that hold for writers and readers."""
     width, height, edge = header.width, header.height, header.tile_edge
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise NicFormatError(f"the picture is {width} x {height} pixels, expected 1 to {MAX_SIDE} on each side")
     if width * height > max_pixels:
-        raise NicFormatError(f"the picture is {width} x {height} pixels, more than the limit of {max_pixels} in all")
+        raise NicFormatError(f"the picture is {width} x {height} pixels, more than the limit of {max_pixels}")
     if not 0 <= header.quality_index <= QUALITY_INDEX_MAX:
         raise NicFormatError(f"the quality index is {header.quality_index}, expected 0 to {QUALITY_INDEX_MAX}")
     if len(header.model_id) != 8:
@@ -335,14 +331,12 @@ def _check_header(header: Header, max_pixels: int) -> None:
     if edge is not None and edge not in TILE_EDGES:
         raise NicFormatError(f"the tile edge is {edge}, expected None or one of {TILE_EDGES}")
     if edge is not None and edge >= width and edge >= height:
-        raise NicFormatError(f"the tile edge {edge} covers all of {width} x {height}, expected tile code 0 (no tiles)")
+        raise NicFormatError(f"one tile of edge {edge} covers all of {width} x {height}, expected tile code 0")
 
 
 def _check_chunk(name: str, length: int, payload: bytes | memoryview) -> None:
     if length > MAX_CHUNK_BYTES:
-        raise NicFormatError(
-            f"chunk {name} has {length} bytes, the limit is {MAX_CHUNK_BYTES}: leave it out or shrink it"
-        )
+        raise NicFormatError(f"chunk {name} has {length} bytes, the limit is {MAX_CHUNK_BYTES}: drop or shrink it")
     if name == DEPTH and (length != 1 or not 9 <= payload[0] <= 32):
         raise NicFormatError(f"chunk {name} holds {bytes(payload[:8]).hex()!r}, expected one byte from 9 to 32")
     if name == ARCHITECTURE and not _ARCHITECTURE.fullmatch(payload):
@@ -350,7 +344,9 @@ def _check_chunk(name: str, length: int, payload: bytes | memoryview) -> None:
             f"chunk {name} holds {bytes(payload[:64])!r}, expected a name such as compressai/mbt2018-mean/mse/3"
         )
     if name[0].isupper() and name not in (ALPHA, ARCHITECTURE):
-        raise UnsupportedVersionError(f"the file needs feature {name!r}, unknown to this release: upgrade neurocodec")
+        raise UnsupportedVersionError(
+            f"the file needs the feature {name!r}, unknown to this release: upgrade neurocodec"
+        )
 
 
 def _chunk(name: str, payload: bytes) -> list[bytes]:
@@ -359,13 +355,13 @@ def _chunk(name: str, payload: bytes) -> list[bytes]:
 
 
 def _tile_crc(stream: bytes, symbols_crc: int, ordinal: int) -> int:
-    """CRC-32 over length, symbol checksum, stream, and the ordinal, which the file does not store."""
+    """CRC-32 over the ordinal, which the file does not store, the length, the symbol checksum and the stream."""
     head = struct.pack("<II", len(stream), symbols_crc)
     return zlib.crc32(_U32.pack(ordinal), zlib.crc32(stream, zlib.crc32(head)))
 
 
 def _foreign(architecture: str, model_id: bytes) -> str:
-    """Why this project's own decoder cannot decode the file, and what can."""
+    """Why neurocodec's own decoder cannot decode the file, and what can."""
     library, _, model = architecture.partition("/")
     if library != "compressai":
         return f"the file needs the network {model} of {library}, which this release does not know: upgrade neurocodec"
@@ -375,7 +371,7 @@ def _foreign(architecture: str, model_id: bytes) -> str:
     )
 
 
-_FETCH = "the file is damaged or incomplete, fetch or encode it again"
+_RETRY = "the file is damaged or incomplete, get another copy or encode it again"
 
 _KINDS = (
     (rb"\xff\xd8\xff", "a JPEG"),
@@ -396,5 +392,5 @@ def _not_a_nic(start: bytes) -> str:
         if re.match(pattern, start, re.DOTALL):
             return f"this is {kind} file, not a .nic file: encode it first, with `neurocodec encode`"
     if start[1:4] == SIGNATURE[1:]:
-        return f"the signature is damaged: found {start[:4].hex(' ')}, expected {SIGNATURE.hex(' ')}: {_FETCH}"
+        return f"the signature is damaged, {start[:4].hex(' ')} instead of {SIGNATURE.hex(' ')}: {_RETRY}"
     return f"this is not a .nic file: it starts with {start[:4].hex(' ')}, expected {SIGNATURE.hex(' ')}"

@@ -1,4 +1,4 @@
-"""Which pixels and latents belong to which tile. Tiles are cut in latents: one latent is 16×16 pixels."""
+"""Which pixels and latents belong to which tile. Tiles are measured in latents: one latent covers 16×16 pixels."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 LATENT = 16
-"""Pixels a latent covers in each direction."""
+"""Width and height of a latent, in pixels."""
 WHOLE = 2048
-"""Pictures with no side above this many pixels are one tile."""
+"""Pictures with both sides up to this many pixels are a single tile."""
 EDGE = 1024
 """Tile edge of larger pictures, in pixels."""
 LARGEST = 4096
-"""Tiles that cover more pixels than this in a direction are refused: a short forged file must not take all memory."""
+"""Largest tile side that is decoded, in pixels, so that a short forged file cannot use up the memory."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of latents: rows top..bottom and columns left..right, ends excluded."""
+    """A rectangle of latents: rows top to bottom - 1, columns left to right - 1."""
 
     top: int
     left: int
@@ -37,7 +37,7 @@ class Window:
         )
 
     def grow(self, halo: int, height: int, width: int) -> Window:
-        """This window with `halo` more latents on each side, as far as the picture of (height, width) latents goes."""
+        """This window with `halo` more latents on each side, clipped to a picture of (height, width) latents."""
         return Window(
             max(0, self.top - halo),
             max(0, self.left - halo),
@@ -46,14 +46,14 @@ class Window:
         )
 
     def meet(self, other: Window) -> Window | None:
-        """The common part, or None."""
+        """The intersection, or None if it is empty."""
         top, left = max(self.top, other.top), max(self.left, other.left)
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Window(top, left, bottom, right) if top < bottom and left < right else None
 
 
 def tile_edge(height: int, width: int) -> int | None:
-    """The tile edge in pixels for a picture of (height, width) pixels, or None for a single tile."""
+    """The tile edge, in pixels, of a picture of (height, width) pixels, or None for a single tile."""
     return None if max(height, width) <= WHOLE else EDGE
 
 
@@ -66,6 +66,6 @@ def windows(height: int, width: int, edge: int | None) -> Iterator[Window]:
 
 
 def region_window(region: tuple[int, int, int, int]) -> Window:
-    """The latents that cover a region of pixels (x, y, width, height)."""
+    """The latents that cover a region (x, y, width, height) of pixels."""
     x, y, width, height = region
     return Window(y // LATENT, x // LATENT, -(-(y + height) // LATENT), -(-(x + width) // LATENT))

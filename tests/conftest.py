@@ -1,4 +1,4 @@
-"""Shared fixtures: the small golden model, a photograph, and pictures from the data folder where there is one."""
+"""Shared fixtures: the small golden model, a photograph, and pictures from the data folder if there is one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 import signal
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: tests run on all cores
+
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from paths import PHOTO, ROOT, SMALL_MODEL
 from PIL import Image
@@ -15,14 +18,15 @@ from PIL import Image
 from neurocodec import model as model_files
 from neurocodec.model import Model
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # shells start background jobs with it ignored; children inherit
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+# Shells start background jobs with SIGINT ignored, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def small_model() -> Model:
-    """The committed model of a few tens of kilobytes: its files are exact, its pictures look like nothing."""
+    """The committed model of a few tens of kilobytes: its files are exact, its pictures unrecognisable."""
     return model_files.load(SMALL_MODEL)
 
 
@@ -40,7 +44,7 @@ def photo() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of test pictures (NEUROCODEC_DATA, or shared/data beside the checkout); skips where there is none."""
+    """The folder of test pictures (NEUROCODEC_DATA, or shared/data beside the checkout); skips if there is none."""
     for candidate in (os.environ.get("NEUROCODEC_DATA"), ROOT.parent / "shared" / "data"):
         if candidate and (Path(candidate) / "kodak").is_dir():
             return Path(candidate)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from neurocodec import image
 from neurocodec.errors import ImageError, MissingWeightsError
+from neurocodec.models.pixels import to_tensor
 from neurocodec.perceptual import features
 from neurocodec.perceptual.weights import SHAPES
 
@@ -160,7 +161,7 @@ def test_minimise_finds_a_known_minimum() -> None:
 def test_reading_and_writing(folder: Path) -> None:
     assert pixels.read("photo.png", 32).shape == (1, 3, 32, 40)
     x = pixels.read("photo.png", 64)
-    assert torch.equal(x, image.to_tensor(image.load("photo.png").rgb)), "nothing is changed at the picture's own size"
+    assert torch.equal(x, to_tensor(image.load("photo.png").rgb)), "nothing is changed at the picture's own size"
     pixels.write(x, "again.png", force=False)
     assert torch.equal(pixels.read("again.png", 64), x)
     with pytest.raises(ImageError, match=r"again\.png"):

@@ -1,4 +1,4 @@
-"""Pictures: every kind of input, orientation, metadata, alpha, tensors, and atomic writes."""
+"""Pictures: every kind of input, orientation, metadata, alpha, and files that are written."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms, ImageOps
@@ -377,7 +377,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path, words in [
         (tmp_path / "none.png", "No such file"),
         (tmp_path, "directory"),
-        (written(tmp_path, "a.txt", b"hello"), "no picture that Pillow can read"),
+        (written(tmp_path, "a.txt", b"hello"), "not a picture that Pillow can read"),
         (written(tmp_path, "a.nic", b"\x8fNIC\x01"), "neurocodec decode"),
         (
             written(tmp_path, "bomb.png", png(np.zeros((1, 1), int), 8, 0)[:16] + b"\0\0\xff\xff" * 2 + bytes(17)),
@@ -392,7 +392,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_too_little_memory_is_not_called_damage(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     im = Image.fromarray(RGB)
     monkeypatch.setattr(Image.Image, step, lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(errors.ImageError, match="more memory than there is"):
+    with pytest.raises(errors.ImageError, match="more memory than is free"):
         load(im)
 
 
@@ -407,7 +407,7 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # Alpha
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
 def test_alpha_is_lossless(alpha: Any) -> None:
     data = image.encode_alpha(alpha)
@@ -436,10 +436,13 @@ def test_an_alpha_plane_that_inflates_without_end_is_not_read_to_its_end() -> No
     scan_lines = packer.compress(bytes(1 << 24)) + packer.flush()
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 7, 5, 8, 0, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", scan_lines) + chunk(b"IEND", b"")
-    assert image._inflated_bytes(data, 1 << 24) == 1 << 24
-    assert image._inflated_bytes(data, 40) is None
-    with pytest.raises(errors.NicFormatError, match="does not hold 7 x 5"):
-        image.decode_alpha(data, 7, 5)
+    tracemalloc.start()
+    try:
+        with pytest.raises(errors.NicFormatError, match="does not hold 7 x 5"):
+            image.decode_alpha(data, 7, 5)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_changed_bytes_in_an_alpha_plane_never_change_it_silently() -> None:
@@ -453,22 +456,7 @@ def test_changed_bytes_in_an_alpha_plane_never_change_it_silently() -> None:
         np.testing.assert_array_equal(alpha, GRAY)  # a byte that PNG readers ignore
 
 
-# Tensors
-
-
-def test_tensor_round_trip_is_exact() -> None:
-    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    x = image.to_tensor(levels)
-    assert (x.shape, x.dtype, float(x.min()), float(x.max())) == ((1, 3, 16, 16), torch.float32, 0.0, 1.0)
-    np.testing.assert_array_equal(image.from_tensor(x), levels)
-    np.testing.assert_array_equal(image.from_tensor(image.to_tensor(RGB[:, ::-1])), RGB[:, ::-1])
-
-
-def test_from_tensor_clamps_and_rounds_halves_up() -> None:
-    x = torch.tensor([-9.0, 0.5 / 255, 2.5 / 255, 0.49 / 255, 9.0, float("inf")]).reshape(1, 3, 1, 2)
-    assert image.from_tensor(x).transpose(2, 0, 1).reshape(-1).tolist() == [0, 1, 3, 0, 255, 255]
-    with pytest.raises(errors.ImageError, match="NaN"):
-        image.from_tensor(torch.full((1, 3, 1, 1), float("nan")))
+# Padding
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 1), (3, 33), (64, 63)])

@@ -47,6 +47,7 @@ from neurocodec.errors import (
 )
 from neurocodec.integer.gpu import resolve_device
 from neurocodec.interop.torchvision_shim import import_with_torchvision
+from neurocodec.models.pixels import from_tensor, to_tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -185,7 +186,7 @@ def encode(source: str | os.PathLike[str] | Image | NDArray[Any], model: Model) 
         raise ImageError(f"the picture has {height * width} pixels; these networks code at most {MAX_PIXELS}.")
     writer = _Writer(model.tables)
     with _own_precision():
-        x = image.to_tensor(image.pad_to_multiple(picture.rgb, model.factor)).to(model.device)
+        x = to_tensor(image.pad_to_multiple(picture.rgb, model.factor)).to(model.device)
         y = model.g_a(x)
         latents = {"y": _array(y)}
         if model.h_a is not None:
@@ -243,7 +244,7 @@ def decode(data: bytes | str | os.PathLike[str], model: Model | None = None, *, 
         if reader.crc != nic.tiles[0].symbols_crc:
             raise ChecksumError(f"The file decoded to other symbols than were encoded. {_INEXACT}")
         x_hat = model.g_s(_tensor(y_hat, model.device).float())
-        rgb = image.from_tensor(x_hat)[: header.height, : header.width]
+        rgb = from_tensor(x_hat)[: header.height, : header.width]
     alpha = nic.chunks.get(container.ALPHA)
     plane = None if alpha is None else image.decode_alpha(alpha, header.width, header.height)
     return image.to_pil(codec.picture_of(nic, rgb, plane))
@@ -543,7 +544,7 @@ def _published(label: str, device: str) -> Model:
 def _spread_of_latents(network: Any, rgb: NDArray[np.uint8]) -> Callable[[float], None]:
     """A function that gives y of this picture a standard deviation, and tells the network's entropy model so."""
     with torch.no_grad():
-        x = image.to_tensor(image.pad_to_multiple(rgb, network.downsampling_factor))
+        x = to_tensor(image.pad_to_multiple(rgb, network.downsampling_factor))
         last, bottleneck = _last_convolution(network.eval().g_a), network.entropy_bottleneck
         y = network.g_a(x)
         unit = last.weight / (y - y.mean((2, 3), keepdim=True)).std()

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from neurocodec import model as model_files
 from neurocodec.entropy.grid import QUALITY_STEPS, UNIT
 from neurocodec.errors import ModelMismatchError
-from neurocodec.image import from_tensor
 from neurocodec.model import GeneratorConfig, GeneratorFile, Model
 from neurocodec.models.freeze import thaw
 from neurocodec.models.hific import Generator
+from neurocodec.models.pixels import from_tensor
 
 
 def new(config: GeneratorConfig, model: Model) -> Generator:

@@ -124,7 +124,7 @@ def test_problems_come_at_the_end_and_stop_nothing(
     assert lines[-1] == "1 encoded, 0 there already, 7 failed"
     assert all(error.startswith("neurocodec: ") for error in errors)
     for words in (
-        "a.png is no picture",
+        "a.png is not a picture",
         "b.nic exists and is no .nic file; use --force",
         "a.nic is a folder",
         "twice.png: another picture becomes",

@@ -57,7 +57,7 @@ def test_the_same_files_as_on_one_machine_and_again(tree: Path, tmp_path: Path) 
     summary = interop.encode_folder(tree, out, model=MODEL, quality=30, workers=2)
     assert (summary.encoded, summary.there_already) == (4, 1)
     assert {Path(source).name for source in summary.failed} == {"broken.png", "twice.png", "twice.jpg"}
-    assert "broken.png is no picture" in summary.failed[str(tree / "broken.png")]
+    assert "broken.png is not a picture" in summary.failed[str(tree / "broken.png")]
     found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert found.keys() == {"a.nic", "b.nic", "e.nic", "sub/c.nic", "sub/sub/d.nic"}
     for name, source in (("a.nic", "a.png"), ("sub/sub/d.nic", "sub/sub/d.webp")):
