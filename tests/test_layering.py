@@ -21,7 +21,7 @@ LEVELS = {
     "neurocodec.files": 1,
     "neurocodec.entropy.native": 1,
     "neurocodec.tiling": 1,
-    "neurocodec.processes": 1,
+    "neurocodec.workers": 1,
     "neurocodec.metrics": 1,
     "neurocodec.entropy": 2,
     "neurocodec.perceptual": 2,
@@ -32,7 +32,7 @@ LEVELS = {
     "neurocodec.collection": 5,
     "neurocodec.conformance": 5,
     "neurocodec.pillow_plugin": 5,
-    "neurocodec.pillow_hook": 5,
+    "neurocodec.pillow_reader": 5,
     "neurocodec.training": 5,
     "neurocodec.bench": 5,
     "neurocodec.interop": 5,
@@ -50,7 +50,7 @@ NO_TORCH = (
     "entropy.coder",
     "entropy.native",
     "errors",
-    "pillow_hook",
+    "pillow_plugin",
 )
 CODING = ("neurocodec", "codec", "checkpoint", "container", "image", "tiling", "errors", "entropy", "models", "pillow")
 CORE = {"torch", "numpy", "PIL", "safetensors", "neurocodec"}
