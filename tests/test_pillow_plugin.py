@@ -161,11 +161,11 @@ def test_a_failed_save_leaves_no_file(tmp_path: Path) -> None:
         "import neurocodec; from PIL import Image",
         "from PIL import Image; import neurocodec",
         "import neurocodec.pillow_plugin; from PIL import Image",
-        "import neurocodec.image; from PIL import Image",
     ],
 )
 def test_import_neurocodec_registers_the_format(first: str) -> None:
-    script = f"import sys; {first}\nprint(Image.MIME['NIC'], Image.EXTENSION['.nic'], {{'torch', 'numpy'}} & {{*sys.modules}})"
-    script = script.replace("{'torch', 'numpy'}", "{'torch'}") if "image;" in first else script
+    script = f"""import sys; {first}
+print(Image.MIME["NIC"], Image.EXTENSION[".nic"])
+print(*[name for name in ("numpy", "torch") if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.split() == ["image/x-nic", "NIC", "set()"]
+    assert done.stdout == "image/x-nic NIC\n\n"
