@@ -5,25 +5,23 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from neurocodec import image
-from neurocodec.cli.files import check_output
 from neurocodec.errors import ImageError
+from neurocodec.files import check_output
 from neurocodec.models.pixels import from_tensor, to_tensor
 
 MIN_SIDE = 32
 
 
 def check(output: str, device: str, *, force: bool) -> None:
-    """Raises ImageError, before minutes of work, for an output that `write` would refuse and a missing GPU."""
+    """Raises OutputError for an output that `write` would refuse, ImageError for a missing GPU; before the work."""
     check_output(output, force=force)
-    if Image.registered_extensions().get(Path(output).suffix.lower()) not in Image.SAVE:
-        raise ImageError(f"{output}: expected the suffix of a format that Pillow writes: use .png")
+    image.check_format(output)
     if device == "cuda" and not torch.cuda.is_available():
         raise ImageError("the device is cuda, and PyTorch finds no GPU here: use cpu")
 
@@ -39,7 +37,7 @@ def read(path: str, size: int) -> Tensor:
 
 
 def write(x: Tensor, path: str, *, force: bool) -> None:
-    """x: (1, 3, H, W), to a file in the format its suffix names. Raises ImageError; if it exists, unless `force`."""
+    """x: (1, 3, H, W), to a file in the format its suffix names. Raises OutputError."""
     image.save_pil(Image.fromarray(from_tensor(x)), path, force=force)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from neurocodec import pillow_hook
+from neurocodec import pillow_plugin
 from neurocodec.container import NicInfo, describe, read_bytes
 from neurocodec.errors import (
     ChecksumError,
@@ -31,7 +31,7 @@ from neurocodec.errors import (
 if TYPE_CHECKING:
     from neurocodec.codec import decode, encode
 
-pillow_hook.install()  # Pillow opens and saves .nic; costs nothing until Pillow is imported
+pillow_plugin.register()
 
 __version__ = "0.1.0"
 
@@ -57,15 +57,15 @@ __all__ = [
 
 
 def info(data: bytes | str | os.PathLike[str]) -> NicInfo:
-    """What a .nic file says about itself, without running a network. data: the bytes of the file, or its path.
+    """Describes a .nic file without running a network. data: the bytes of the file, or its path.
 
-    Raises NicFormatError or a subclass for data that are not a sound .nic file, or a path that cannot be read.
+    Raises NicFormatError if the data are not a valid .nic file, or the path cannot be read.
     """
     return describe(read_bytes(data))
 
 
 def __getattr__(name: str) -> Any:
-    """`encode` and `decode` import torch when they are first used."""
+    """Imports `encode` and `decode`, and with them torch, when they are first used."""
     if name in ("encode", "decode"):
         from neurocodec import codec
 

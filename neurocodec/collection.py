@@ -1,68 +1,88 @@
-"""Folders of pictures, and the .nic files that they become: the same tree, one file each.
-
-Used on one machine by `neurocodec encode DIR`, and on a cluster by `neurocodec.interop.ray`.
-"""
+"""Which file becomes which: the outputs of `neurocodec encode`, `neurocodec decode` and `neurocodec.interop.ray`."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from neurocodec import files
+from neurocodec.errors import OutputError
 
 SUFFIX = ".nic"
-_NOT_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow recognises such files and cannot decode them alone
+_NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow recognises these formats, but cannot decode them
 
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the output it becomes, or the sentence that says why it cannot. done: the output is there."""
+    """An input file and its output.
+
+    problem: the sentence that says why the job cannot be done, or empty. skip: the output exists already.
+    """
 
     source: str
     target: str
     problem: str = ""
-    done: bool = False
+    skip: bool = False
 
 
-def plan(inputs: Sequence[str], output: str | None, *, force: bool) -> list[Job]:
-    """A job for each picture below the folders, and for each file, of `inputs`, in order of their paths.
+def plan(inputs: Sequence[str], output: str | None = None, *, suffix: str = SUFFIX, force: bool = False) -> list[Job]:
+    """A job for each input file, in order; folders of pictures become jobs only if `suffix` is .nic.
 
-    Below `output` stands what stands below a folder; without it .nic files stand beside the pictures. Pictures are the
-    files with a suffix that Pillow reads. What begins with a dot is left out, and links to folders are not followed.
-    A .nic file that is there already is done, unless `force` is set; another file in its place is a problem, as are two
-    pictures that would become one file, and a folder without pictures. A picture that two inputs hold is one job, if
-    both would make the same file of it.
+    output: the name of a single output file; or a folder, which mirrors each input folder. By default, each output is
+    next to its input. An input folder stands for the pictures in it and in its subfolders, by their suffixes and in
+    order of their paths, without hidden files and without following links to folders.
+
+    If the inputs include a folder, existing .nic files are skipped, so that a run can be continued; otherwise an output
+    that exists is a problem. `force` overwrites both. Two inputs with the same output are a problem, but an input given
+    twice is one job. Raises OutputError if `output` cannot be the output of these inputs.
     """
-    found: dict[tuple[str, str], tuple[str, str, str]] = {}  # by what is read and what is written
-    for given in inputs:
-        for path, problem in _pictures(given):
-            target = _target(given, path, output)
-            found.setdefault((_place(path), _place(target)), (path, target, problem))
-    wanted = Counter(place for (_, place), (*_, problem) in found.items() if not problem)
-    jobs = []
-    for (_, place), (path, target, problem) in found.items():
-        if not problem and wanted[place] > 1:
-            problem = f"{path}: another picture becomes {target} too: rename one"
-        done = not problem and not force and is_nic(target)
-        jobs.append(Job(path, target, problem or ("" if done else _obstacle(path, target, force)), done))
-    return jobs
+    resumable = suffix == SUFFIX and any(map(os.path.isdir, inputs))
+    is_folder = (
+        output is None or resumable or len(inputs) > 1 or os.path.isdir(output) or output.endswith(("/", os.sep))
+    )
+    if output is not None and not os.path.isdir(output):
+        ending = os.path.splitext(output)[1].lower()
+        if is_folder and (os.path.lexists(output) or ending in {suffix, *picture_suffixes()}):
+            raise OutputError(f"{output} is not a folder, which several inputs or a folder need: name one with -o")
+        if not is_folder and suffix == SUFFIX and ending != SUFFIX:
+            raise OutputError(
+                f"{output} has the suffix {ending!r}, expected {SUFFIX}: give another name for the output"
+            )
+
+    jobs: dict[tuple[str, str], Job] = {}
+    for name in inputs:
+        for path, problem in _sources(name, suffix):
+            target = output if output is not None and not is_folder else _target(name, path, output, suffix)
+            jobs.setdefault((os.path.realpath(path), os.path.realpath(target)), Job(path, target, problem))
+    count = Counter(target for (_, target), job in jobs.items() if not job.problem)
+    for (source, target), job in jobs.items():
+        if job.problem:
+            continue
+        if suffix == SUFFIX and is_nic(source):
+            problem = f"{job.source} is a .nic file already, expected a picture: decode it first"
+        elif count[target] > 1:
+            problem = f"{job.source}: another input becomes {job.target} too: rename one"
+        elif source == target:
+            problem = f"{job.source} would be overwritten by its own output: give another name with -o"
+        elif resumable and not force and is_nic(target):
+            jobs[source, target] = replace(job, skip=True)
+            continue
+        else:
+            problem = _problem(job.target, force, make_folders=output is not None and is_folder)
+        jobs[source, target] = replace(job, problem=problem)
+    return list(jobs.values())
 
 
 def write(job: Job, data: bytes, *, force: bool) -> None:
-    """Writes the file of a job, whole or not at all, and makes the folders it needs. Raises ImageError."""
-    from neurocodec.errors import ImageError
-    from neurocodec.files import write_bytes
-
-    folder = os.path.dirname(job.target) or "."
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{folder}: the folder cannot be made: {error.strerror}") from error
-    write_bytes(job.target, data, force=force)
+    """Writes the output of a job, and makes its folder if it is missing. Raises OutputError."""
+    files.make_folder(os.path.dirname(job.target) or ".")
+    files.write_bytes(job.target, data, force=force)
 
 
 def is_nic(path: str) -> bool:
-    """Whether the file starts as a .nic file does; False if it cannot be read."""
+    """Whether a file starts like a .nic file; False if it cannot be read."""
     from neurocodec.container import SIGNATURE
 
     try:
@@ -73,22 +93,31 @@ def is_nic(path: str) -> bool:
 
 
 def picture_suffixes() -> set[str]:
-    """The suffixes of files that are taken for pictures, in small letters."""
+    """The suffixes of picture files that Pillow reads, in lower case, without .nic."""
     from PIL import Image
 
-    kinds = Image.registered_extensions()
-    return {suffix for suffix, kind in kinds.items() if kind in Image.OPEN and kind not in _NOT_PICTURES} - {SUFFIX}
+    formats = Image.registered_extensions()
+    return {suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _NO_PICTURES} - {SUFFIX}
 
 
-def _pictures(given: str) -> Iterator[tuple[str, str]]:
-    """Path of each picture and why it cannot be read; of what holds none, its own path and why."""
-    if not os.path.isdir(given):
-        yield given, "" if os.path.exists(given) else f"{given}: No such file or directory: check the name"
-        return
+def _sources(name: str, suffix: str) -> Iterator[tuple[str, str]]:
+    """The path of each file that an input stands for, and its problem."""
+    if not os.path.exists(name):
+        yield name, f"{name}: No such file or directory: check the name"
+    elif not os.path.isdir(name):
+        yield name, ""
+    elif suffix != SUFFIX:
+        yield name, f"{name} is a folder, expected a file: name the files in it"
+    else:
+        yield from _pictures(name)
+
+
+def _pictures(folder: str) -> Iterator[tuple[str, str]]:
+    """The path of each picture in a folder; then the subfolders that cannot be read, and why."""
     suffixes = picture_suffixes()
     errors: list[OSError] = []
     empty = True
-    for parent, folders, names in os.walk(given, onerror=errors.append):
+    for parent, folders, names in os.walk(folder, onerror=errors.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
@@ -97,27 +126,19 @@ def _pictures(given: str) -> Iterator[tuple[str, str]]:
     for error in errors:
         yield error.filename, f"{error.filename}: {error.strerror}"
     if empty and not errors:
-        yield given, f"{given} holds no pictures: name another folder"
+        yield folder, f"{folder} contains no pictures: name another folder"
 
 
-def _target(given: str, path: str, output: str | None) -> str:
-    """The .nic file of a picture: below `output` as it stands below the folder given, or beside the picture."""
-    folder = given if os.path.isdir(given) else os.path.dirname(path)
-    name = os.path.splitext(os.path.relpath(path, folder or "."))[0] + SUFFIX
-    return os.path.join(folder if output is None else output, name)
+def _target(name: str, path: str, output: str | None, suffix: str) -> str:
+    """The output for the file `path` of the input `name`, in the folder `output` or next to the file."""
+    folder = name if os.path.isdir(name) else os.path.dirname(path)
+    relative = os.path.splitext(os.path.relpath(path, folder or "."))[0] + suffix
+    return os.path.join(folder if output is None else output, relative)
 
 
-def _place(path: str) -> str:
-    """The same for two ways to write a path."""
-    return os.path.normcase(os.path.abspath(path))
-
-
-def _obstacle(path: str, target: str, force: bool) -> str:
-    """Why the target cannot be written, as far as that shows now; empty if it can."""
-    if not os.path.lexists(target):
-        return ""
-    if os.path.isdir(target):
-        return f"{target} is a folder: rename it, or {path}"
-    if os.path.realpath(path) == os.path.realpath(target):
-        return f"{path} would be overwritten by its own output: name another folder with -o"
-    return "" if force else f"{target} exists and is no .nic file; use --force to overwrite it"
+def _problem(target: str, force: bool, make_folders: bool) -> str:
+    try:
+        files.check_output(target, force=force, make_folders=make_folders)
+    except OutputError as error:
+        return str(error)
+    return ""

@@ -1,19 +1,23 @@
-"""Every exception that neurocodec raises on purpose.
+"""Every exception that neurocodec raises on purpose, and the sentence that tells a user about any exception.
 
 NeurocodecError
-├── NicFormatError            the bytes are not a valid .nic file
+├── NicFormatError            the data are not a valid .nic file
 │   ├── TruncatedError        they end too early
-│   ├── ChecksumError         a checksum does not match: damaged, or decoded to other symbols
+│   ├── ChecksumError         a checksum does not match: damaged, or wrongly decoded
 │   └── UnsupportedVersionError   a newer format than this release reads
-├── ModelNotFoundError        no installed model has the id or the name asked for
+├── ModelNotFoundError        no installed model has this id or name
 ├── ModelMismatchError        a model file is damaged, or is not the one the .nic names
-├── ImageError                the input is no picture that can be encoded
+├── ImageError                the input is not a picture that can be encoded
 ├── OutputError               an output exists already or cannot be written
 ├── ConfigError               a configuration, an argument of a benchmark or a results file is wrong
 ├── MissingPackageError       an optional package is not installed
 ├── MissingWeightsError       the weights of a feature network are not on this machine, or are damaged
-└── NativeUnavailableError    the compiled range coder was required and is not there
+└── NativeUnavailableError    the compiled range coder is required but cannot be used
 """
+
+from __future__ import annotations
+
+import os
 
 
 class NeurocodecError(Exception):
@@ -61,8 +65,30 @@ class MissingPackageError(NeurocodecError, ImportError):
 
 
 class MissingWeightsError(NeurocodecError, FileNotFoundError):
-    """The weights of a feature network are not on this machine, or the file that should hold them does not."""
+    """The weights of a feature network are not on this machine, or are damaged."""
 
 
 class NativeUnavailableError(NeurocodecError, ImportError):
     """The compiled extension was required (NEUROCODEC_NATIVE=require) and cannot be used."""
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text on one line, or the name of its class if it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def sentence(error: BaseException, subject: str = "") -> str:
+    """The error in one sentence for the user. subject: such as a file name; it comes first unless the text has it."""
+    text = one_line(error)
+    if isinstance(error, NeurocodecError):
+        pass
+    elif isinstance(error, MemoryError):
+        text = "out of memory: close other programs or use a smaller picture"
+    elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("neurocodec"):
+        text = f"this command needs {error.name}, which is not installed: pip install {error.name}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    elif not (isinstance(error, ValueError) and str(error).strip()):
+        text = f"unexpected {type(error).__name__}{f': {text}' if str(error).strip() else ''}: please report it, "
+        text += "with what NEUROCODEC_TRACEBACK=1 shows"
+    return text if subject in text else f"{subject}: {text}"

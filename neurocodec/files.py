@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,29 +15,54 @@ from neurocodec.errors import MissingPackageError, OutputError
 TIMEOUT_S = 30
 
 
-@contextlib.contextmanager
-def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
-    """A binary file to write to, readable as well, which becomes `path` when the block ends without an error.
+def check_output(path: str | os.PathLike[str], *, force: bool = False, make_folders: bool = False) -> None:
+    """Raises OutputError if the file cannot be written, as far as that can be known before.
 
-    Until then it has a temporary name in the same folder; after an error it is removed. A symbolic link is followed.
-    Raises OutputError if the file exists and `force` is not set, or cannot be written.
+    make_folders: whether `make_folder` will be called first, so that the file's folder need not exist.
     """
     name = os.fspath(path)
     target = os.path.realpath(name)
     if os.path.lexists(target):
         if not os.path.isfile(target):
-            raise OutputError(f"{name} is not a regular file: give another name for the output")
+            kind = "a folder" if os.path.isdir(target) else "not a regular file"
+            raise OutputError(f"{name} is {kind}: give another name for the output")
         if not force:
             raise OutputError(_exists(name))
+    folder = os.path.dirname(target)
+    while make_folders and not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        reason = f"{folder} is not a folder" if os.path.lexists(folder) else f"there is no folder {folder}"
+        raise OutputError(f"{name} cannot be written: {reason}")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{name} cannot be written: the folder {folder} is not writable")
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
+    """A binary file to write to, readable as well, which becomes `path` when the block ends without an error.
+
+    Until then it has a temporary name in the same folder; after an error it is removed. A symbolic link is followed,
+    and a file that is overwritten keeps its permissions. Raises OutputError if the file exists and `force` is not set,
+    or cannot be written.
+    """
+    check_output(path, force=force)
+    name = os.fspath(path)
+    target = os.path.realpath(name)
     part = os.path.join(os.path.dirname(target), f".neurocodec-{secrets.token_hex(8)}.part")
     try:
         try:
             with open(part, "x+b") as file:
+                if force:
+                    with contextlib.suppress(OSError):  # there may be no such file
+                        shutil.copymode(target, part)
                 yield file
             _publish(part, target, force)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part)
+    except OutputError:
+        raise
     except FileExistsError:
         raise OutputError(_exists(name)) from None
     except OSError as error:
@@ -58,9 +84,10 @@ def make_folder(path: str | os.PathLike[str]) -> None:
 
 
 def download(url: str, sha256: str, target: Path) -> None:
-    """Downloads a file to `target`, whose folder is made.
+    """Downloads a file to `target`, whose folder is made if it is missing.
 
-    Raises OSError if it cannot be downloaded or has another SHA-256, MissingPackageError without pooch.
+    A file that exists and has this SHA-256 is not downloaded again; one with another is replaced. Raises OSError if the
+    download fails or has another SHA-256, MissingPackageError without pooch.
     """
     try:
         import pooch
@@ -69,7 +96,7 @@ def download(url: str, sha256: str, target: Path) -> None:
     request = pooch.HTTPDownloader(timeout=TIMEOUT_S)
     try:
         pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=request)
-    except ValueError as error:  # pooch found another hash, and has removed the file
+    except ValueError as error:  # pooch removes a file with another hash
         raise OSError(f"{url} does not have the SHA-256 {sha256[:8]}...") from error
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from neurocodec import metadata
-from neurocodec.errors import ImageError, NicFormatError
+from neurocodec.errors import ImageError, NicFormatError, OutputError, one_line
 from neurocodec.files import writing
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def load(source: str | os.PathLike[str] | Image.Image | NDArray[Any]) -> Picture
     except UnidentifiedImageError:
         raise ImageError(_unidentified(path)) from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: {_sentence(error)} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file") from None
+        raise ImageError(f"{path}: {one_line(error)} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file") from None
     except ImageError:
         raise
     except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or _sentence(error)}: give a picture that can be read") from error
+        raise ImageError(f"{path}: {error.strerror or one_line(error)}: give a picture that can be read") from error
     except Exception as error:  # Pillow's parsers raise nearly any class on damaged files
         raise ImageError(_undecodable(path, error)) from error
 
@@ -95,27 +95,34 @@ def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = Fal
     """Writes `im` in the format that the suffix of `path` names, with the ICC profile, EXIF and XMP of its info.
 
     PNG, TIFF and WebP are lossless, JPEG has quality 95 without chroma subsampling. The file appears whole or not at
-    all. Raises ImageError if the format cannot hold the picture, OutputError as `files.writing` does.
+    all. Raises OutputError if it cannot be written, as `files.writing` does, or if the format cannot hold the picture.
     """
     name = os.fspath(path)
-    suffix = os.path.splitext(name)[1].lower()
-    kind = Image.registered_extensions().get(suffix)
-    if kind is None or kind not in Image.SAVE:
-        raise ImageError(f"{name} has the suffix {suffix!r}, expected a format that Pillow writes: use .png")
-    if kind in _ICONS:
-        raise ImageError(f"{name}: {kind} is an icon format and would change the size of this picture: use .png")
+    kind = check_format(name)
     no_alpha = f"{name}: {kind} cannot hold the alpha channel of this picture: use .png"
     if im.mode == "RGBA" and kind in _ALPHA_IS_LOST:
-        raise ImageError(no_alpha)
+        raise OutputError(no_alpha)
     with writing(name, force=force) as file:
         out = io.BytesIO()  # Pillow's JPEG 2000 writer never returns from a full disk
         try:
             im.save(out, format=kind, **_QUALITY.get(kind, {}), **metadata.save_options(im, kind))
         except (OSError, ValueError, TypeError, AttributeError, KeyError, SyntaxError, struct.error) as error:
             if im.mode in ("LA", "RGBA") and "cannot write mode" in str(error):
-                raise ImageError(no_alpha) from error
-            raise ImageError(f"{name}: {kind} cannot hold this picture ({_sentence(error)}): use .png") from error
+                raise OutputError(no_alpha) from error
+            raise OutputError(f"{name}: {kind} cannot hold this picture ({one_line(error)}): use .png") from error
         file.write(out.getbuffer())
+
+
+def check_format(path: str | os.PathLike[str]) -> str:
+    """The format that the suffix of `path` names, as Pillow spells it. Raises OutputError if it cannot be used."""
+    name = os.fspath(path)
+    suffix = os.path.splitext(name)[1].lower()
+    kind = Image.registered_extensions().get(suffix)
+    if kind is None or kind not in Image.SAVE or suffix == ".nic":
+        raise OutputError(f"{name} has the suffix {suffix!r}, expected a picture format that Pillow writes: use .png")
+    if kind in _ICONS:
+        raise OutputError(f"{name}: {kind} is an icon format and would change the size of this picture: use .png")
+    return kind
 
 
 def encode_alpha(alpha: NDArray[np.uint8]) -> bytes:
@@ -146,7 +153,7 @@ def decode_alpha(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
             im.load()
             alpha: NDArray[np.uint8] = np.array(im, dtype=np.uint8)
     except Exception as error:  # Pillow's parsers raise nearly any class on damaged files
-        raise NicFormatError(f"the alpha plane is damaged ({_sentence(error)}): encode the picture again") from error
+        raise NicFormatError(f"the alpha plane is damaged ({one_line(error)}): encode the picture again") from error
     if alpha.shape != (height, width):
         raise NicFormatError(f"the alpha plane decoded to {alpha.shape}, expected {(height, width)}: encode it again")
     return alpha
@@ -246,7 +253,7 @@ def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8]
     except MemoryError as error:
         raise ImageError(_undecodable(name, error)) from error
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name} cannot be converted to RGB ({_sentence(error)}): convert it first") from error
+        raise ImageError(f"{name} cannot be converted to RGB ({one_line(error)}): convert it first") from error
     if values.ndim == 2:
         values = values[:, :, None]
     if im.mode in ("1", "L") and isinstance(transparent, int):
@@ -296,11 +303,6 @@ def _rawmode(im: Image.Image) -> str:
     return args if isinstance(args, str) else ""
 
 
-def _sentence(error: BaseException) -> str:
-    """The error's text on one line, or its class if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _unidentified(path: str) -> str:
     with open(path, "rb") as file:
         if file.read(4) == b"\x8fNIC":
@@ -311,4 +313,4 @@ def _unidentified(path: str) -> str:
 def _undecodable(name: str, error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"{name} needs more memory than is free: close other programs or use a smaller picture"
-    return f"{name} cannot be decoded as a picture ({_sentence(error)}): the file is damaged or incomplete"
+    return f"{name} cannot be decoded as a picture ({one_line(error)}): the file is damaged or incomplete"

@@ -19,7 +19,6 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms, ImageOps
 
 from neurocodec import errors, image
-from neurocodec.files import write_bytes
 from neurocodec.image import Picture, load, save_pil, to_pil
 
 RNG = np.random.default_rng(7)
@@ -477,55 +476,11 @@ def test_padding_repeats_the_edge(size: tuple[int, int], multiple: int) -> None:
 
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     path = written(tmp_path, "a.png", b"precious")
-    for write in (
-        lambda **k: save_pil(Image.fromarray(RGB), path, **k),
-        lambda **k: write_bytes(path, b"new", **k),
-    ):
-        path.write_bytes(b"precious")
-        with pytest.raises(errors.ImageError, match="exists; use --force"):
-            write()
-        assert path.read_bytes() == b"precious"
-        write(force=True)
-        assert path.read_bytes() != b"precious"
-    assert os.listdir(tmp_path) == ["a.png"]
-
-
-def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-
-    class Slow(Image.Image):
-        def save(self, fp: Any, format: str | None = None, **_: Any) -> None:
-            fp.write(b"mine")
-            path.write_bytes(b"theirs")
-
-    with pytest.raises(errors.ImageError, match="exists"):
-        save_pil(Slow(), path)
-    assert path.read_bytes() == b"theirs"
-    assert os.listdir(tmp_path) == ["a.png"]
-
-
-def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(*_: Any) -> None:
-        raise PermissionError("no links here")
-
-    monkeypatch.setattr(os, "link", no_links)
-    write_bytes(tmp_path / "a.bin", b"data")
-    assert (tmp_path / "a.bin").read_bytes() == b"data"
-    assert os.listdir(tmp_path) == ["a.bin"]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_failure_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
-    path = written(tmp_path, "a.png", b"old")
-
-    class Failing(Image.Image):
-        def save(self, fp: Any, format: str | None = None, **_: Any) -> None:
-            fp.write(b"half")
-            raise error
-
-    with pytest.raises(error):
-        save_pil(Failing(), path, force=True)
-    assert path.read_bytes() == b"old"
+    with pytest.raises(errors.OutputError, match="exists; use --force"):
+        save_pil(Image.fromarray(RGB), path)
+    assert path.read_bytes() == b"precious"
+    save_pil(Image.fromarray(RGB), path, force=True)
+    np.testing.assert_array_equal(load(path).rgb, RGB)
     assert os.listdir(tmp_path) == ["a.png"]
 
 
@@ -539,41 +494,30 @@ def test_failure_leaves_nothing_behind(tmp_path: Path, error: type[BaseException
         ("a.bmp", "RGBA", "cannot hold the alpha channel"),
         ("a.ico", "RGB", "would change the size"),
         ("a.icns", "RGB", "would change the size"),
-        ("a.xyz", "RGB", "expected a format that Pillow writes"),
-        ("a", "RGB", "expected a format that Pillow writes"),
-        ("none/a.png", "RGB", "cannot be written: No such file"),
+        ("a.xyz", "RGB", "expected a picture format that Pillow writes"),
+        ("a", "RGB", "expected a picture format that Pillow writes"),
+        ("none/a.png", "RGB", "cannot be written: there is no folder"),
+        ("a.nic", "RGB", "expected a picture format that Pillow writes"),
     ],
 )
 def test_pictures_that_cannot_be_written(tmp_path: Path, name: str, mode: str, words: str) -> None:
-    with pytest.raises(errors.ImageError, match=words):
+    with pytest.raises(errors.OutputError, match=words):
         save_pil(Image.fromarray(RGBA).convert(mode), tmp_path / name)
     assert os.listdir(tmp_path) == []
 
 
 def test_metadata_too_long_for_the_format_is_an_error(tmp_path: Path) -> None:
     im = to_pil(Picture(RGB, exif=exif(1) + bytes(70000)))
-    with pytest.raises(errors.ImageError, match=r"JPEG cannot hold this picture .*use \.png"):
+    with pytest.raises(errors.OutputError, match=r"JPEG cannot hold this picture .*use \.png"):
         save_pil(im, tmp_path / "a.jpg")
     assert os.listdir(tmp_path) == []
 
 
 def test_metadata_of_a_wrong_type_is_an_error(tmp_path: Path) -> None:
     tags = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIIId", 0x010F, 12, 1, 26, 0, 1.5)  # the maker is a double
-    with pytest.raises(errors.ImageError, match=r"TIFF cannot hold this picture .*use \.png"):
+    with pytest.raises(errors.OutputError, match=r"TIFF cannot hold this picture .*use \.png"):
         save_pil(to_pil(Picture(RGB, exif=tags)), tmp_path / "a.tiff")
     assert os.listdir(tmp_path) == []
-
-
-def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
-    with pytest.raises(errors.ImageError, match="not a regular file"):
-        write_bytes(tmp_path, b"x", force=True)
-    with pytest.raises(errors.ImageError, match="not a regular file"):
-        write_bytes(os.devnull, b"x", force=True)
-    real = written(tmp_path, "real", b"old")
-    (tmp_path / "link").symlink_to(real)
-    write_bytes(tmp_path / "link", b"new", force=True)
-    assert (tmp_path / "link").is_symlink()
-    assert real.read_bytes() == b"new"
 
 
 def test_tags_about_another_file_do_not_spoil_a_tiff(tmp_path: Path) -> None:
@@ -600,7 +544,7 @@ noise = np.random.default_rng(0).integers(0, 256, (64, 256, 3), np.uint8)
 for name in sys.argv[1:]:
     try:
         image.save_pil(Image.fromarray(noise), name)
-    except errors.ImageError as error:
+    except errors.OutputError as error:
         print(error)
 """
 
@@ -610,5 +554,5 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     names = [str(tmp_path / f"picture.{suffix}") for suffix in ("jp2", "png", "tif", "webp")]
     command = [sys.executable, "-c", FULL_DISK, *names]
     out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
-    assert out.splitlines() == [f"{name}: cannot be written: File too large" for name in names]
+    assert out.splitlines() == [f"{name} cannot be written: File too large" for name in names]
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ Older files lack what was added since.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -22,7 +23,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -35,9 +35,9 @@ from neurocodec.bench.codecs import Codec, configuration, synthetic_picture
 from neurocodec.bench.datasets import Dataset, describe
 from neurocodec.bench.fid import frechet_distance, kernel_distance
 from neurocodec.bench.measures import PATCH_NETWORKS, Measures, available, patch_features
-from neurocodec.errors import ConfigError, NeurocodecError
+from neurocodec.errors import ConfigError
 from neurocodec.metrics import psnr
-from neurocodec.processes import Pool, available_cores
+from neurocodec.workers import available_cores, map_in_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -414,21 +414,13 @@ def _measure_picture(job: _Job) -> list[Row]:
 
 
 def _rows(jobs: Sequence[_Job], processes: int) -> Generator[list[Row], None, None]:
-    if processes == 1 or len(jobs) <= 1:
-        yield from map(_measure_picture, jobs)
-        return
-    threads = max(1, available_cores() // processes)
     codecs = list({job.codec.name: job.codec for job in jobs}.values())
-    try:
-        with Pool(processes, _start, (threads, codecs)) as pool:
-            pending = {pool.submit(_measure_picture, job) for job in jobs}
-            while pending:
-                done = pool.wait(pending)
-                pending -= done
-                for future in done:
-                    yield pool.result(future)
-    except BrokenProcessPool as error:
-        raise NeurocodecError("a measuring process ended early, perhaps for lack of memory: use -j 1") from error
+    start = functools.partial(_start, max(1, available_cores() // processes), codecs)
+    with contextlib.closing(map_in_order(_measure_picture, jobs, processes, start)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield outcome
 
 
 def _start(threads: int, codecs: Sequence[Codec]) -> None:

@@ -35,7 +35,7 @@ from neurocodec.bench.rate_distortion import commit, machine, versions
 from neurocodec.entropy import coder
 from neurocodec.errors import ConfigError, MissingPackageError, NeurocodecError
 from neurocodec.metrics import psnr
-from neurocodec.processes import available_cores, uninterrupted
+from neurocodec.workers import available_cores, uninterrupted
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

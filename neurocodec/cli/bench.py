@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurocodec.cli import files
+from neurocodec import files
+from neurocodec.cli import options
 
 if TYPE_CHECKING:
     from neurocodec.bench.codecs import Codec
@@ -64,7 +65,7 @@ def add_rd_options(parser: argparse.ArgumentParser) -> None:
         "another model, by name or file, nic@R and nic:MODEL@R are decoded with realism R, cai:NAME is one of "
         "CompressAI's; all stands for those before (nic,jpeg,webp)",
     )
-    parser.add_argument("--images", type=files.integer(1), metavar="N", help="only the first N pictures")
+    parser.add_argument("--images", type=options.integer(1), metavar="N", help="only the first N pictures")
     parser.add_argument(
         "--qualities",
         type=_qualities,
@@ -93,15 +94,19 @@ def add_rd_options(parser: argparse.ArgumentParser) -> None:
         "--fid", action="store_true", help="also FID/256 and KID/256, or the same on another network, under its name"
     )
     parser.add_argument(
-        "--gallery", type=files.integer(0), default=3, metavar="N", help="pictures to show crops of in report.html (3)"
+        "--gallery",
+        type=options.integer(0),
+        default=3,
+        metavar="N",
+        help="pictures to show crops of in report.html (3)",
     )
     parser.add_argument(
         "--download",
         action="store_true",
         help="fetch the data set, and weights for LPIPS (244 MB), DISTS (553 MB), FID (96 MB)",
     )
-    files.add_model_option(parser)
-    parser.add_argument("-j", "--jobs", type=files.integer(1), default=1, metavar="N", help="processes (1)")
+    options.add_model_option(parser)
+    parser.add_argument("-j", "--jobs", type=options.integer(1), default=1, metavar="N", help="processes (1)")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results; made if it is missing"
     )
@@ -123,14 +128,14 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=_counts, default=[1], metavar="N,N", help="numbers of threads (1)")
     parser.add_argument(
-        "--bpp", type=files.number(0, above=True), default=0.7, metavar="B", help="bits per pixel (0.7)"
+        "--bpp", type=options.number(0, above=True), default=0.7, metavar="B", help="bits per pixel (0.7)"
     )
-    parser.add_argument("--repeats", type=files.integer(1), default=5, metavar="N", help="runs of each (5)")
+    parser.add_argument("--repeats", type=options.integer(1), default=5, metavar="N", help="runs of each (5)")
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="pixels to fill each size with (the bundled photograph)"
     )
-    files.add_model_option(parser)
-    files.add_device_option(parser)
+    options.add_model_option(parser)
+    options.add_device_option(parser)
     _add_output_options(parser)
     parser.set_defaults(run=run_speed)
 
@@ -138,7 +143,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
 def add_coder_options(parser: argparse.ArgumentParser) -> None:
     """The options of `neurocodec bench coder`."""
     parser.add_argument(
-        "--count", type=files.integer(1), default=1 << 20, metavar="N", help="Gaussian symbols of each set (2^20)"
+        "--count", type=options.integer(1), default=1 << 20, metavar="N", help="Gaussian symbols of each set (2^20)"
     )
     parser.add_argument(
         "--symbols",
@@ -146,14 +151,14 @@ def add_coder_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npz",
         help="instead: a file with the arrays symbols, indexes, frequencies, offsets and lengths",
     )
-    parser.add_argument("--repeats", type=files.integer(1), default=15, metavar="N", help="runs of each (15)")
+    parser.add_argument("--repeats", type=options.integer(1), default=15, metavar="N", help="runs of each (15)")
     _add_output_options(parser)
     parser.set_defaults(run=run_coder)
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write the results there")
-    files.add_force_option(parser)
+    options.add_force_option(parser)
 
 
 def run_rd(args: argparse.Namespace) -> int:
@@ -213,7 +218,7 @@ def run_rd(args: argparse.Namespace) -> int:
 def run_speed(args: argparse.Namespace) -> int:
     """Measures and prints a table, and writes the results where -o says. Raises NeurocodecError."""
     if args.output is not None:
-        files.check_output(str(args.output), force=args.force)
+        files.check_output(args.output, force=args.force)
 
     from importlib import resources
 
@@ -243,7 +248,7 @@ def run_speed(args: argparse.Namespace) -> int:
 def run_coder(args: argparse.Namespace) -> int:
     """Measures, prints rows as they come, and writes the results where -o says. Raises NeurocodecError."""
     if args.output is not None:
-        files.check_output(str(args.output), force=args.force)
+        files.check_output(args.output, force=args.force)
 
     from neurocodec.bench import coder_speed
 
@@ -262,9 +267,7 @@ def _write(results: dict[str, Any], args: argparse.Namespace) -> None:
 
     import json
 
-    from neurocodec.files import write_bytes
-
-    write_bytes(args.output, (json.dumps(results, indent=1) + "\n").encode(), force=args.force)
+    files.write_bytes(args.output, (json.dumps(results, indent=1) + "\n").encode(), force=args.force)
 
 
 def _command() -> str:
@@ -283,7 +286,7 @@ def _words(text: str) -> list[str]:
 def _qualities(text: str) -> tuple[str, list[float]]:
     """CODEC=Q,Q or Q,Q, whose name is empty."""
     name, _, numbers = text.rpartition("=")
-    number = files.number(0)
+    number = options.number(0)
     try:
         return name, [number(word) for word in _words(numbers)]
     except ValueError as error:
@@ -318,7 +321,7 @@ def _settings(
 
 
 def _counts(text: str) -> list[int]:
-    count = files.integer(1)
+    count = options.integer(1)
     return [count(word) for word in _words(text)]
 
 

@@ -1,6 +1,6 @@
-"""neurocodec compare: a page with a picture, its .nic and a JPEG of the same bytes, to look at with a slider.
+"""neurocodec compare: a page to compare a picture, its .nic and a JPEG of the same size by eye, with a slider.
 
-Where a generative decoder for the model is installed, the page shows the .nic decoded with realism 0 and with 1.
+If a generative decoder for the model is installed, the page shows the .nic decoded with realism 0 and with 1.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from neurocodec import collection
-from neurocodec.cli import files
-from neurocodec.errors import ImageError
+from neurocodec import collection, files
+from neurocodec.cli import options
+from neurocodec.cli.encode import allow_large_pictures
+from neurocodec.errors import ImageError, OutputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,34 +29,33 @@ MS_SSIM_HINT = "MS-SSIM needs pytorch-msssim: pip install 'neurocodec[bench]'"
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
-        "compare", help="one HTML page to compare by eye", description=__doc__, allow_abbrev=False
+        "compare", help="an HTML page to compare by eye", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("input", metavar="IN")
     parser.add_argument("-o", "--output", required=True, metavar="page.html")
-    files.add_rate_options(parser)
-    files.add_force_option(parser)
-    files.add_model_option(parser)
-    files.add_device_option(parser)
+    options.add_rate_options(parser)
+    options.add_force_option(parser)
+    options.add_model_option(parser)
+    options.add_device_option(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page. Raises NeurocodecError."""
     if os.path.splitext(args.output)[1].lower() not in (".html", ".htm"):
-        raise ImageError(f"{args.output} does not end in .html, expected the name of a page: name it so")
+        raise OutputError(f"{args.output} does not end in .html, as the name of a page must: give another name")
     files.check_output(args.output, force=args.force)
     if collection.is_nic(args.input):
-        raise ImageError(f"{args.input} is a .nic file, expected the picture that it was made from: give that")
+        raise ImageError(f"{args.input} is a .nic file, expected the picture it was made from: give that one")
 
     import neurocodec
     from neurocodec import model as model_files
-    from neurocodec.files import write_bytes
     from neurocodec.image import load
 
-    files.allow_large_pictures()
+    allow_large_pictures()
     rgb = load(args.input).rgb
     model = model_files.load(args.model)
-    data = neurocodec.encode(args.input, **files.encode_options(args) | {"model": model})
+    data = neurocodec.encode(args.input, **options.encode_options(args) | {"model": model})
     realisms: tuple[float | None, ...] = (None,)
     lpips, hint = False, ""
     if has_generator(model):
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     jpeg = jpeg_variant(rgb, len(data), lpips=lpips)
     page = make_page(os.path.basename(args.input), rgb, [*variants, jpeg])
-    write_bytes(args.output, page.encode(errors="backslashreplace"), force=args.force)
+    files.write_bytes(args.output, page.encode(errors="backslashreplace"), force=args.force)
     both = ", decoded with realism 0 and 1" if len(variants) > 1 else ""
     print(f"{args.output}: {len(data):,} bytes as .nic{both}, {len(jpeg.data):,} as JPEG")
     if jpeg.ms_ssim is None and min(rgb.shape[:2]) > 160:
@@ -81,8 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Variant:
-    """A picture as one codec left it. rgb: uint8 (H, W, 3). psnr: dB. ms_ssim: None if it cannot be computed. lpips:
-    None if it was not asked for, or cannot."""
+    """A picture as one codec decodes it. rgb: uint8 (H, W, 3). psnr: dB. ms_ssim, lpips: None if not measured."""
 
     name: str
     data: bytes
@@ -100,9 +99,9 @@ class Variant:
 def nic_variant(
     original: NDArray[np.uint8], data: bytes, decoded: Image, *, realism: float | None = None, lpips: bool = False
 ) -> Variant:
-    """A .nic file and what it decodes to, as RGB (alpha is lossless and left out), measured against the original.
+    """A .nic file and its decoded picture as RGB (alpha, which is lossless, is dropped), compared with the original.
 
-    realism: what it was decoded with, if the name is to say it. lpips: whether to measure it.
+    realism: the decoder's, if the name should mention it. lpips: whether to measure it.
     """
     import numpy as np
 
@@ -115,8 +114,7 @@ def nic_variant(
 
 
 def jpeg_variant(original: NDArray[np.uint8], size: int, *, lpips: bool = False) -> Variant:
-    """The smallest JPEG of at least `size` bytes (4:2:0, optimised): never fewer bytes than it is compared with,
-    except where quality 100 has fewer."""
+    """The smallest JPEG (4:2:0, optimised) of at least `size` bytes; quality 100 if all are smaller."""
     import bisect
 
     from neurocodec.bench.codecs import Jpeg
@@ -131,8 +129,8 @@ def _measured(name: str, data: bytes, original: NDArray[np.uint8], decoded: NDAr
     from neurocodec.bench.measures import Measures
     from neurocodec.metrics import ms_ssim_available, psnr
 
-    found = Measures(ms_ssim=ms_ssim_available(), lpips=lpips).of(original, decoded)
-    return Variant(name, data, decoded, psnr(original, decoded), found["ms_ssim"], found["lpips"])
+    values = Measures(ms_ssim=ms_ssim_available(), lpips=lpips).of(original, decoded)
+    return Variant(name, data, decoded, psnr(original, decoded), values["ms_ssim"], values["lpips"])
 
 
 def has_generator(model: Model) -> bool:
@@ -147,12 +145,12 @@ def has_generator(model: Model) -> bool:
 
 
 def shown(value: float | None, digits: int) -> str:
-    """A number for a table; - if there is none."""
+    """A number for a table, or - for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) -> str:
-    """A self-contained HTML page; the pictures are in it as PNG."""
+    """A self-contained HTML page, with the pictures as PNG."""
     import html
 
     height, width = original.shape[:2]

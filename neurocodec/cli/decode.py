@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import time
 
-from neurocodec.cli import files
+from neurocodec import collection, files
+from neurocodec.cli import batch, options
 from neurocodec.collection import Job
 
 
@@ -17,57 +19,40 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "-o",
         "--output",
-        type=files.name,
+        type=options.file_name,
         metavar="OUT",
-        help="file, whose suffix names the format, or folder (beside IN, as PNG)",
+        help="file, whose suffix names the format, or folder (a PNG next to IN)",
     )
     parser.add_argument(
-        "--realism", type=files.number(0, 1), default=0.0, metavar="R", help="0, least distortion, to 1 (0)"
+        "--realism",
+        type=options.number(0, 1),
+        default=0.0,
+        metavar="R",
+        help="0, least distortion, to 1, most realistic (0)",
     )
     parser.add_argument(
         "--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="decode only this part, in pixels"
     )
-    files.add_force_option(parser)
-    files.add_device_option(parser)
+    options.add_force_option(parser)
+    options.add_device_option(parser)
     parser.set_defaults(run=run, more="inputs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Decodes every input that can be; 1 if one could not."""
-    jobs, status = files.plan(args.inputs, args.output, ".png", force=args.force), 0
-    for job in jobs:
-        problem = job.problem or _format_problem(job.target) or _decode(job, args)
-        if problem:
-            files.complain(problem)
-            status = 1
-    return status
-
-
-def _format_problem(target: str) -> str:
-    """Whether Pillow writes such files, asked before decoding."""
-    from PIL import Image
-
-    suffix = os.path.splitext(target)[1].lower()
-    kind = Image.registered_extensions().get(suffix)
-    if suffix == ".nic" or kind is None or kind not in Image.SAVE:
-        return f"{target}: found the suffix {suffix!r}, expected a picture format that Pillow writes: use .png"
-    return ""
+    """Decodes the inputs; a problem with one does not stop the others. Returns 1 if there was one, else 0."""
+    jobs = collection.plan(args.inputs, args.output, suffix=".png", force=args.force)
+    return int(batch.run_jobs(jobs, functools.partial(_decode, args=args)) > 0)
 
 
 def _decode(job: Job, args: argparse.Namespace) -> str:
-    """Decodes one file; the sentence if that fails."""
+    """Decodes one file; returns the line about it."""
     import neurocodec
-    from neurocodec.image import save_pil
+    from neurocodec.image import check_format, save_pil
 
     started = time.perf_counter()
+    check_format(job.target)  # before the work
     region = tuple(args.region) if args.region else None
-    try:
-        im = neurocodec.decode(job.source, realism=args.realism, region=region, device=args.device)
-        save_pil(im, job.target, force=args.force)
-    except Exception as error:  # the other inputs go on
-        if os.environ.get("NEUROCODEC_TRACEBACK"):
-            raise
-        problem = files.sentence(error)
-        return problem if job.source in problem or job.target in problem else f"{job.source}: {problem}"
-    print(f"{job.target}: {im.width} x {im.height}, {im.mode}, {time.perf_counter() - started:.2f} s", flush=True)
-    return ""
+    im = neurocodec.decode(job.source, realism=args.realism, region=region, device=args.device)
+    files.make_folder(os.path.dirname(job.target) or ".")
+    save_pil(im, job.target, force=args.force)
+    return f"{job.target}: {im.width} x {im.height}, {im.mode}, {time.perf_counter() - started:.2f} s"

@@ -1,4 +1,4 @@
-"""neurocodec demo: the bundled photograph to .nic and back, a table, a comparison picture and a page."""
+"""neurocodec demo: the bundled photograph to .nic and back; a table, a comparison picture and a page."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from neurocodec.cli import files
-from neurocodec.errors import ImageError
+from neurocodec import files
+from neurocodec.cli import options
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from neurocodec.cli.compare import Variant
 
 QUALITIES = (10, 20, 30, 40, 50, 60, 70, 80)
-SHOWN = 30  # the quality of the files that are left: low enough to see what codecs do
+SHOWN = 30  # the quality of the files: low enough to see the differences
 CROP = (150, 10, 390, 250)
 NIC, DECODED, COMPARISON, PAGE = "photo.nic", "photo-decoded.png", "comparison.png", "compare.html"
 
@@ -27,17 +27,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "demo", help="the bundled photograph, end to end", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("-o", "--output", default="demo-output", metavar="DIR", help="folder (demo-output)")
-    files.add_force_option(parser)
+    options.add_force_option(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table and writes the files. Raises NeurocodecError."""
     targets = {name: os.path.join(args.output, name) for name in (NIC, DECODED, COMPARISON, PAGE)}
-    try:
-        os.makedirs(args.output, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{args.output}: the folder cannot be made: {error.strerror}") from error
+    files.make_folder(args.output)
     for target in targets.values():
         files.check_output(target, force=args.force)
 
@@ -46,7 +43,6 @@ def run(args: argparse.Namespace) -> int:
     import neurocodec
     from neurocodec import model as model_files
     from neurocodec.cli.compare import MS_SSIM_HINT, has_generator, jpeg_variant, make_page, nic_variant, shown
-    from neurocodec.files import write_bytes
     from neurocodec.image import load, save_pil
 
     with resources.as_file(resources.files("neurocodec") / "data" / "astronaut.png") as path:
@@ -57,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print("             neurocodec                          JPEG")
     print("quality   bytes    bpp  PSNR dB  MS-SSIM    bytes    bpp  PSNR dB  MS-SSIM")
-    left: list[Variant] = []
+    variants: list[Variant] = []
     encoding = decoding = 0.0
     for quality in QUALITIES:
         started = time.perf_counter()
@@ -71,26 +67,26 @@ def run(args: argparse.Namespace) -> int:
         )
         print(f"{quality:>7} {cells}", flush=True)
         if quality == SHOWN:
-            left, decoded = [nic, jpeg], im
+            variants, decoded = [nic, jpeg], im
             if has_generator(model_files.load("base")):
-                left.insert(1, nic_variant(original, data, neurocodec.decode(data, realism=1.0), realism=1.0))
+                variants.insert(1, nic_variant(original, data, neurocodec.decode(data, realism=1.0), realism=1.0))
     print(f"\nAt the last quality, encoding took {encoding:.2f} s and decoding {decoding:.2f} s.")
-    if left[0].ms_ssim is None:
+    if variants[0].ms_ssim is None:
         print(MS_SSIM_HINT)
 
-    write_bytes(targets[NIC], left[0].data, force=args.force)
+    files.write_bytes(targets[NIC], variants[0].data, force=args.force)
     save_pil(decoded, targets[DECODED], force=args.force)
     from PIL import Image
 
-    save_pil(side_by_side(Image.fromarray(original), left), targets[COMPARISON], force=args.force)
-    page = make_page("astronaut.png", original, left)
-    write_bytes(targets[PAGE], page.encode(), force=args.force)
+    save_pil(side_by_side(Image.fromarray(original), variants), targets[COMPARISON], force=args.force)
+    page = make_page("astronaut.png", original, variants)
+    files.write_bytes(targets[PAGE], page.encode(), force=args.force)
     print(f"Files, at quality {SHOWN}: {', '.join(targets.values())}")
     return 0
 
 
 def side_by_side(original: Image, variants: list[Variant]) -> Image:
-    """The same part of the original and of each variant at twice its size, with labels."""
+    """The same part of the original and of each variant, enlarged twice, with labels."""
     from PIL import Image, ImageDraw, ImageFont
 
     labels = ["Original", *(f"{v.name}: {len(v.data):,} bytes, {v.psnr:.2f} dB" for v in variants)]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
-import sys
-from collections.abc import Iterator
+import time
 from typing import Any
 
 from neurocodec import collection
-from neurocodec.cli import files
+from neurocodec.cli import batch, options
 from neurocodec.collection import Job
-from neurocodec.errors import ImageError
+from neurocodec.container import describe
+from neurocodec.workers import available_cores, map_in_order
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,120 +21,87 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "encode",
         help="pictures to .nic files",
-        description="Pictures, or whole folders of them, to .nic files. Below OUT stands what stands below a folder; "
-        "files that are there already are not made again, so that a run can be continued.",
+        description="Pictures, or whole folders of them, to .nic files. OUT mirrors the input folder; existing .nic "
+        "files in it are skipped, so that a run can be continued.",
         allow_abbrev=False,
     )
     parser.add_argument("inputs", nargs="+", metavar="IN", help="pictures that Pillow can read, or folders of them")
     parser.add_argument(
         "-o",
         "--output",
-        type=files.name,
+        type=options.file_name,
         metavar="OUT",
-        help="file, or folder for several inputs or a folder (beside IN)",
+        help="file, or folder for several inputs or a folder (next to IN)",
     )
-    files.add_rate_options(parser)
-    files.add_force_option(parser)
+    options.add_rate_options(parser)
+    options.add_force_option(parser)
     parser.add_argument(
-        "-j", "--jobs", type=files.integer(1), default=1, metavar="N", help="processes, which share the cores (1)"
+        "-j", "--jobs", type=options.integer(1), default=1, metavar="N", help="processes, which share the cores (1)"
     )
-    files.add_model_option(parser)
-    files.add_device_option(parser)
+    options.add_model_option(parser)
+    options.add_device_option(parser)
     parser.set_defaults(run=run, more="inputs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Encodes every input that can be; 1 if one could not. Raises NeurocodecError."""
-    if any(os.path.isdir(path) for path in args.inputs):
-        return _run_collection(args)
-    if args.output and len(args.inputs) == 1 and not os.path.isdir(args.output) and not args.output.endswith("/"):
-        suffix = os.path.splitext(args.output)[1]
-        if suffix.lower() != ".nic":
-            files.complain(f"{args.output}: found the suffix {suffix!r}, expected .nic: name the output so")
-            return 1
-    from neurocodec.cli import workers
+    """Encodes the inputs; a problem with one does not stop the others. Returns 1 if there was one, else 0.
 
-    jobs = files.plan(args.inputs, args.output, ".nic", force=args.force)
-    options, status = files.encode_options(args), 0
-    results = workers.encode_all([job for job in jobs if not job.problem], options, args.jobs)
-    with _lines(len(jobs)) as show, contextlib.closing(results):
-        for job in jobs:
-            data, seconds, problem = (b"", 0.0, job.problem) if job.problem else next(results)
-            if not problem:
-                problem = _write(job, data, args.force)
-            show("" if problem else f"{job.target}: {_size(data)}, {seconds:.2f} s", problem)
-            status |= bool(problem)
-    return status
-
-
-def _run_collection(args: argparse.Namespace) -> int:
-    """Encodes what folders hold and is not done yet. Problems come at the end, and a line that counts everything."""
-    if args.output is not None and os.path.lexists(args.output) and not os.path.isdir(args.output):
-        raise ImageError(f"{args.output} is no folder, and a folder of pictures needs one: name another with -o")
-    from neurocodec.cli import workers
-
+    Raises NeurocodecError if nothing can be encoded.
+    """
     jobs = collection.plan(args.inputs, args.output, force=args.force)
-    problems = [job.problem for job in jobs if job.problem]
-    waiting = [job for job in jobs if not job.problem and not job.done]
-    encoded = 0
-    if waiting:
+    sources = [job.source for job in jobs if not job.problem and not job.skip]
+    processes = max(1, min(args.jobs, len(sources)))
+    if sources:
         from neurocodec import model as model_files
 
-        model_files.load(args.model)  # one sentence now, not one for each picture
-    results = workers.encode_all(waiting, files.encode_options(args), args.jobs)
-    with _lines(len(waiting)) as show, contextlib.closing(results):
-        for job, (data, seconds, problem) in zip(waiting, results, strict=True):
-            if problem := problem or _write(job, data, args.force):
-                problems.append(problem)
-                show("", "")
-            else:
-                encoded += 1
-                show(f"{job.target}: {_size(data)}, {seconds:.2f} s", "")
-    for problem in problems:
-        files.complain(problem)
-    done = sum(job.done for job in jobs)
-    print(f"{encoded:,} encoded, {done:,} there already, {len(problems):,} failed", flush=True)
-    return int(bool(problems))
+        # Now, so that a missing model is one error rather than one for each picture.
+        model_files.load(args.model)
+
+    encode = functools.partial(encode_file, keywords=options.encode_options(args))
+    start = functools.partial(_set_threads, max(1, available_cores() // processes))
+
+    def work(job: Job) -> str:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        data, seconds = outcome
+        collection.write(job, data, force=args.force)
+        info = describe(data)
+        return f"{job.target}: {info.bytes:,} bytes, {info.bpp:.3f} bpp, {seconds:.2f} s"
+
+    with contextlib.closing(map_in_order(encode, sources, processes, start)) as outcomes:
+        problems = batch.run_jobs(jobs, work)
+    if any(map(os.path.isdir, args.inputs)):
+        skipped = sum(job.skip for job in jobs)
+        print(f"{len(jobs) - skipped - problems:,} encoded, {skipped:,} skipped, {problems:,} failed", flush=True)
+    return int(problems > 0)
 
 
-def _write(job: Job, data: bytes, force: bool) -> str:
-    """Writes the file; the sentence if that fails."""
-    try:
-        collection.write(job, data, force=force)
-    except Exception as error:
-        return files.sentence(error)
-    return ""
+def encode_file(source: str, keywords: dict[str, Any]) -> tuple[bytes, float]:
+    """The .nic file of a picture file, and the seconds that encoding took. keywords: as for `neurocodec.encode`.
+
+    Writes nothing, so that a worker can be ended at any time. Raises what `neurocodec.encode` raises.
+    """
+    import neurocodec
+
+    started = time.perf_counter()
+    allow_large_pictures()
+    return neurocodec.encode(source, **keywords), time.perf_counter() - started
 
 
-def _size(data: bytes) -> str:
-    from neurocodec.container import read_header
+def allow_large_pictures() -> None:
+    """Lets Pillow read pictures as large as the codec's limit; its own is a third of that.
 
-    header = read_header(data)
-    return f"{len(data):,} bytes, {8 * len(data) / (header.width * header.height):.3f} bpp"
+    Pillow's limit guards against hostile files; whoever names files on a command line trusts them.
+    """
+    from PIL import Image
+
+    from neurocodec.codec import MAX_PIXELS
+
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
-@contextlib.contextmanager
-def _lines(total: int) -> Iterator[Any]:
-    """A function to print a line and to complain; with a bar below for many files on a terminal, if tqdm is there."""
-    bar: Any = None
-    if total > 1 and sys.stderr.isatty():
-        with contextlib.suppress(ImportError):
-            from tqdm import tqdm
+def _set_threads(threads: int) -> None:
+    import torch
 
-            bar = tqdm(total=total, unit="file")
-
-    def show(line: str, problem: str) -> None:
-        if bar is not None:
-            bar.clear()
-        if problem:
-            files.complain(problem)
-        elif line:
-            print(line, flush=True)
-        if bar is not None:
-            bar.update()
-
-    try:
-        yield show
-    finally:
-        if bar is not None:
-            bar.close()
+    torch.set_num_threads(threads)

@@ -1,17 +1,16 @@
-"""neurocodec info: what a .nic file says about itself. Verifies its checksums, runs no network."""
+"""neurocodec info: what a .nic file contains. Verifies its checksums; runs no network."""
 
 from __future__ import annotations
 
 import argparse
 
 import neurocodec
+from neurocodec.errors import sentence
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command."""
-    parser = subparsers.add_parser(
-        "info", help="what a .nic file says about itself", description=__doc__, allow_abbrev=False
-    )
+    parser = subparsers.add_parser("info", help="what a .nic file contains", description=__doc__, allow_abbrev=False)
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.set_defaults(run=run)
@@ -22,21 +21,20 @@ def run(args: argparse.Namespace) -> int:
     try:
         info = neurocodec.info(args.file)
     except neurocodec.NicFormatError as error:
-        text = str(error)
-        raise error if args.file in text else type(error)(f"{args.file}: {text}") from None
+        raise type(error)(sentence(error, args.file)) from None
     if args.json:
         import dataclasses
         import json
 
         print(json.dumps({"file": args.file, **dataclasses.asdict(info)}))
         return 0
-    kept = [("ICC", info.icc_bytes), ("EXIF", info.exif_bytes), ("XMP", info.xmp_bytes)]
+    metadata = [("ICC", info.icc_bytes), ("EXIF", info.exif_bytes), ("XMP", info.xmp_bytes)]
     rows = [
         ("file", args.file),
         ("picture", f"{info.width} x {info.height}, {info.mode}, {info.tiles} tile{'s' if info.tiles > 1 else ''}"),
         *([] if info.architecture else [("quality", f"{info.quality:.3g}")]),
         ("size", f"{info.bytes:,} bytes, {info.bpp:.3f} bpp"),
-        ("metadata", ", ".join(f"{name} ({size} bytes)" for name, size in kept if size) or "none"),
+        ("metadata", ", ".join(f"{name} ({size} bytes)" for name, size in metadata if size) or "none"),
         ("model", f"{info.architecture}, weights {info.model_id}" if info.architecture else info.model_id),
         ("format", f"version {info.version}"),
     ]

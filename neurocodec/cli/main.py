@@ -13,12 +13,13 @@ from collections.abc import Sequence
 
 from neurocodec import __version__
 from neurocodec.cli import bench, compare, decode, demo, doctor, encode, info, train
-from neurocodec.cli.files import complain, sentence
+from neurocodec.cli.batch import print_error
+from neurocodec.errors import sentence
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands. Each sets `run`; those whose list of positionals may continue after options set
-    `more` to that list's name."""
+    """The parser of all commands. Each sets `run`; one whose list of arguments may continue after options sets `more`
+    to the name of that list."""
     parser = argparse.ArgumentParser(
         prog="neurocodec", description="A neural image codec: pictures to .nic files and back.", allow_abbrev=False
     )
@@ -32,9 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status. No traceback leaves here, unless NEUROCODEC_TRACEBACK is set."""
+    """Runs a command and returns its exit status. Prints errors as sentences, unless NEUROCODEC_TRACEBACK is set."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: file names may hold anything
+        sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may contain anything
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     more: list[str] | None = getattr(args, getattr(args, "more", ""), None)
@@ -44,16 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         more.extend(rest)  # argparse stops a list at the first option after it
     try:
         status: int = args.run(args)
-        if sys.stdout is not None:  # closed by who started it
+        if sys.stdout is not None:  # the shell may have closed it
             sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if os.environ.get("NEUROCODEC_TRACEBACK"):
             raise
-        complain(sentence(error))
+        print_error(sentence(error))
         return 1
     return status

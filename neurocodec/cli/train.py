@@ -6,8 +6,7 @@ import argparse
 import dataclasses
 import os
 
-from neurocodec.cli.files import complain
-from neurocodec.errors import ConfigError
+from neurocodec.errors import ConfigError, MissingPackageError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -15,22 +14,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("train", help="train a model", description=__doc__, allow_abbrev=False)
     parser.add_argument("config", metavar="CONFIG.toml")
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="as in training.batch=4, in place of the file's"
+        "overrides", nargs="*", metavar="section.key=value", help="such as training.batch=4; overrides CONFIG"
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--run", dest="folder", metavar="DIR", help="folder of the new run (runs/ and CONFIG's name)")
+    group.add_argument(
+        "--run", dest="folder", metavar="DIR", help="folder of the new run (runs/ and the name of CONFIG)"
+    )
     group.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
     parser.add_argument(
         "--init-from",
         metavar="MODEL",
-        help="start a new run from a run's model.pt, a .safetensors file or an installed model, or, if a generative "
-        "decoder is trained, from the file of one (training.init_from)",
+        help="start a new run from the model.pt of another, a model file or an installed model; a generative decoder, "
+        "from the file of another (training.init_from)",
     )
     parser.set_defaults(run=run, more="overrides")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains. Raises ConfigError."""
+    """Trains, and prints the path of the result. Raises NeurocodecError."""
     if args.resume and args.init_from:
         raise ConfigError("--init-from starts a new run and --resume continues one: give one of them.")
     try:
@@ -40,8 +41,9 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("tqdm", "tomli"):
             raise
-        complain(f"{error.name} is not installed, and training needs it: pip install 'neurocodec[train]'")
-        return 1
+        raise MissingPackageError(
+            f"training needs {error.name}, which is not installed: pip install 'neurocodec[train]'"
+        ) from error
 
     config = load_config(args.config, args.overrides)
     if args.init_from:
@@ -49,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     folder = args.resume or args.folder or os.path.join("runs", os.path.splitext(os.path.basename(args.config))[0])
     resume = args.resume is not None
     if isinstance(config, GenerativeConfig):
-        found, what = train_realism(config, folder, resume=resume), "the trained generative decoder"
+        path, what = train_realism(config, folder, resume=resume), "the trained generative decoder"
     else:
-        found, what = train(config, folder, resume=resume), "the trained model"
+        path, what = train(config, folder, resume=resume), "the trained model"
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several
-        print(f"{found}: {what}")
+        print(f"{path}: {what}")
     return 0

@@ -4,8 +4,8 @@
     summary = ray.encode_folder("/shared/photos", "/shared/nic", quality=50)
 
 Source and output lie on a file system that all machines mount under the same path; neurocodec, and the model, are
-installed on all of them. The rules are those of `neurocodec encode DIR`: the same tree, nothing overwritten, what is
-there already is not made again, so that the same call continues a run that stopped.
+installed on all of them. The rules are those of `neurocodec encode DIR`: the output mirrors the source, and existing
+.nic files are skipped, so that the same call continues a run that stopped.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from neurocodec import collection
-from neurocodec.errors import ConfigError, ImageError, MissingPackageError, NeurocodecError
+from neurocodec.errors import ConfigError, MissingPackageError, NeurocodecError, OutputError, one_line, sentence
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 _MOST_BLOCKS = 10_000
-"""A worker takes one picture at a time of collections up to this size."""
+"""In collections up to this size, a worker takes one picture at a time."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a collection. failed: source -> one sentence. bytes, seconds: of the files encoded now, in all
-    workers together."""
+    """What happened to a collection.
+
+    encoded, skipped: number of pictures. failed: one sentence for each source. bytes, seconds: total size of the files
+    that were encoded, and the time it took all workers together.
+    """
 
     encoded: int = 0
-    there_already: int = 0
+    skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
     seconds: float = 0.0
@@ -53,27 +56,26 @@ def encode_folder(
     target_bytes: int | None = None,
     target_psnr: float | None = None,
 ) -> Summary:
-    """Encodes every picture below a folder into the same tree of .nic files below `output`.
+    """Encodes every picture in a folder and its subfolders to .nic files in `output`, which mirrors the folder.
 
-    workers: processes in the cluster; by default as many as its processors (or accelerators, for device cuda) allow.
-    cpus_per_worker: processors, and threads, of each. quality, target_bpp, target_bytes, target_psnr: as for
-    `neurocodec.encode`. The cluster is the one that `ray.init` joined before the call, or that Ray finds or starts by
-    itself.
+    workers: number of processes in the cluster; by default as many as its CPUs (GPUs, for device cuda) allow.
+    cpus_per_worker: CPUs, and threads, of each. quality, target_bpp, target_bytes, target_psnr: as for
+    `neurocodec.encode`. The cluster is the one that `ray.init` has joined, or the one that Ray finds or starts.
 
-    A picture that fails does not stop the others. Raises MissingPackageError without Ray Data, ConfigError for numbers
-    that make no sense and for a source that is no folder, what `neurocodec.networks.load` raises where the model is
-    not installed, and NeurocodecError if Ray itself gives up, after which the same call goes on.
+    A picture that fails does not stop the others. Raises MissingPackageError without Ray Data, ConfigError for an
+    argument out of range or a source that is not a folder, what `neurocodec.networks.load` raises, and
+    NeurocodecError if Ray itself fails; the same call then continues.
     """
     source, output = os.path.abspath(source), os.path.abspath(output)
     if not os.path.isdir(source):
-        raise ConfigError(f"{source} is no folder, expected one of pictures: check the name")
+        raise ConfigError(f"{source} is not a folder, expected a folder of pictures: check the name")
     if cpus_per_worker < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"found {workers} workers of {cpus_per_worker} processors, expected at least 1 of each")
     if not 1 <= quality <= 100 or sum(t is not None for t in (target_bpp, target_bytes, target_psnr)) > 1:
         raise ConfigError(f"found the quality {quality} or several targets, expected 1 to 100, or one target")
     ray = _package()
     jobs = collection.plan([source], output, force=force)
-    waiting = [job for job in jobs if not job.problem and not job.done]
+    waiting = [job for job in jobs if not job.problem and not job.skip]
     failed = {job.source: job.problem for job in jobs if job.problem}
     encoded, size, seconds = 0, 0, 0.0
     if waiting:
@@ -101,7 +103,7 @@ def encode_folder(
                     _Encoder,
                     fn_constructor_args=(os.fspath(model), device, cpus_per_worker, options, force),
                     compute=ray.data.ActorPoolStrategy(size=count),
-                    max_task_retries=1,  # of a worker that ended; Ray's default is to try for ever
+                    max_task_retries=1,  # of a worker that died; Ray's default is unlimited
                     **needs,
                 )
                 .iter_rows()
@@ -114,19 +116,19 @@ def encode_folder(
                     else:
                         encoded, size, seconds = encoded + 1, size + row["bytes"], seconds + row["seconds"]
             except ray.exceptions.RayError as error:
-                reason = " ".join(str(error).split())[-300:]
+                reason = one_line(error)[-300:]
                 raise NeurocodecError(
                     f"Ray stopped after {encoded} pictures ({reason}): the same call continues"
                 ) from error
         failed |= {
-            name: f"{name}: its worker ended, perhaps for lack of memory: try it on a machine with more"
+            name: f"{name}: its worker died, perhaps for lack of memory: try a machine with more"
             for name in sorted(unknown)
         }
-    return Summary(encoded, sum(job.done for job in jobs), failed, size, seconds)
+    return Summary(encoded, sum(job.skip for job in jobs), failed, size, seconds)
 
 
 class _Encoder:
-    """A worker: loads the model once, then turns rows of source and target into files and rows about them."""
+    """A worker: loads the model once; then, for each row of source and target, writes the file and returns a report."""
 
     def __init__(self, model: str, device: str, threads: int, options: dict[str, Any], force: bool) -> None:
         import torch
@@ -142,23 +144,20 @@ class _Encoder:
 
         source, started, size, problem = row["source"], time.perf_counter(), 0, ""
         try:
-            if collection.is_nic(source):
-                raise ImageError(f"{source} is a .nic file already, expected a picture: decode it first")
-            if not self._force and collection.is_nic(row["target"]):  # made by a worker that ended before it said so
+            if not self._force and collection.is_nic(row["target"]):  # by a worker that died before it could report it
                 size = os.path.getsize(row["target"])
             else:
                 data = neurocodec.encode(source, model=self._model, **self._options)
                 collection.write(collection.Job(source, row["target"]), data, force=self._force)
                 size = len(data)
         except Exception as error:  # the other pictures go on
-            text = " ".join(str(error).split()) or type(error).__name__
-            problem = text if source in text else f"{source}: {text}"
+            problem = sentence(error, "" if isinstance(error, OutputError) else source)
         return {"source": source, "bytes": size, "seconds": time.perf_counter() - started, "problem": problem}
 
 
 @contextlib.contextmanager
 def _lost_blocks_allowed(ray: ModuleType) -> Iterator[None]:
-    """Pictures whose worker ended are left out of the rows, and do not stop the others."""
+    """Pictures whose worker died are missing from the rows, and do not stop the others."""
     context = ray.data.DataContext.get_current()
     before = context.max_errored_blocks
     context.max_errored_blocks = -1
@@ -169,12 +168,12 @@ def _lost_blocks_allowed(ray: ModuleType) -> Iterator[None]:
 
 
 def _capacity(ray: ModuleType, needs: dict[str, int]) -> int:
-    """How many workers the cluster has room for; one at least."""
+    """The number of workers that the cluster has room for, at least one."""
     if not ray.is_initialized():
         ray.init()
-    there = ray.cluster_resources()
+    resources = ray.cluster_resources()
     keys = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    return max(1, min(int(there.get(keys[need], 0) // count) for need, count in needs.items()))
+    return max(1, min(int(resources.get(keys[need], 0) // count) for need, count in needs.items()))
 
 
 def _package() -> ModuleType:

@@ -100,7 +100,7 @@ class GanState:
         if config.realism.joint:
             save_atomically({"model": self.ema.base.state_dict(), **about}, run / "model.pt")
         else:
-            generators.file_of(self.ema.generator, self).save(run / GENERATOR_FILE)
+            generators.file_of(self.ema.generator, self.model).save(run / GENERATOR_FILE)
         modules = {name: getattr(self, name).state_dict() for name in ("codec", "ema", "discriminator")}
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         both = {"optimizers": optimizers, "discriminator_optimizer": self.discriminator_optimizer.state_dict()}

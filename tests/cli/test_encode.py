@@ -1,7 +1,8 @@
-"""`neurocodec encode DIR`: whole trees, over processes, again after an interruption; and what is planned for them."""
+"""`neurocodec encode DIR`: whole trees, several processes, runs that are continued; and the plan for them."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -16,8 +17,8 @@ from paths import ROOT, SMALL_MODEL
 from PIL import Image
 
 import neurocodec
-from neurocodec import collection
-from neurocodec.cli import workers
+from neurocodec import collection, workers
+from neurocodec.cli import encode
 from neurocodec.cli.main import main
 
 MODEL = SMALL_MODEL
@@ -31,7 +32,7 @@ def _model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Three pictures in a tree, and what is none."""
+    """Three pictures in a tree, and files that are not pictures."""
     folder = tmp_path / "in"
     for number, name in enumerate(("b.png", "sub/a.jpg", "sub/deep er/C.WEBP")):
         make_picture(folder / name, number)
@@ -70,14 +71,14 @@ def test_a_tree_becomes_the_same_tree(
     assert (status, errors) == (0, [])
     names = ["b.nic", "sub/a.nic", "sub/deep er/C.nic"]
     assert [line.split(":")[0] for line in lines[:-1]] == [str(out / name) for name in names]
-    assert lines[-1] == "3 encoded, 0 there already, 0 failed"
-    found = tree_of(out)
-    assert list(found) == names
+    assert lines[-1] == "3 encoded, 0 skipped, 0 failed"
+    files = tree_of(out)
+    assert list(files) == names
     for name, source in zip(names, ("b.png", "sub/a.jpg", "sub/deep er/C.WEBP"), strict=True):
-        assert found[name] == neurocodec.encode(tree / source, quality=30, model="small", device="cpu")
+        assert files[name] == neurocodec.encode(tree / source, quality=30, model="small", device="cpu")
 
 
-def test_a_second_run_makes_what_is_missing_and_nothing_else(
+def test_a_second_run_skips_the_files_that_exist(
     capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -86,24 +87,24 @@ def test_a_second_run_makes_what_is_missing_and_nothing_else(
     (out / "sub" / "a.nic").unlink()
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.nic")}
     status, lines, _ = run(capsys, tree, "-o", out, "-q", "90")
-    assert (status, lines[-1]) == (0, "1 encoded, 2 there already, 0 failed")
+    assert (status, lines[-1]) == (0, "1 encoded, 2 skipped, 0 failed")
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert len(tree_of(out)["sub/a.nic"]) > len(first["sub/a.nic"])
 
     with monkeypatch.context() as patch:
-        patch.setattr(workers, "encode", lambda *_: pytest.fail("encoded for nothing"))
-        assert run(capsys, tree, "-o", out, "--model", "nowhere") == (0, ["0 encoded, 3 there already, 0 failed"], [])
-    assert run(capsys, tree, "-o", out, "--force")[1][-1] == "3 encoded, 0 there already, 0 failed"
+        patch.setattr(encode, "encode_file", lambda *_, **__: pytest.fail("encoded for nothing"))
+        assert run(capsys, tree, "-o", out, "--model", "nowhere") == (0, ["0 encoded, 3 skipped, 0 failed"], [])
+    assert run(capsys, tree, "-o", out, "--force")[1][-1] == "3 encoded, 0 skipped, 0 failed"
     assert tree_of(out) == first
 
 
-def test_without_output_files_stand_beside_the_pictures(capsys: pytest.CaptureFixture[str], tree: Path) -> None:
+def test_without_output_files_are_next_to_the_pictures(capsys: pytest.CaptureFixture[str], tree: Path) -> None:
     before = tree_of(tree)
     assert run(capsys, tree)[0] == 0
     after = tree_of(tree)
     assert after.keys() - before.keys() == {"b.nic", "sub/a.nic", "sub/deep er/C.nic"}
     assert {name: after[name] for name in before} == before
-    assert run(capsys, tree)[1] == ["0 encoded, 3 there already, 0 failed"]  # .nic files are no pictures to encode
+    assert run(capsys, tree)[1] == ["0 encoded, 3 skipped, 0 failed"]  # .nic files are no pictures to encode
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -121,23 +122,21 @@ def test_problems_come_at_the_end_and_stop_nothing(
     empty.mkdir()
     status, lines, errors = run(capsys, tree, empty, tmp_path / "missing.png", "-o", out, "-j", jobs)
     assert status == 1
-    assert lines[-1] == "1 encoded, 0 there already, 7 failed"
+    assert lines[-1] == "1 encoded, 0 skipped, 7 failed"
     assert all(error.startswith("neurocodec: ") for error in errors)
     for words in (
         "a.png is not a picture",
-        "b.nic exists and is no .nic file; use --force",
+        "b.nic exists; use --force",
         "a.nic is a folder",
-        "twice.png: another picture becomes",
-        "twice.webp: another picture becomes",
-        "empty holds no pictures",
+        "twice.png: another input becomes",
+        "twice.webp: another input becomes",
+        "empty contains no pictures",
         "missing.png: No such file",
     ):
         assert sum(words in error for error in errors) == 1, words
     assert len(errors) == 7
     assert (out / "b.nic").read_text() == "somebody's notes"
-    assert (
-        run(capsys, tree / "b.png", tree / "sub", "-o", out, "--force")[1][-1] == "3 encoded, 0 there already, 0 failed"
-    )
+    assert run(capsys, tree / "b.png", tree / "sub", "-o", out, "--force")[1][-1] == "3 encoded, 0 skipped, 0 failed"
     assert (out / "b.nic").read_bytes()[:4] == b"\x8fNIC"
 
 
@@ -147,24 +146,22 @@ def test_files_and_folders_together(capsys: pytest.CaptureFixture[str], tree: Pa
     assert list(tree_of(tmp_path / "out")) == ["a.nic", "deep er/C.nic", "other.nic"]
 
 
-def test_what_two_inputs_hold_is_encoded_once(
+def test_a_picture_in_two_inputs_is_encoded_once(
     capsys: pytest.CaptureFixture[str], tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tree)
     status, lines, errors = run(capsys, ".", os.path.join("..", tree.name), "sub", os.path.join("sub", "a.jpg"))
-    assert (errors, status, lines[-1]) == ([], 0, "3 encoded, 0 there already, 0 failed")
+    assert (errors, status, lines[-1]) == ([], 0, "3 encoded, 0 skipped, 0 failed")
 
 
 def test_an_output_that_is_a_file(capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     status, lines, errors = run(capsys, tree, "-o", tmp_path / "out")
     assert (status, lines, len(errors)) == (1, [], 1)
-    assert "out is no folder" in errors[0]
+    assert "out is not a folder" in errors[0]
 
 
-def test_a_model_that_is_not_there_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path
-) -> None:
+def test_a_missing_model_is_one_error(capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path) -> None:
     status, lines, errors = run(capsys, tree, "-o", tmp_path / "out", "--model", "nowhere")
     assert (status, lines, len(errors)) == (1, [], 1)
     assert "'nowhere'" in errors[0]
@@ -178,49 +175,48 @@ def test_folders_without_permission(capsys: pytest.CaptureFixture[str], tree: Pa
         status, lines, errors = run(capsys, tree, "-o", tmp_path / "out")
     finally:
         (tree / "sub" / "deep er").chmod(0o700)
-    assert (status, lines[-1], len(errors)) == (1, "2 encoded, 0 there already, 1 failed", 1)
+    assert (status, lines[-1], len(errors)) == (1, "2 encoded, 0 skipped, 1 failed", 1)
     assert "deep er: Permission denied" in errors[0]
 
 
 def test_links_to_folders_are_not_followed(tree: Path) -> None:
     (tree / "sub" / "again").symlink_to(tree)
-    assert len(collection.plan([str(tree)], None, force=False)) == 3
+    assert len(collection.plan([str(tree)])) == 3
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="finds the process in /proc")
-def test_a_process_that_ends_costs_its_own_picture_only(tree: Path) -> None:
-    jobs = [collection.Job(str(tree / f"{number}.png"), "") for number in range(25)]
-    for number, job in enumerate(jobs):
-        make_picture(Path(job.source), number, (8, 8))
-    Path(jobs[3].source).unlink()
-    os.mkfifo(jobs[3].source)  # whoever opens it waits
-    results = workers.encode_all(jobs, {"model": str(MODEL), "device": "cpu"}, 2)
-    found = [next(results) for _ in range(3)]
-    stopping = _end_whoever_waits_on(jobs[3].source)
-    found += list(results)
-    stopping.wait(60)
-    assert "its process ended" in found[3][2]
-    assert [problem for _, _, problem in found[:3] + found[4:]] == [""] * 24
-    assert found[24][0] == neurocodec.encode(jobs[24].source, model="small", device="cpu")
+def test_a_worker_that_dies_costs_only_its_own_picture(tree: Path) -> None:
+    sources = [make_picture(tree / f"{number}.png", number, (8, 8)) for number in range(25)]
+    sources[3].unlink()
+    os.mkfifo(sources[3])  # the worker that opens it waits
+    keywords = {"model": str(MODEL), "device": "cpu"}
+    work = functools.partial(encode.encode_file, keywords=keywords)
+    outcomes = workers.map_in_order(work, [str(path) for path in sources], 2, int)
+    results = [next(outcomes) for _ in range(3)]
+    killer = _kill_reader_of(sources[3])
+    results += list(outcomes)
+    assert killer.wait(60) == 0
+    assert "a worker process died" in str(results[3])
+    for source, result in zip(sources, results, strict=True):
+        if source != sources[3]:
+            assert isinstance(result, tuple)
+            assert result[0] == neurocodec.encode(source, model="small", device="cpu")
 
 
-def _end_whoever_waits_on(fifo: str) -> subprocess.Popen[bytes]:
-    """A process that kills, twice, the child of this one that has the FIFO open."""
+def _kill_reader_of(fifo: Path) -> subprocess.Popen[bytes]:
+    """A process that kills the child of this one that has the FIFO open."""
     script = (
         "import os, signal, sys, time\n"
-        "for _ in range(2):\n"
-        "    fd = os.open(sys.argv[1], os.O_WRONLY)\n"  # returns when the reader is there
-        "    time.sleep(0.3)\n"
-        "    for entry in os.listdir('/proc'):\n"
-        "        if entry.isdigit() and int(entry) != os.getpid():\n"
-        "            try:\n"
-        "                links = [os.readlink(f'/proc/{entry}/fd/{n}') for n in os.listdir(f'/proc/{entry}/fd')]\n"
-        "            except OSError:\n"
-        "                continue\n"
-        "            if sys.argv[1] in links:\n"
-        "                os.kill(int(entry), signal.SIGKILL)\n"
-        "    os.close(fd)\n"
-        "    time.sleep(0.3)\n"
+        "fd = os.open(sys.argv[1], os.O_WRONLY)\n"  # returns when the reader opens it
+        "time.sleep(0.3)\n"
+        "for entry in os.listdir('/proc'):\n"
+        "    if entry.isdigit() and int(entry) != os.getpid():\n"
+        "        try:\n"
+        "            links = [os.readlink(f'/proc/{entry}/fd/{n}') for n in os.listdir(f'/proc/{entry}/fd')]\n"
+        "        except OSError:\n"
+        "            continue\n"
+        "        if sys.argv[1] in links:\n"
+        "            os.kill(int(entry), signal.SIGKILL)\n"
     )
     return subprocess.Popen([sys.executable, "-c", script, fifo])
 
@@ -251,5 +247,5 @@ def test_an_interrupted_run_can_be_continued(tmp_path: Path) -> None:
     else:
         pytest.fail("worker processes are left")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{30 - len(there)} encoded, {len(there)} there already, 0 failed"
+    assert done.stdout.splitlines()[-1] == f"{30 - len(there)} encoded, {len(there)} skipped, 0 failed"
     assert len(tree_of(tmp_path / "out")) == 30

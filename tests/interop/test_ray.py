@@ -55,7 +55,7 @@ def test_the_same_files_as_on_one_machine_and_again(tree: Path, tmp_path: Path) 
     out.mkdir()
     (out / "e.nic").write_bytes(neurocodec.encode(tree / "e.png", model=MODEL, device="cpu"))
     summary = interop.encode_folder(tree, out, model=MODEL, quality=30, workers=2)
-    assert (summary.encoded, summary.there_already) == (4, 1)
+    assert (summary.encoded, summary.skipped) == (4, 1)
     assert {Path(source).name for source in summary.failed} == {"broken.png", "twice.png", "twice.jpg"}
     assert "broken.png is not a picture" in summary.failed[str(tree / "broken.png")]
     found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -67,10 +67,10 @@ def test_the_same_files_as_on_one_machine_and_again(tree: Path, tmp_path: Path) 
 
     (out / "sub" / "c.nic").unlink()
     again = interop.encode_folder(tree, out, model=MODEL, quality=90)
-    assert (again.encoded, again.there_already, again.failed.keys()) == (1, 4, summary.failed.keys())
+    assert (again.encoded, again.skipped, again.failed.keys()) == (1, 4, summary.failed.keys())
     assert (out / "a.nic").read_bytes() == found["a.nic"]
     forced = interop.encode_folder(tree, out, model=MODEL, quality=90, force=True)
-    assert (forced.encoded, forced.there_already) == (5, 0)
+    assert (forced.encoded, forced.skipped) == (5, 0)
     assert len((out / "a.nic").read_bytes()) > len(found["a.nic"])
 
 
@@ -104,10 +104,10 @@ def test_a_worker_that_ends_costs_its_own_picture_only(
     monkeypatch.setattr(interop, "_Encoder", Ending)
     summary = interop.encode_folder(tree, tmp_path / "out", model=MODEL, workers=1)
     assert summary.encoded == 4
-    assert "its worker ended" in summary.failed[str(tree / "b.jpg")]
+    assert "its worker died" in summary.failed[str(tree / "b.jpg")]
     monkeypatch.undo()
     again = interop.encode_folder(tree, tmp_path / "out", model=MODEL)
-    assert (again.encoded, again.there_already) == (1, 4)
+    assert (again.encoded, again.skipped) == (1, 4)
 
 
 @pytest.mark.usefixtures("_cluster")
@@ -121,7 +121,7 @@ def test_what_a_worker_made_before_it_ended_counts(tree: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("_cluster")
 def test_what_cannot_be(tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no folder"):
+    with pytest.raises(ConfigError, match="not a folder"):
         interop.encode_folder(tree / "a.png", tmp_path / "out")
     with pytest.raises(ConfigError, match="expected at least 1"):
         interop.encode_folder(tree, tmp_path / "out", workers=0)

@@ -1,0 +1,81 @@
+"""Options that several commands share, and the types of their arguments."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+QUALITY = 50.0
+
+
+def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """An argument type: a finite number in [least, most], or above `least`."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if not (math.isfinite(value) and least <= value <= most) or (above and value == least):
+            expected = f"above {least:g}" if above else f"from {least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"{text} is not a number {expected}")
+        return value
+
+    parse.__name__ = "number"  # argparse shows it
+    return parse
+
+
+def integer(least: int) -> Callable[[str], int]:
+    """An argument type: an integer of at least `least`."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return value
+
+    parse.__name__ = "integer"
+    return parse
+
+
+def file_name(text: str) -> str:
+    """An argument type: a file name that is not empty, as an unset shell variable is."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def add_rate_options(parser: argparse.ArgumentParser) -> None:
+    """Adds -q, --bpp, --bytes and --psnr, which exclude each other."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "-q", "--quality", type=number(1, 100), metavar="Q", help="1 to 100; higher is better and larger (50)"
+    )
+    group.add_argument("--bpp", type=number(0, above=True), metavar="B", help="best quality within B bits per pixel")
+    group.add_argument("--bytes", type=integer(1), metavar="N", help="best quality within N bytes")
+    group.add_argument("--psnr", type=number(0, above=True), metavar="P", help="smallest file with at least P dB")
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --model."""
+    parser.add_argument(
+        "--model", default="base", metavar="M", help="name of an installed model, or a model file (base)"
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --device."""
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (auto)")
+
+
+def add_force_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --force."""
+    parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
+
+
+def encode_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `neurocodec.encode` for the options above."""
+    options: dict[str, Any] = {"model": args.model, "device": args.device}
+    for option, keyword in (("bpp", "target_bpp"), ("bytes", "target_bytes"), ("psnr", "target_psnr")):
+        if getattr(args, option) is not None:
+            return options | {keyword: getattr(args, option)}
+    return options | {"quality": QUALITY if args.quality is None else args.quality}

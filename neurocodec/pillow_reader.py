@@ -1,0 +1,63 @@
+"""A .nic file as Pillow sees it. Apart from the plugin, because PIL.ImageFile is needed only when a file is opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import ImageFile, UnidentifiedImageError
+
+from neurocodec import container
+from neurocodec.errors import NicFormatError
+
+_EXIF_PREFIX = b"Exif\0\0"
+
+
+class UnreadableNicError(NicFormatError, UnidentifiedImageError):
+    """A damaged .nic file: a NicFormatError, and an OSError as users of Pillow expect."""
+
+
+class NicImageFile(ImageFile.ImageFile):
+    """An opened .nic file: opening checks it and runs no network; pixels are decoded when they are first used.
+
+    info: model_id (16 hex digits), quality (1 to 100); icc_profile, exif and xmp if the file has them. Opening and
+    loading raise UnreadableNicError if the file is damaged; loading raises ModelNotFoundError if its model is missing.
+    """
+
+    format = "NIC"
+    format_description = "neurocodec image"
+    _data: bytes | None = None  # the file, until its pixels are decoded; here too for pictures that pickle makes
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        data = self.fp.read()
+        try:
+            info = container.describe(data)
+            chunks = container.read(data).chunks
+        except NicFormatError as error:
+            raise UnreadableNicError(str(error)) from error
+        self._data = data
+        self._size = (info.width, info.height)
+        self._mode = info.mode
+        self.info = {"model_id": info.model_id, "quality": info.quality}
+        if container.ICC in chunks:
+            self.info["icc_profile"] = chunks[container.ICC]
+        if container.EXIF in chunks:
+            self.info["exif"] = _EXIF_PREFIX + chunks[container.EXIF]
+        if container.XMP in chunks:
+            self.info["xmp"] = chunks[container.XMP]
+        self.tile = []  # no Pillow decoder: load does everything
+
+    def load(self) -> Any:
+        """Decodes the pixels, once."""
+        if self._data is not None:
+            from neurocodec import codec
+
+            try:
+                self.im = codec.decode(self._data).im
+            except NicFormatError as error:
+                raise UnreadableNicError(str(error)) from error
+            self._data = None
+            if self._exclusive_fp and self.fp is not None:
+                self.fp.close()
+            self.fp = None
+        return super().load()

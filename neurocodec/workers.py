@@ -1,0 +1,142 @@
+"""Worker processes, which an interrupt ends at once and silently; and the number of cores."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+from neurocodec.errors import NeurocodecError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Delays an interrupt until the block ends. Processes that start in the block never receive one."""
+    interrupts = []
+    handler = signal.getsignal(signal.SIGINT)
+    delays = threading.current_thread() is threading.main_thread() and callable(handler)  # other threads get none
+    if delays:
+        signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+    try:
+        with _blocked_interrupts():
+            yield
+    finally:
+        if delays:
+            signal.signal(signal.SIGINT, handler)
+            if interrupts:
+                signal.raise_signal(signal.SIGINT)
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Sequence[Item], processes: int, start: Callable[[], object]
+) -> Generator[Result | Exception, None, None]:
+    """For each item, in order: `function(item)`, or the exception that it raised.
+
+    With one process or one item, the work happens in this process. Otherwise each worker calls `start` once, and then
+    works on one item at a time. A worker that dies costs only its item, whose outcome is a NeurocodecError. Close the
+    generator to end the workers. Function, items and results must be picklable.
+    """
+    processes = min(processes, len(items))
+    if processes <= 1:
+        yield from (_call(function, item) for item in items)
+        return
+    workers: dict[Connection, BaseProcess] = {}
+    busy: dict[Connection, int] = {}  # which item each worker has
+    outcomes: dict[int, Result | Exception] = {}
+    sent = 0
+    try:
+        for index in range(len(items)):
+            while index not in outcomes:
+                while len(busy) < processes and sent < min(len(items), index + 4 * processes):  # limits the memory
+                    connection = next((c for c in workers if c not in busy), None) or _start(workers, start, function)
+                    with contextlib.suppress(OSError):  # if the worker died, receiving fails too
+                        connection.send(items[sent])
+                    busy[connection] = sent
+                    sent += 1
+                ready = wait(list(busy))
+                for connection in [c for c in busy if c in ready]:
+                    try:
+                        outcome = connection.recv()
+                    except (EOFError, OSError):
+                        outcome = NeurocodecError("a worker process died, perhaps for lack of memory: use a smaller -j")
+                        workers.pop(connection).join()
+                    outcomes[busy.pop(connection)] = outcome
+            yield outcomes.pop(index)
+    finally:
+        with uninterrupted():
+            for process in workers.values():
+                process.terminate()
+            for process in workers.values():
+                process.join()
+
+
+@contextlib.contextmanager
+def _blocked_interrupts() -> Iterator[None]:
+    """Blocks SIGINT in this thread, and for good in the processes and threads that start in the block."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # here, because it unblocks SIGINT when it starts
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _start(workers: dict[Connection, BaseProcess], start: Callable[[], object], function: Any) -> Connection:
+    """Starts a worker and returns the connection to it."""
+    context = multiprocessing.get_context("spawn")
+    with uninterrupted():
+        connection, other_end = context.Pipe()
+        process = context.Process(target=_work, args=(other_end, start, function), daemon=True)
+        process.start()
+        other_end.close()
+        workers[connection] = process
+    return connection
+
+
+def _work(connection: Connection, start: Callable[[], object], function: Callable[[Any], Any]) -> None:
+    """The worker: receives items and sends outcomes until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
+    start()
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            outcome = _call(function, connection.recv())
+            connection.send(_picklable(outcome) if isinstance(outcome, Exception) else outcome)
+
+
+def _call(function: Callable[[Item], Result], item: Item) -> Result | Exception:
+    try:
+        return function(item)
+    except Exception as error:
+        return error
+
+
+def _picklable(error: Exception) -> Exception:
+    """The error with the worker's traceback as a note, or its text if it cannot be pickled."""
+    if hasattr(error, "add_note"):  # Python 3.11
+        error.add_note("".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

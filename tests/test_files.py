@@ -1,0 +1,214 @@
+"""Files that appear whole or not at all, and verified downloads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paths import ROOT
+
+from neurocodec import OutputError, files
+
+DATA = bytes(range(256)) * 40
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with files.writing(path) as file:
+        file.write(DATA[:100])
+        file.flush()
+        assert not path.exists()
+        file.write(DATA[100:])
+        file.seek(5)
+        assert file.read(3) == DATA[5:8]
+    assert path.read_bytes() == DATA
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("force", [False, True])
+def test_an_error_leaves_nothing_behind(tmp_path: Path, error: type[BaseException], force: bool) -> None:
+    if force:
+        (tmp_path / "a.bin").write_bytes(b"old")
+    before = os.listdir(tmp_path)
+    with pytest.raises(error), files.writing(tmp_path / "a.bin", force=force) as file:  # noqa: PT012
+        file.write(b"half")
+        raise error
+    assert os.listdir(tmp_path) == before
+    assert not force or (tmp_path / "a.bin").read_bytes() == b"old"
+
+
+def test_an_output_error_in_the_block_keeps_its_text(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"^use \.png$"), files.writing(tmp_path / "a.bin"):
+        raise OutputError("use .png")
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"precious")
+    for check in (files.check_output, partial(files.write_bytes, data=DATA)):
+        with pytest.raises(OutputError, match=r"a\.bin exists; use --force \(force=True in Python\)"):
+            check(path)
+    assert path.read_bytes() == b"precious"
+    files.check_output(path, force=True)
+    files.write_bytes(path, DATA, force=True)
+    assert path.read_bytes() == DATA
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", _no_links)
+    path = tmp_path / "a.bin"
+    with pytest.raises(OutputError, match="exists"), files.writing(path) as file:  # noqa: PT012
+        file.write(b"mine")
+        path.write_bytes(b"theirs")
+    assert path.read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", _no_links)
+    files.write_bytes(tmp_path / "a.bin", DATA)
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def _no_links(*_: Any) -> None:
+    raise PermissionError("no links here")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
+def test_an_overwritten_file_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    files.write_bytes(path, DATA, force=True)
+    assert path.read_bytes() == DATA
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    real, link = tmp_path / "folder" / "real", tmp_path / "link"
+    link.symlink_to(real)
+    files.write_bytes(link, b"first")  # a link to nothing
+    with pytest.raises(OutputError, match="link exists"):
+        files.write_bytes(link, b"second")
+    files.write_bytes(link, b"second", force=True)
+    assert link.is_symlink()
+    assert real.read_bytes() == b"second"
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
+    assert os.listdir(tmp_path / "folder") == ["real"]
+
+
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    for path, words in ((tmp_path, "is a folder"), (os.devnull, "is not a regular file")):
+        for check in (files.check_output, partial(files.write_bytes, data=DATA)):
+            with pytest.raises(OutputError, match=words):
+                check(path, force=True)
+
+
+def test_folders(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="there is no folder"):
+        files.write_bytes(tmp_path / "new" / "a", DATA)
+    for path in (tmp_path / "file" / "a", tmp_path / "file" / "new" / "a"):
+        with pytest.raises(OutputError, match="file is not a folder"):
+            files.check_output(path, make_folders=True)
+    files.check_output(tmp_path / "new" / "er" / "a", make_folders=True)
+    assert os.listdir(tmp_path) == ["file"]
+    for _ in range(2):
+        files.make_folder(tmp_path / "new" / "er")
+    files.write_bytes(tmp_path / "new" / "er" / "a", DATA)
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError, match=f"the folder {path} cannot be made"):
+            files.make_folder(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o500)
+    for path in (folder / "a", folder / "new" / "a"):
+        with pytest.raises(OutputError, match=f"the folder {folder} is not writable"):
+            files.check_output(path, make_folders=True)
+    with pytest.raises(OutputError, match="is not writable"):
+        files.write_bytes(folder / "a", DATA)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from neurocodec import OutputError, files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    files.write_bytes(sys.argv[1], bytes(20_000))
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of file sizes")
+def test_a_full_disk(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, tmp_path / "a.bin"]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, cwd=ROOT).stdout
+    assert out == f"{tmp_path / 'a.bin'} cannot be written: File too large\n"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a server that has the file data.bin."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    (folder / "data.bin").write_bytes(DATA)
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as http:
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+        http.shutdown()
+
+
+def test_download(server: str, tmp_path: Path) -> None:
+    pytest.importorskip("pooch")
+    target = tmp_path / "made" / "here" / "a.bin"
+    sha256 = hashlib.sha256(DATA).hexdigest()
+    files.download(f"{server}/data.bin", sha256, target)
+    assert target.read_bytes() == DATA
+    files.download(f"{server}/none.bin", sha256, target)  # it has the file already
+    target.write_bytes(b"damaged")
+    files.download(f"{server}/data.bin", sha256, target)
+    assert target.read_bytes() == DATA
+    assert os.listdir(target.parent) == ["a.bin"]
+
+
+def test_downloads_that_fail_leave_nothing_behind(server: str, tmp_path: Path) -> None:
+    pytest.importorskip("pooch")
+    target = tmp_path / "a.bin"
+    with pytest.raises(OSError, match=r"data\.bin does not have the SHA-256 00000000"):
+        files.download(f"{server}/data.bin", "0" * 64, target)
+    with pytest.raises(OSError, match="404"):
+        files.download(f"{server}/none.bin", "0" * 64, target)
+    with pytest.raises(OSError, match="127"):
+        files.download("http://127.0.0.1:9/data.bin", "0" * 64, target)
+    assert os.listdir(tmp_path) == ["server"]
