@@ -36,7 +36,7 @@ LEVELS = {
     "neurocodec.training": 5,
     "neurocodec.bench": 5,
     "neurocodec.interop": 5,
-    "neurocodec.interop.torchvision_shim": 1,  # for metrics too
+    "neurocodec.packages": 1,
     "neurocodec": 5,  # the public names, which are codec's
     "neurocodec.cli": 6,
     "neurocodec.__main__": 6,

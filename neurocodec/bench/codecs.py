@@ -35,7 +35,7 @@ from PIL import Image, features
 
 from neurocodec.errors import ConfigError, ImageError, MissingPackageError
 from neurocodec.metrics import psnr
-from neurocodec.metrics.packages import require
+from neurocodec.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

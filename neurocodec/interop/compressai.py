@@ -46,7 +46,7 @@ from neurocodec.errors import (
     NicFormatError,
     TruncatedError,
 )
-from neurocodec.interop.torchvision_shim import import_with_torchvision
+from neurocodec.packages import import_with_torchvision
 
 if TYPE_CHECKING:
     from PIL.Image import Image
