@@ -1,8 +1,8 @@
 """Optional packages: imported when they are used, with one sentence where they are missing.
 
-torchvision's only Linux wheel holds CUDA code, which does not load beside a CPU build of torch. torchvision allows that,
-but then describes operators that do not exist, so that `import torchvision` ends with "operator torchvision::nms does
-not exist". CompressAI and torch-fidelity import torchvision and need none of these operators.
+torchvision's only wheel for Linux holds CUDA code, which does not load beside a CPU build of torch. torchvision allows
+that, but then describes operators that do not exist, so that `import torchvision` ends with "operator torchvision::nms
+does not exist". CompressAI and torch-fidelity import torchvision and need none of these operators.
 """
 
 from __future__ import annotations

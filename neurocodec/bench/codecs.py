@@ -483,8 +483,8 @@ def _create(name: str, label: str, model: str | Path | Model) -> Codec:
         nic.loaded()  # so that a model that is not there is found now, not after hours
         return nic
     if name.startswith("cai:"):
-        interop = importlib.import_module("neurocodec.interop.compressai")
-        codec: Codec = interop.benchmark_codec(name)
+        rival = importlib.import_module("neurocodec.bench.compressai")
+        codec: Codec = rival.benchmark_codec(name)
         return codec
     known: dict[str, Codec] = {
         "jpeg": Jpeg(),
