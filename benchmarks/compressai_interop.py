@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from neurocodec import container, image
+from neurocodec.bench.compressai import untrained
 from neurocodec.bench.rate_distortion import commit, machine, versions
 from neurocodec.bench.speed import fill
 from neurocodec.interop import compressai as interop
@@ -123,7 +124,7 @@ def main() -> None:
         if args.pretrained:
             network = interop.zoo_network(name, args.quality, "mse", pretrained=True).eval()
         else:
-            network = interop.untrained(name, args.quality, photo[:256, 128:384], bpp=args.bpp)
+            network = untrained(name, args.quality, photo[:256, 128:384], bpp=args.bpp)
         for size in args.sizes.split(","):
             width, height = (int(side) for side in size.split("x"))
             for row in measure(network, fill(photo, height, width), args.repeats):

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec.metrics.packages import require
+from neurocodec.packages import require
 
 Method = Literal["akima", "pchip", "cubic"]
 Point = tuple[float, float]

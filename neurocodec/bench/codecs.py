@@ -35,7 +35,7 @@ from PIL import Image, features
 
 from neurocodec.errors import ConfigError, ImageError, MissingPackageError
 from neurocodec.metrics import psnr
-from neurocodec.metrics.packages import require
+from neurocodec.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -483,8 +483,8 @@ def _create(name: str, label: str, model: str | Path | Model) -> Codec:
         nic.loaded()  # so that a model that is not there is found now, not after hours
         return nic
     if name.startswith("cai:"):
-        interop = importlib.import_module("neurocodec.interop.compressai")
-        codec: Codec = interop.benchmark_codec(name)
+        rival = importlib.import_module("neurocodec.bench.compressai")
+        codec: Codec = rival.benchmark_codec(name)
         return codec
     known: dict[str, Codec] = {
         "jpeg": Jpeg(),

@@ -25,7 +25,7 @@ from neurocodec.entropy import coder
 from neurocodec.entropy.native import extension
 from neurocodec.entropy.tables import Tables, gaussian_tables
 from neurocodec.errors import ConfigError, ModelMismatchError, NativeUnavailableError
-from neurocodec.interop.torchvision_shim import import_with_torchvision
+from neurocodec.packages import import_with_torchvision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

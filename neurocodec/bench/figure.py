@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from neurocodec.bench.curves import Curve
-from neurocodec.metrics.packages import require
+from neurocodec.packages import require
 
 MAX_BPP = 2.0
 """Right end of the figure."""

@@ -21,7 +21,7 @@ from neurocodec import files
 from neurocodec.bench.fid import patches
 from neurocodec.errors import MissingPackageError, MissingWeightsError
 from neurocodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_available
-from neurocodec.metrics.packages import require
+from neurocodec.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

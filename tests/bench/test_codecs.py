@@ -149,7 +149,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_compressai_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from neurocodec.interop import compressai
+    from neurocodec.bench import compressai
 
     def benchmark_codec(name: str) -> codecs.Codec:
         if name == "cai:mbt2018-mean":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurocodec.bench.bd_rate import bd_psnr, bd_rate, bootstrap
-from neurocodec.errors import ImageError, MissingPackageError, NeurocodecError
-from neurocodec.metrics import ms_ssim, ms_ssim_db, packages, psnr
+from neurocodec.errors import ImageError
+from neurocodec.metrics import ms_ssim, ms_ssim_db, psnr
 
 RNG = np.random.default_rng(3)
 METHODS = ("akima", "pchip", "cubic")
@@ -72,25 +71,6 @@ def test_ms_ssim() -> None:
 def test_ms_ssim_refuses_what_it_cannot_measure(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError, match="above 160"):
         ms_ssim(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
-
-
-def test_missing_package_is_a_sentence() -> None:
-    with pytest.raises(MissingPackageError, match=r"rainbows needs Unicorn.*pip install") as caught:
-        packages.require("neurocodec_no_such_module", "Unicorn", "rainbows")
-    assert isinstance(caught.value, NeurocodecError)
-
-
-def test_torch_fidelity_is_imported_beside_a_cpu_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It imports torchvision, whose operators are not there: a stand-in that describes one, as torchvision does."""
-    source = 'import torch\n@torch.library.register_fake("torchvision::no_such_operator")\ndef meta(*args): ...\n'
-    (tmp_path / "torch_fidelity.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_fidelity"]:
-        monkeypatch.delitem(sys.modules, name)
-    try:
-        assert packages.require("torch_fidelity", "torch-fidelity", "FID", "fid").__file__.startswith(str(tmp_path))
-    finally:
-        sys.modules.pop("torch_fidelity", None)
 
 
 @pytest.mark.parametrize("method", METHODS)

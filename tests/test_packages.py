@@ -1,4 +1,4 @@
-"""The shim that imports modules which need torchvision, on stand-ins: torchvision itself need not be there."""
+"""Optional packages, and imports of torchvision beside a torch that its operators do not fit, on stand-ins for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch.library
 
-from neurocodec.interop.torchvision_shim import import_with_torchvision
+from neurocodec.errors import MissingPackageError, NeurocodecError
+from neurocodec.packages import import_with_torchvision, require
 
 REGISTER = torch.library.register_fake
 
@@ -30,14 +31,30 @@ def source(operator: str) -> str:
     return f"import torch\n@torch.library.register_fake({operator!r})\ndef meta(*args):\n    return 7\n"
 
 
-def test_missing_operators_of_torchvision_are_forgiven(module: Path) -> None:
+def test_a_missing_package_is_a_sentence() -> None:
+    with pytest.raises(MissingPackageError, match=r"rainbows needs Unicorn.*pip install") as caught:
+        require("neurocodec_no_such_module", "Unicorn", "rainbows")
+    assert isinstance(caught.value, NeurocodecError)
+
+
+def test_missing_operators_of_torchvision_are_ignored(module: Path) -> None:
     module.write_text(source("torchvision::no_such_operator"))
     with pytest.raises(RuntimeError, match="does not exist"):
         importlib.import_module(module.stem)
     assert import_with_torchvision(module.stem).meta() == 7
 
 
-def test_other_operators_are_not(module: Path) -> None:
+def test_torch_fidelity_needs_torchvision(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_fidelity"]:
+        monkeypatch.delitem(sys.modules, name)
+    module.with_name("torch_fidelity.py").write_text(source("torchvision::no_such_operator"))
+    try:
+        assert require("torch_fidelity", "torch-fidelity", "FID", "fid").meta() == 7
+    finally:
+        sys.modules.pop("torch_fidelity", None)
+
+
+def test_operators_of_others_must_exist(module: Path) -> None:
     module.write_text(source("elsewhere::no_such_operator"))
     with pytest.raises(RuntimeError, match="elsewhere::no_such_operator does not exist"):
         import_with_torchvision(module.stem)
