@@ -16,42 +16,36 @@ PACKAGE = ROOT / "neurocodec"
 
 LEVELS: tuple[set[str], ...] = (
     {"errors", "_native"},
-    {"files", "workers"},
+    {"files", "packages", "workers"},
     {"entropy", "container", "tiling", "metadata", "metrics", "perceptual"},
     {"image"},
     {"model"},
     {"integer"},
     {"models"},
     {"codec"},
-    {"conformance", "pillow_plugin", "collection"},
-    {"", "training", "interop"},  # "" is neurocodec itself: the public names
+    {"collection", "conformance", "pillow_reader"},
+    {"pillow_plugin"},
+    {""},  # neurocodec itself: the public names
+    {"training", "interop"},
     {"bench"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 )
 """The rooms of the house from the ground up. A room imports rooms below its own level, never its neighbours."""
 
 NO_TORCH = (
-    *("errors", "files", "container", "image", "metadata", "tiling", "model", "codec", "pillow_plugin", "conformance"),
+    *("errors", "files", "container", "image", "metadata", "tiling", "model", "codec", "conformance"),
+    *("pillow_plugin", "pillow_reader"),
     *("entropy.grid", "entropy.tables", "entropy.coder", "entropy.reference", "entropy.native"),
     *("integer.reference", "integer.native", "integer.network", "integer.entropy", "integer.transforms"),
 )
 CODING = (
-    "",
-    "codec",
-    "model",
-    "container",
-    "image",
-    "metadata",
-    "tiling",
-    "errors",
-    "files",
-    "entropy",
-    "integer",
-    "models",
+    *("", "codec", "model", "container", "image", "metadata", "tiling", "errors", "files"),
+    *("entropy", "integer", "conformance", "pillow_plugin", "pillow_reader"),
 )
 CORE = {"numpy", "PIL", "safetensors", "neurocodec"}
-OPTIONAL = {("files", "pooch")}
-"""Imported in a function, for downloads."""
+OPTIONAL = {("files", "pooch"), ("integer.gpu", "torch")}
+"""Imported when they are used: for downloads, and for coding on a GPU or without the compiled core."""
 FORBIDDEN = ("compressai", "torchvision", "scipy", "pandas", "matplotlib")
 
 
