@@ -56,8 +56,8 @@ def test_version(project: dict[str, Any]) -> None:
     assert f"## {neurocodec.__version__}" in changelog
 
 
-def test_core_dependencies_are_four(project: dict[str, Any]) -> None:
-    assert project["project"]["dependencies"] == ["torch>=2.4", "numpy>=1.26", "pillow>=10.1", "safetensors>=0.4"]
+def test_core_dependencies_are_three(project: dict[str, Any]) -> None:
+    assert project["project"]["dependencies"] == ["numpy>=1.26", "pillow>=10.1", "safetensors>=0.4"]
 
 
 def test_data_files_are_listed_and_exist(project: dict[str, Any]) -> None:

@@ -28,8 +28,8 @@ def kernels() -> list[str]:
 class NativeNetwork:
     """A `Network` in C++. Raises ModelMismatchError if the model's arrays do not fit, or sums could overflow.
 
-    kernel: one of `kernels()`, by default the fastest. threads: maximum thread count, by default torch's where torch is
-    loaded, else the cores that this process may use. Neither changes a result.
+    kernel: one of `kernels()`, by default the fastest. threads: maximum thread count, by default `available_threads()`.
+    Neither changes a result.
     """
 
     def __init__(self, model: Model, kernel: str = "", threads: int = 0) -> None:
@@ -74,7 +74,9 @@ class NativeNetwork:
 
 
 def available_threads() -> int:
-    """torch's thread limit where torch is loaded, else the number of cores that this process may use."""
+    """The thread limit of torch, if it is loaded, or of OMP_NUM_THREADS; else the cores that this process may use."""
     if torch := sys.modules.get("torch"):
         return int(torch.get_num_threads())
+    if (limit := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        return max(1, int(limit))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
