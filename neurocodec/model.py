@@ -30,7 +30,7 @@ from neurocodec.files import write_bytes
 FILE_FORMAT = "neurocodec-model-2"
 GENERATOR_FORMAT = "neurocodec-generator-1"
 TABLE_ARRAYS = ("frequencies", "offsets", "lengths")
-ENCODER_PARTS = ("g_a.", "h_a.")
+ENCODER_PARTS = ("g_a.", "h_a.", "scales.")
 DECODER_SHAPE = (
     *("channels", "latent_channels", "hyper_channels", "hidden_channels"),
     *("decoder_blocks", "latent_blocks", "quality_rows"),
@@ -179,7 +179,7 @@ class Model:
     @property
     def encodes(self) -> bool:
         """Whether the encoder's part is there."""
-        return any(name.startswith(ENCODER_PARTS) for name in self.arrays)
+        return any(name.startswith("g_a.") for name in self.arrays)
 
     def decoder(self) -> Model:
         """The model without its encoder: what a viewer needs, with the same id."""

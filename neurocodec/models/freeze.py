@@ -27,22 +27,26 @@ from neurocodec.integer.reference import IntArray
 from neurocodec.integer.transforms import GREY, LOG_GAIN_BITS, MANTISSA_BITS, TRANSFORM_BITS
 from neurocodec.model import EXP2_SIZE, TABLE_ARRAYS, Model
 from neurocodec.models.hyperprior import Hyperprior
+from neurocodec.models.scales import Scales, scaled
 
 TRANSFORMS = ("g_a.", "h_a.", "g_s.")
 PIXEL_BITS = 0
 GAINS = ("g_a.log_gain", "g_a.log_y_gain", "g_s.log_y_gain", "g_s.log_gain")
 
 
-def freeze(network: Hyperprior, *, tables: Tables | None = None) -> Model:
+def freeze(network: Hyperprior, *, tables: Tables | None = None, scales: Scales | None = None) -> Model:
     """The frozen model of trained networks. Raises ModelMismatchError if their weights are too large for integers.
 
-    tables: a row for each scale of `entropy.grid`; Gaussian ones by default.
+    tables: a row for each scale of `entropy.grid`; Gaussian ones by default. scales: of the transforms' activations, as
+    `measure_scales` gives them; by default all are 1.
     """
     weights = {name: value.detach().double().cpu().numpy() for name, value in network.state_dict().items()}
     if tables is None:
-        scales = np.exp(np.linspace(np.log(SCALE_MIN), np.log(SCALE_MAX), SCALE_LEVELS))
-        tables = gaussian_tables(scales.tolist())
-    arrays: dict[str, NDArray[Any]] = freeze_transforms(weights)
+        deviations = np.exp(np.linspace(np.log(SCALE_MIN), np.log(SCALE_MAX), SCALE_LEVELS))
+        tables = gaussian_tables(deviations.tolist())
+    scales = scales or {}
+    arrays: dict[str, NDArray[Any]] = freeze_transforms(scaled(weights, network.config, scales))
+    arrays |= {"scales." + name: value for name, value in scales.items()}
     arrays |= {"entropy." + name: value for name, value in freeze_entropy(weights).items()}
     arrays |= {"tables." + name: getattr(tables, name) for name in TABLE_ARRAYS}
     powers = np.rint(2.0 ** (MANTISSA_BITS + np.arange(EXP2_SIZE) / EXP2_SIZE))
@@ -52,7 +56,8 @@ def freeze(network: Hyperprior, *, tables: Tables | None = None) -> Model:
 
 def thaw(model: Model) -> Hyperprior:
     """Float networks to train on from: the inverse of `freeze`, up to rounding."""
-    weights = thaw_transforms(model.arrays) | thaw_entropy(model.part("entropy."))
+    inverse = {name: -value for name, value in model.part("scales.").items()}
+    weights = scaled(thaw_transforms(model.arrays), model.config, inverse) | thaw_entropy(model.part("entropy."))
     network = Hyperprior(model.config)
     network.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()})
     return network
@@ -92,7 +97,7 @@ def thaw_transforms(frozen: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any
         shift = frozen[name + ".shift"].astype(np.float64)
         scale = 2.0 ** -(shift + bits_out - bits_in)
         integers = frozen[name + ".weight"].astype(np.float64)
-        weight = integers * scale.reshape(-1, *[1] * (integers.ndim - 1))
+        weight = integers * _rows(scale, integers)
         bias = frozen[name + ".bias"] * 2.0 ** -(shift + bits_out)
         if name == "g_a.stem":
             weight = weight * 255
@@ -133,24 +138,34 @@ def _freeze_layer(
 
     extra: rows of further biases, (rows, out), on the scale of the sums.
     """
-    rows = np.abs(weight).reshape(weight.shape[0], -1)
-    biases = np.abs(bias) + (0 if extra is None else np.abs(extra).max(0))
-    shifts = np.full(len(rows), -1)
+    biases = bias[None] if extra is None else np.concatenate([bias[None], extra])
+    for _ in range(2):  # rounding may leave room for another bit: the rounded values get it, so that freezing is stable
+        shifts = _largest_shifts(weight, biases, bits_in, bits_out, largest_input)
+        if shifts.min() < 0:
+            raise ModelMismatchError(f"the weights of {name} are too large for integers: training has diverged.")
+        scale, bias_scale = _rows(2.0 ** (shifts + bits_out - bits_in), weight), 2.0 ** (shifts + bits_out)
+        weight, biases = np.rint(weight * scale) / scale, np.rint(biases * bias_scale) / bias_scale
+    integers = (biases * bias_scale).astype(np.int32)
+    frozen = {"weight": (weight * scale).astype(np.int16), "bias": integers[0], "shift": shifts.astype(np.int8)}
+    return frozen if extra is None else frozen | {"extra": integers[1:]}
+
+
+def _largest_shifts(
+    weight: NDArray[Any], biases: NDArray[Any], bits_in: int, bits_out: int, largest_input: int
+) -> IntArray:
+    """For each output the largest shift for which `Arrays.layer` will prove its sums; -1 if there is none."""
+    shifts = np.full(len(weight), -1)
     for shift in range(31):
-        weights = np.rint(rows * 2.0 ** (shift + bits_out - bits_in))
-        bound = weights.sum(1) * largest_input + biases * 2.0 ** (shift + bits_out) + 2.0**shift + 2
+        weights = np.abs(np.rint(weight * 2.0 ** (shift + bits_out - bits_in))).reshape(len(weight), -1)
+        added = np.abs(np.rint(biases * 2.0 ** (shift + bits_out)))
+        bound = weights.sum(1) * largest_input + added[0] + added[1:].max(0, initial=0) + 2.0**shift
         shifts[(weights.max(1) < LIMIT) & (bound < SUM_LIMIT)] = shift
-    if shifts.min() < 0:
-        raise ModelMismatchError(f"the weights of {name} are too large for integers: training has diverged.")
-    scale = 2.0 ** (shifts + bits_out - bits_in)
-    frozen: dict[str, NDArray[Any]] = {
-        "weight": np.rint(weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int16),
-        "bias": np.rint(bias * 2.0 ** (shifts + bits_out)).astype(np.int32),
-        "shift": shifts.astype(np.int8),
-    }
-    if extra is not None:
-        frozen["extra"] = np.rint(extra * 2.0 ** (shifts + bits_out)).astype(np.int32)
-    return frozen
+    return shifts
+
+
+def _rows(values: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
+    """One value for each output, (out,), in a shape that multiplies a weight, (out, ...)."""
+    return values.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def freeze_entropy(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
