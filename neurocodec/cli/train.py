@@ -15,16 +15,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("train", help="train a model", description=__doc__, allow_abbrev=False)
     parser.add_argument("config", metavar="CONFIG.toml")
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="as in training.batch=4, in place of the file's"
+        "overrides", nargs="*", metavar="section.key=value", help="replaces a setting of the file: training.batch=4"
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--run", dest="folder", metavar="DIR", help="folder of the new run (runs/ and CONFIG's name)")
+    group.add_argument("--run", dest="folder", metavar="DIR", help="folder of the new run (default: runs/CONFIG)")
     group.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
     parser.add_argument(
         "--init-from",
         metavar="MODEL",
-        help="start a new run from a run's model.pt, a .safetensors file or an installed model, or, if a generative "
-        "decoder is trained, from the file of one (training.init_from)",
+        help="start a new run from a run's model.pt, a .safetensors file or an installed model; to train a generative "
+        "decoder, from the file of one or a run's checkpoint.pt (training.init_from)",
     )
     parser.set_defaults(run=run, more="overrides")
 
@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         from neurocodec.training.config import GenerativeConfig, load_config
         from neurocodec.training.loop import train
-        from neurocodec.training.realism import train_realism
+        from neurocodec.training.rate_distortion import RateDistortion
+        from neurocodec.training.realism import Realism
     except ModuleNotFoundError as error:
         if error.name not in ("tqdm", "tomli"):
             raise
@@ -49,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     folder = args.resume or args.folder or os.path.join("runs", os.path.splitext(os.path.basename(args.config))[0])
     resume = args.resume is not None
     if isinstance(config, GenerativeConfig):
-        found, what = train_realism(config, folder, resume=resume), "the trained generative decoder"
+        path, what = train(config, folder, Realism, resume=resume), "the trained generative decoder"
     else:
-        found, what = train(config, folder, resume=resume), "the trained model"
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts several
-        print(f"{found}: {what}")
+        path, what = train(config, folder, RateDistortion, resume=resume), "the trained model"
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
+        print(f"{path}: {what}")
     return 0
