@@ -1,7 +1,7 @@
 """Training configuration: TOML sections into dataclasses.
 
-[model], [data] and [training] describe a run that trains a base model; [realism] and [generator], beside [data] and
-[training], one that trains a generative decoder.
+[model], [data] and [training] describe a run that trains a base model; [data], [training], [generator] and [realism]
+one that trains a generative decoder.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ else:
 class DataConfig:
     """Where the pictures are. Folders are read recursively; every `validation_every`-th picture is held out.
 
-    Crops from the folders of `mix` keep their scale and colours: only `folder` is magnified, recoloured and drawn on.
+    Crops from the folders of `mix` stay as they are: only those from `folder` are magnified, recoloured and drawn on.
     """
 
     folder: str = ""
-    mix: dict[str, float] = field(default_factory=dict)  # further folders, and the share of the crops each provides
+    mix: dict[str, float] = field(default_factory=dict)  # further folders, and the share of the crops from each
     cache: str = ""  # decoded pictures; default: inside the run folder
     validation_every: int = 40
     validation_images: int = 12
-    crop: int = 256  # a multiple of 64; smaller pictures are left out
-    final_crop: int = 384  # the crops of the last part of a run, with fewer of them a step
-    final_crop_share: float = 0.0  # that part
+    crop: int = 256  # side, a multiple of 64; smaller pictures are left out
+    final_crop: int = 384  # side in the last part of a run, with fewer crops a step
+    final_crop_share: float = 0.0  # that part of the run
     magnified_share: float = 0.25  # of the crops, magnified up to 4 times: large pictures are smoother than small ones
     drawn_share: float = 0.05  # of the crops: flat colours, gradients, stripes, noise, shapes, text
-    recoloured_share: float = 0.15  # of the other crops: of stronger or weaker colours, or with channels exchanged
+    recoloured_share: float = 0.15  # of the other crops: stronger or weaker colours, or exchanged channels
     workers: int = 2  # threads that cut crops, each two batches ahead
 
     def __post_init__(self) -> None:
@@ -50,14 +50,13 @@ class DataConfig:
         _require(self.validation_every >= 2, "data.validation_every", "at least 2")
         _require(self.validation_images >= 1, "data.validation_images", "at least 1")
         _require(0.0 <= self.final_crop_share <= 1.0, "data.final_crop_share", "between 0 and 1")
-        shares = min(self.magnified_share, self.drawn_share), self.magnified_share + self.drawn_share
-        _require(shares[0] >= 0 and shares[1] <= 1, "data.magnified_share + data.drawn_share", "between 0 and 1")
+        fits = min(self.magnified_share, self.drawn_share) >= 0 and self.magnified_share + self.drawn_share <= 1
+        _require(fits, "data.magnified_share + data.drawn_share", "between 0 and 1")
         _require(0.0 <= self.recoloured_share <= 1.0, "data.recoloured_share", "between 0 and 1")
         _require(self.workers >= 1, "data.workers", "at least 1")
-        mixed = [share for share in self.mix.values() if isinstance(share, float) and 0.0 < share < 1.0]
-        _require(
-            len(mixed) == len(self.mix) and sum(mixed) < 1.0, "data.mix", "a table of shares that add up to less than 1"
-        )
+        shares_fit = all(isinstance(share, float) and share > 0.0 for share in self.mix.values())
+        fits = shares_fit and sum(self.mix.values()) < 1.0 and self.folder not in self.mix
+        _require(fits, "data.mix", "a table of other folders and their shares of the crops, together less than 1")
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,12 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     rows_learning_rate: float = 3e-3  # per-quality gains and biases
     warmup: float = 0.01  # share of the run
-    final_learning_rate: float = 0.01  # of the peak, at the end of the cosine
+    final_learning_rate: float = 0.01  # of the peak, at the end of the cosine; 1.0 makes it flat
     clip: float = 1.0
     ema: float = 0.999
     integer_share: float = 0.2  # the last part of a run, with fake quantisation of the entropy path
     init_from: str = ""  # model.pt, .safetensors or the name of a model to start from; default: a transform codec
-    init_images: int = 40  # pictures that transform initialisation measures; 0: random weights
+    init_images: int = 40  # pictures that the transform start measures; 0: random weights
     log_every: int = 20
     checkpoint_every: int = 500
     validate_every: int = 2000
@@ -104,11 +103,11 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class RealismConfig:
-    """What a generative decoder is trained for. Weights are those of HiFiC (Mentzer et al. 2020, appendix A)."""
+    """The objective of a generative decoder. Weights are those of HiFiC (Mentzer et al. 2020, appendix A)."""
 
     model: str = "base"  # name or .safetensors file of the model whose latents are decoded
     joint: bool = False  # trains that model too, into a new one
-    gan_start: float = 0.2  # share of the run without discriminator
+    gan_start: float = 0.2  # share of the run, its first, without discriminator
     gan: str = "non-saturating"  # minimax, non-saturating, least-squares, hinge
     lpips: str = "alex"  # alex, vgg
     mse_weight: float = 0.075 * 2**-5  # k_M, of 255² · MSE
@@ -178,7 +177,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             value = text
         _table(section, tables.setdefault(section, {}))[key] = value
     if "realism" in tables and "model" in tables:
-        raise ConfigError("[model] has no place beside [realism]: the shape is that of the model realism.model names.")
+        raise ConfigError("[model] cannot stand beside [realism]: realism.model names a model, which has its shape.")
     return config_from_dict(tables)
 
 
@@ -208,8 +207,7 @@ def _table(name: str, table: Any) -> dict[str, Any]:
 
 
 def _section(name: str, kind: Any, table: Any) -> Any:
-    defaults = dataclasses.asdict(kind())
-    values = {}
+    defaults, values = dataclasses.asdict(kind()), {}
     for key, value in _table(name, table).items():
         if key not in defaults:
             raise ConfigError(f"unknown key {key!r} in [{name}]; known are {', '.join(defaults)}.")

@@ -1,14 +1,13 @@
-"""Pictures for training: a folder tree decoded once into a memory-mapped file, and batches of random crops from it."""
+"""Pictures for training: folders decoded once into memory-mapped files, and batches of random crops from them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import uuid
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from neurocodec import files
 from neurocodec.errors import ConfigError, ImageError
 from neurocodec.image import load
 from neurocodec.training import synthetic
@@ -25,52 +25,59 @@ from neurocodec.training.distributed import Processes
 from neurocodec.training.schedule import Stage, in_last, seed_of, stages
 
 MAGNIFICATION = 4.0
-"""Crops are magnified up to so many times, bicubically."""
+"""Maximum factor of magnified crops."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"}
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """All picture files below a folder, sorted by path. Raises ConfigError if it is no folder or holds none."""
+def find_images(folder: str | Path, setting: str = "data.folder") -> list[Path]:
+    """All picture files below a folder, sorted by path. Raises ConfigError, about that setting, if there are none."""
     root = Path(folder)
     if not str(folder) or not root.is_dir():
-        raise ConfigError(f"data.folder is {str(folder)!r}, which is no folder: name a folder of photographs.")
+        raise ConfigError(f"{setting} is {str(folder)!r}, which is not a folder: name a folder of photographs.")
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
-        raise ConfigError(f"no pictures found below {str(folder)!r}; set data.folder to a folder of photographs.")
+        raise ConfigError(f"{setting} is {str(folder)!r}, which holds no pictures: name a folder of photographs.")
     return paths
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a run: those of `data.folder`, those of each folder of `data.mix`, and those held out."""
+    """The pictures of a run: those of `data.folder`, those of each folder of `data.mix`, and the held-out ones.
+
+    counts: of the pictures to train on, by folder.
+    """
 
     photographs: Photographs
     mix: tuple[Photographs, ...]
     held_out: Photographs
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def open_pictures(data: DataConfig, run: Path) -> Pictures:
-    """Decodes the pictures of a run, unless they are in the cache. Raises ConfigError.
+    """Decodes the pictures of a run, unless they are in the cache. Raises ConfigError, OutputError.
 
     The folders of `data.mix` contribute to the held-out pictures in proportion to their share of the crops.
     """
     cache, every = data.cache or run / "cache", data.validation_every
     held_out: list[Path] = []
     training: list[Photographs] = []
-    for folder, share in {data.folder: 1.0, **data.mix}.items():
-        paths = find_images(folder)
+    folders = [(data.folder, "data.folder", 1.0), *((name, "data.mix", share) for name, share in data.mix.items())]
+    for folder, setting, share in folders:
+        paths = find_images(folder, setting)
         if len(paths) < 2:
-            raise ConfigError(f"one picture found below {folder!r}: one is held out, and training needs another.")
+            raise ConfigError(f"{setting} is {folder!r}, which holds one picture: training needs two.")
         held_out += paths[::every][: math.ceil(share * data.validation_images)]
         training.append(Photographs([p for i, p in enumerate(paths) if i % every], cache, min_side=data.crop))
-    return Pictures(training[0], tuple(training[1:]), Photographs(held_out, cache, min_side=data.crop))
+    counts = {folder: len(photographs) for (folder, _, _), photographs in zip(folders, training, strict=True)}
+    return Pictures(training[0], tuple(training[1:]), Photographs(held_out, cache, min_side=data.crop), counts)
 
 
 class Photographs:
     """Decoded RGB pictures in one memory-mapped file, shared by all processes of a machine.
 
-    The cache is keyed by the names, sizes and times of the files, so changed folders are decoded again.
-    Pictures with a side under `min_side` are left out, as are files that cannot be decoded.
+    The cache is keyed by the names, sizes and times of the files, so changed folders are decoded again. Pictures with a
+    side under `min_side` and files that cannot be decoded are left out. Raises ConfigError if none remains, OutputError
+    if the cache cannot be written.
     """
 
     def __init__(self, paths: list[Path], cache: str | Path, *, min_side: int = 0) -> None:
@@ -78,13 +85,13 @@ class Photographs:
         key = hashlib.sha256(json.dumps([stamp, min_side]).encode()).hexdigest()[:16]
         pixels, index = Path(cache) / f"{key}.u8", Path(cache) / f"{key}.json"
         if not (index.exists() and pixels.exists()):
-            Path(cache).mkdir(parents=True, exist_ok=True)
+            files.make_folder(cache)
             _decode_all(paths, pixels, index, min_side)
         self.entries: list[tuple[int, int, int]] = [tuple(entry) for entry in json.loads(index.read_text())]
         if not self.entries:
             raise ConfigError(
-                f"none of the {len(paths)} pictures from {paths[0]} on can be decoded and has sides of at least "
-                f"{min_side} pixels, as crops have."
+                f"none of the {len(paths)} pictures from {paths[0]} on can be decoded and has sides of at least the "
+                f"crops' {min_side} pixels."
             )
         self._pixels = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))
 
@@ -104,33 +111,26 @@ class Photographs:
 
 def _decode_all(paths: list[Path], pixels: Path, index: Path, min_side: int) -> None:
     entries, offset = [], 0
-    temporary = pixels.with_suffix(f".{uuid.uuid4().hex}.part")
     Image.init()
-    try:
-        with open(temporary, "wb") as out:
-            for path in paths:
-                try:
-                    rgb = load(path).rgb
-                except ImageError:
-                    continue
-                if min(rgb.shape[:2]) < min_side:
-                    continue
-                out.write(rgb.tobytes())
-                entries.append([offset, rgb.shape[0], rgb.shape[1]])
-                offset += rgb.size
-        temporary.replace(pixels)
-    finally:
-        temporary.unlink(missing_ok=True)  # gigabytes, if it was interrupted or the disk is full
-    part = index.with_suffix(f".{uuid.uuid4().hex}.part")
-    part.write_text(json.dumps(entries))
-    part.replace(index)
+    with files.writing(pixels, force=True) as file:
+        for path in paths:
+            try:
+                rgb = load(path).rgb
+            except ImageError:
+                continue
+            if min(rgb.shape[:2]) < min_side:
+                continue
+            file.write(rgb.tobytes())
+            entries.append([offset, rgb.shape[0], rgb.shape[1]])
+            offset += rgb.size
+    files.write_bytes(index, json.dumps(entries).encode(), force=True)
 
 
 class Crops:
     """Random crops of one size, from the pictures that are large enough, in proportion to their area.
 
-    Some are magnified: large pictures are smoother than small ones. Some are drawn, see `training.synthetic`. Of the
-    others, magnified or not, a share is recoloured.
+    magnified: the share of the crops that is, because large pictures are smoother than small ones; drawn: the share of
+    drawings, see `training.synthetic`; recoloured: the share of all but the drawings that is.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Crops:
         self._areas = sides.prod(1)[self._fitting].cumsum()
         if not self._fitting.size:
             raise ConfigError(
-                f"none of the {len(photographs)} training pictures has sides of at least {size} pixels, as crops have."
+                f"none of the {len(photographs)} training pictures has sides of at least the crops' {size} pixels."
             )
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -175,7 +175,7 @@ class Crops:
 def recolour(rng: np.random.Generator, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A photograph in stronger or weaker colours, one in four also with its channels in another order; (H, W, 3) uint8.
 
-    Pictures of pure, strong colours are rare in collections and cost a codec that has not seen them half as much again.
+    Pure, strong colours are rare in collections, and cost a codec that has not seen them half as much again.
     """
     luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     saturation = np.float32(np.exp(rng.uniform(np.log(0.5), np.log(3.0))))
@@ -206,15 +206,16 @@ class MixedCrops:
 
 
 class Batches:
-    """This process's part of the batches of step, step + 1, ..., made ahead by `data.workers` threads.
+    """This process's part of the batches of step, step + 1, ..., prepared by `data.workers` threads.
 
-    What a batch holds is a function of seed, step and stage: neither of the threads nor of how many processes share it.
+    A batch is a function of seed, step and stage, whatever the number of threads and processes.
     """
 
     def __init__(self, pictures: Pictures, config: Config, processes: Processes, step: int = 0) -> None:
         self._config, self._processes, self._step = config, processes, step
-        used = stages(config, processes.world)[: 2 if config.data.final_crop_share > 0 else 1]
-        self._stages = [(stage, MixedCrops(pictures, config.data, stage.crop)) for stage in used]
+        self._stages = [
+            (stage, MixedCrops(pictures, config.data, stage.crop)) for stage in stages(config, processes.world)
+        ]
         self._cuda = processes.device.type == "cuda"
         self._pool = ThreadPoolExecutor(config.data.workers, initializer=self._start_thread)
         self._ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
@@ -223,7 +224,7 @@ class Batches:
         """x, uint8 (B, 3, size, size), channels-last, and quality_index, (B,), of the next step; pinned for a GPU.
 
         fraction: the share of the run done before this step. A run that ends by the clock enters its last stage a few
-        steps late, with the batches that were made ahead.
+        steps late, because batches are prepared ahead.
         """
         while len(self._ahead) < 2 * self._config.data.workers:
             at = max(fraction, self._step / self._config.training.steps)

@@ -1,7 +1,7 @@
 """The processes that share a run: one, or those that torchrun started on one machine or several.
 
-Gradients travel through DistributedDataParallel (NCCL on GPUs); everything else that processes tell each other is small
-and goes through gloo on the CPU, where it does not hold up a GPU.
+Gradients travel through DistributedDataParallel (NCCL on GPUs); all other messages are small and go through gloo on the
+CPU, where they do not hold up a GPU.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from neurocodec.errors import ConfigError
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=4)
-"""How long processes wait for the first one, which decodes pictures and validates."""
+"""Maximum time that processes wait for the first one, which decodes pictures and validates."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that share the run. rank: of `world`; local_rank: on its machine."""
+    """This process among the `world` processes of the run. rank: its number; local_rank: that on its machine."""
 
     device: torch.device
     rank: int = 0
@@ -36,11 +36,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that logs, validates and saves."""
+        """Whether this process logs, validates and saves."""
         return self.rank == 0
 
     def largest(self, *values: float) -> list[float]:
-        """Each value's maximum over the processes, so that clocks and signals have the same effect in all."""
+        """The maximum of each value over the processes, so that clocks and signals have the same effect in all."""
         return self._reduced(torch.tensor(values, dtype=torch.float64), dist.ReduceOp.MAX).tolist()
 
     def mean(self, values: Tensor) -> Tensor:
@@ -48,20 +48,20 @@ class Processes:
         return self._reduced(values.cpu(), dist.ReduceOp.SUM) / self.world
 
     def wait(self) -> None:
-        """Returns once all processes are here."""
+        """Waits until all processes have called it."""
         self.largest(0.0)
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns in the first process, sent to all: only that process needs the run's folder."""
+        """The result of `make` in the first process, sent to all: only that process needs the run's folder."""
         box = [make() if self.first else None]
         if self.world > 1:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]  # type: ignore[return-value]
 
     def in_turns(self, work: Callable[[], T]) -> T:
-        """Does work that leaves files behind: the first process, then the first of each machine, then the others.
+        """Does work that writes files in the first process, then in the first of each machine, then in the others.
 
-        So the files are written once where machines share a disk, and once a machine where they do not.
+        So files are written once where machines share a disk, and once per machine where they do not.
         """
         turn = 0 if self.first else 1 if self.local_rank == 0 else 2
         for _ in range(turn):
@@ -86,9 +86,9 @@ class Processes:
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Joins the processes that torchrun started, if it did, and leaves them together at the end.
+    """The processes that torchrun started, or this one alone. All leave together at the end.
 
-    device: auto, cpu or cuda; with several processes each takes the GPU of its local rank. Raises ConfigError.
+    device: auto, cpu or cuda; each process takes the GPU of its local rank. Raises ConfigError.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("training.device is 'cuda', and PyTorch finds no GPU here; set it to 'cpu' or 'auto'.")
@@ -99,7 +99,7 @@ def join_processes(device: str) -> Iterator[Processes]:
         if local_rank >= torch.cuda.device_count():
             raise ConfigError(
                 f"this machine has {torch.cuda.device_count()} GPU(s), so the process of local rank {local_rank} has "
-                "none: start one process a GPU, or set training.device to 'cpu'."
+                "none: start one process per GPU, or set training.device to 'cpu'."
             )
         own = torch.device(kind, local_rank)  # with an index: threads choose their device by it
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -1,4 +1,4 @@
-"""Watches a GAN for the ways in which it fails without an error."""
+"""Watches for the ways in which a GAN fails without an error."""
 
 from __future__ import annotations
 
@@ -10,57 +10,52 @@ from torch import Tensor
 from neurocodec.training.distributed import Processes
 
 SURE = 0.97
-"""A discriminator that scores originals above this, and generated pictures below its complement, separates them."""
+"""A discriminator that scores originals above this, and generated pictures below 1 minus this, separates them."""
 UNSURE = 0.02
-"""One whose scores are both within this of 0.5 tells nothing."""
+"""A discriminator with both scores within this of 0.5 tells nothing."""
 DIFFERENT = 1e-5
-"""Mean squared error, of pixels in [0, 1], from which on pictures differ."""
+"""Pictures differ if their mean squared error, of pixels in [0, 1], is above this."""
 CONSTANT = 0.01
 """Generated pictures with less than this share of the originals' variance are constant."""
 
 
 class Guard:
-    """Judges the pictures of realism 1, and their scores, over the last `window` steps.
+    """Judges the pictures of realism 1, and their scores, over the last `window` steps."""
 
-    warned: the causes that were reported, each once in a run.
-    """
-
-    def __init__(self, window: int, warned: set[str]) -> None:
-        self.warned = warned
+    def __init__(self, window: int) -> None:
         self._rows: deque[Tensor] = deque(maxlen=window)
 
     def add(self, real: Tensor, fake: Tensor, real_score: Tensor, fake_score: Tensor) -> None:
-        """Counts a step. real, fake: (B, 3, H, W) in [0, 1]; scores: the mean probabilities of being an original."""
+        """Adds a step. real, fake: (B, 3, H, W) in [0, 1]; scores: the mean probabilities of being an original."""
         with torch.no_grad():
             variances = [x.var((2, 3)).mean() for x in (real, fake.float())]
             row = (real_score, fake_score, (fake - real).square().mean(), *variances)
             self._rows.append(torch.stack([value.detach().float() for value in row]))
 
-    def warnings(self, processes: Processes) -> list[str]:
-        """What went wrong since the last question, a sentence for each new cause; all processes have to ask."""
+    def warnings(self, processes: Processes) -> dict[str, str]:
+        """What goes wrong, a sentence for each cause; all processes have to ask."""
         window = self._rows.maxlen
         if window is None or len(self._rows) < window:
-            return []
-        means = processes.mean(torch.stack(list(self._rows)).mean(0))
+            return {}
+        rows = torch.stack(list(self._rows))
+        means = processes.mean(rows[rows.isfinite().all(1)].mean(0))
         real, fake, difference, variance, fake_variance = means.tolist()
         scores = f"over {window} steps the discriminator's mean scores are {real:.2f} on originals and {fake:.2f} on "
-        found = {}
+        causes = {}
         if real > SURE and fake < 1 - SURE:
-            found["separated"] = (
-                f"{scores}generated pictures: it tells them apart without fail and teaches little; lower "
+            causes["separated"] = (
+                f"{scores}generated pictures: it always tells them apart and teaches little; lower "
                 "realism.discriminator_learning_rate."
             )
         if abs(real - 0.5) < UNSURE and abs(fake - 0.5) < UNSURE and difference > DIFFERENT:
-            found["blind"] = (
+            causes["blind"] = (
                 f"{scores}generated pictures, which differ: it learns nothing, or not yet; if that lasts, raise "
                 "realism.discriminator_learning_rate."
             )
         if fake_variance < CONSTANT * variance:
-            found["constant"] = (
+            causes["constant"] = (
                 f"over {window} steps the generated pictures have {fake_variance / variance:.2%} of the originals' "
                 "variance: the generator has collapsed; start again with a lower training.learning_rate or "
                 "realism.gan_weight."
             )
-        new = [text for cause, text in found.items() if cause not in self.warned]
-        self.warned |= set(found)
-        return new
+        return causes

@@ -6,53 +6,45 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from neurocodec.errors import MissingPackageError
+from neurocodec.errors import MissingPackageError, OutputError
 from neurocodec.files import write_bytes
 from neurocodec.training.config import TrainingConfig
 from neurocodec.training.distributed import Processes
 
 
-class Steps:
+class Window:
     """The steps since the last row of the log: means of named values, and the speed."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Tensor]] = []
+        self.names: dict[str, None] = {}
         self.images, self.waited, self.started = 0, 0.0, time.monotonic()
 
-    def count(self, values: dict[str, Tensor], images: int, waited: float) -> None:
-        """Counts a step. values: scalars, among them "gradient", its norm; images: over all processes; waited: seconds
-        this process waited for its batch."""
-        self.rows.append({name: value.detach() for name, value in values.items()})
+    def add(self, values: dict[str, Tensor], images: int, waited: float, *, finite: bool) -> None:
+        """Adds a step. values: scalars; images: over all processes; waited: seconds that this process waited for its
+        batch; finite: False leaves the values, of a skipped step, out of the means."""
+        self.names |= dict.fromkeys(values)
+        if finite:
+            self.rows.append({name: value.detach() for name, value in values.items()})
         self.images += images
         self.waited += waited
 
     def means(self, processes: Processes) -> dict[str, float | None]:
-        """Means over the steps that have the value and the processes, skipped steps left out, and the speed."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        kept = [row for row in self.rows if row["gradient"].isfinite()]
-        columns = [[row[name].double() for row in kept if name in row] for name in names]
+        """Means over the processes and over the steps that have the value, None if there are none; and the speed."""
+        columns = [[row[name].double() for row in self.rows if name in row] for name in self.names]
         means = torch.stack([torch.stack(c).mean().cpu() if c else torch.tensor(math.nan).double() for c in columns])
         seconds = time.monotonic() - self.started
-        row = dict(zip(names, processes.mean(means).tolist(), strict=True))
+        row = dict(zip(self.names, processes.mean(means).tolist(), strict=True))
         row |= {"images_per_second": self.images / seconds, "waiting": self.waited / seconds}
         return {key: round(value, 5) if math.isfinite(value) else None for key, value in row.items()}
-
-
-class Window(Steps):
-    """The steps of the base model's loop."""
-
-    def add(self, losses: dict[str, Tensor], norm: Tensor, images: int, waited: float) -> None:
-        """Counts a step. losses: those of `rate_distortion_loss`."""
-        values = {"loss": losses["loss"], "bpp": losses["bpp"].mean(), "z_bpp": losses["z_bpp"].mean()}
-        values |= {"psnr": mean_psnr(losses["mse"]), "gradient": norm}
-        self.count(values, images, waited)
 
 
 def mean_psnr(mse: Tensor) -> Tensor:
@@ -60,18 +52,24 @@ def mean_psnr(mse: Tensor) -> Tensor:
     return -10.0 * mse.log10().mean()
 
 
+def mean_row(setting: dict[str, float], points: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """A row of validation: its setting, and the means over the points of the pictures."""
+    means = {name: sum(point[name] for point in points) / len(points) for name in points[0]}
+    return {key: round(value, 4) for key, value in (setting | means).items()}
+
+
 class RunLog:
     """Rows of a run, one JSON object a line. step: where it starts; with `enabled` False it writes nothing.
 
-    Rows after that step, of steps that a crash undid, are taken out: the run takes these steps again.
-    Raises MissingPackageError if the configuration asks for TensorBoard and it is not installed.
+    Rows after that step, which a crash undid, are removed: the run repeats their steps. Raises OutputError if the log
+    cannot be written, MissingPackageError if the configuration asks for TensorBoard and it is not installed.
     """
 
     def __init__(self, run: Path, settings: TrainingConfig, step: int, *, enabled: bool) -> None:
         self._board = _summary_writer(run / "tensorboard", step) if enabled and settings.tensorboard else None
         if enabled and step:
             _forget_after(run / "log.jsonl", step)
-        self._file = open(run / "log.jsonl", "a", buffering=1) if enabled else None  # noqa: SIM115 (as long as the run)
+        self._file = _open_to_append(run / "log.jsonl") if enabled else None
         self._bar = tqdm(total=settings.steps, initial=step, disable=not enabled, smoothing=0.02, mininterval=5.0)
 
     def step(self) -> None:
@@ -91,7 +89,7 @@ class RunLog:
         self._scalars("training", row, step)
 
     def validation(self, step: int, seconds: float, rows: list[dict[str, float]]) -> None:
-        """Adds a row for each quality index, and each realism if rows tell it, that was validated."""
+        """Adds the rows of a validation, each with its quality_index, and realism where there is one."""
         for row in rows:
             self.write({"step": step, "seconds": round(seconds, 1), "validation": row})
             realism = f"/realism_{row['realism']:g}" if "realism" in row else ""
@@ -116,11 +114,18 @@ class RunLog:
                 self._board.add_scalar(f"{group}/{key}", value, step)
 
 
+def _open_to_append(path: Path) -> TextIO:
+    try:
+        return open(path, "a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def _forget_after(path: Path, step: int) -> None:
-    """Takes the rows after `step` out of a log, and a last one that is not whole."""
+    """Removes the rows after `step` from a log, and a last one that is incomplete."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
+    complete = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in complete if json.loads(line).get("step", 0) <= step]
     if len(kept) < len(lines):
         write_bytes(path, "".join(kept).encode(), force=True)
 

@@ -11,35 +11,30 @@ from neurocodec.training.config import TrainingConfig
 
 
 def make_optimizers(model: nn.Module, settings: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """One optimiser or two over all parameters that are not frozen; each group has its peak learning rate as "peak"."""
-    muon, soap = settings.optimizer == "muon", settings.optimizer == "soap"
-    if muon and not hasattr(torch.optim, "Muon"):
-        raise ConfigError("training.optimizer is 'muon', which needs PyTorch 2.9 or later; use 'adam'.")
+    """One optimiser or two over all parameters that are not frozen; each group has its peak learning rate as "peak".
+
+    Raises ConfigError or MissingPackageError if `training.optimizer` needs what is not installed.
+    """
+    kind = settings.optimizer
     rows = {id(p) for m in model.modules() if isinstance(m, QualityRows) for p in m.parameters()}
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, Pointwise) and (muon or soap)}
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, Pointwise) and kind != "adam"}
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if id(p) not in rows | matrices], "peak": settings.learning_rate},
         {"params": [p for p in parameters if id(p) in rows], "peak": settings.rows_learning_rate},
     ]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, betas=(0.9, 0.95), fused=True)]
-    if muon:
-        group = {"params": [p for p in parameters if id(p) in matrices], "peak": settings.learning_rate}
+    group = {"params": [p for p in parameters if id(p) in matrices], "peak": settings.learning_rate}
+    if kind == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise ConfigError("training.optimizer is 'muon', which needs PyTorch 2.9 or later; use 'adam'.")
         optimizers.append(torch.optim.Muon([group], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
-    if soap:
+    if kind == "soap":
         try:
             from pytorch_optimizer import SOAP
         except ImportError as error:
             raise MissingPackageError(
                 "training.optimizer is 'soap', which needs pytorch-optimizer: pip install 'neurocodec[train]'"
             ) from error
-        group = {"params": [p for p in parameters if id(p) in matrices], "peak": settings.learning_rate}
         optimizers.append(SOAP([group], betas=(0.9, 0.95), weight_decay=0.0, precondition_frequency=10))
     return optimizers
-
-
-def set_learning_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
-    """Sets every group to `rate` times its peak."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate

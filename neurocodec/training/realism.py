@@ -1,37 +1,36 @@
-"""Training of the generative decoder: one step of the discriminator, one of the generator, on one screen.
+"""The objective of a generative decoder: a step of the discriminator, then one of the generator.
 
-x ─base model→ y_hat ─generator, β→ x_hat; the discriminator sees y_hat with x or with x_hat of β = 1. As in the loop of
-the base model, N steps equal N/2 steps, a resume, and N/2 steps.
+x ─base model→ y_hat ─generator, β→ x_hat; the discriminator sees y_hat with x or with x_hat of β = 1.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import threading
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neurocodec.errors import ConfigError
+from neurocodec import model as model_files
+from neurocodec.errors import ConfigError, ModelMismatchError, ModelNotFoundError
 from neurocodec.model import Model
+from neurocodec.models import generators
 from neurocodec.models.freeze import thaw
-from neurocodec.models.hific import LEAST_LEARNED
+from neurocodec.models.hific import LEAST_LEARNED, Generator
 from neurocodec.models.hyperprior import Hyperprior
-from neurocodec.perceptual.adversarial import GanLoss, discriminator_loss
+from neurocodec.perceptual.adversarial import GanLoss, HificDiscriminator, discriminator_loss
 from neurocodec.perceptual.lpips import LPIPS, load_lpips
 from neurocodec.training.config import GenerativeConfig
-from neurocodec.training.data import Batches, Photographs, open_pictures
-from neurocodec.training.distributed import Processes, join_processes
+from neurocodec.training.data import Photographs
+from neurocodec.training.distributed import Processes
 from neurocodec.training.guard import Guard
-from neurocodec.training.log import RunLog, Steps, mean_psnr
-from neurocodec.training.loop import MAX_SKIPPED, accelerated, stop_signals
-from neurocodec.training.optimizers import set_learning_rate
+from neurocodec.training.log import mean_psnr, mean_row
+from neurocodec.training.objective import Loss
+from neurocodec.training.optimizers import make_optimizers
 from neurocodec.training.realism_losses import (
     adversarial_terms,
     generator_objective,
@@ -40,168 +39,167 @@ from neurocodec.training.realism_losses import (
     probability,
     two_sided_lambda,
 )
-from neurocodec.training.realism_run import GanState, GenerativeCodec, base_model, check_batches, start_gan
-from neurocodec.training.run import open_run
-from neurocodec.training.schedule import fraction_done, learning_rate, seed_of
+from neurocodec.training.run import check_settings, freeze_run, read, save_tensors
+from neurocodec.training.schedule import seed_of, stages
 
 VALIDATION_ROWS = (2.0, 5.0, 8.0)
 VALIDATION_REALISM = (0.0, 0.5, 1.0)
 VALIDATION_SIDE = 256
 """Held-out pictures are cut to this side."""
+SHAPES = ("generator", "realism.discriminator_channels", "realism.spectral_norm")
+"""Settings that shape the two networks."""
 
 
-def train_realism(config: GenerativeConfig, run: str | Path, *, resume: bool = False) -> Path:
-    """Trains a generative decoder; writes run/log.jsonl, run/checkpoint.pt (to resume), run/realism.safetensors.
+class Realism:
+    """Trains a generative decoder, run/realism.safetensors; see `training.objective.Objective`.
 
-    The last one, EMA weights, is a generator for the model that realism.model names; with realism.joint it is written
-    at the end, and belongs to a new model, run/model.safetensors. Returns its path. Raises ConfigError if `run` already
-    holds a run, or, with `resume`, holds none; if a setting, the model or the pictures do not fit; if the run diverges.
-    Raises MissingWeightsError without the weights of LPIPS.
+    It decodes the latents of the model that realism.model names; with realism.joint it is written at the end, and
+    belongs to a new model, run/model.safetensors. Raises ConfigError if that model or the size of a batch does not fit,
+    MissingWeightsError without the weights of LPIPS.
     """
-    run, settings = Path(run), config.training
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    with join_processes(settings.device) as processes:
-        model = base_model(config)
-        config = dataclasses.replace(config, model=model.config)
+
+    fixed: tuple[str, ...] = (*SHAPES, "realism.joint", "training.optimizer")
+    result = "realism.safetensors"
+
+    def __init__(self, config: GenerativeConfig, processes: Processes) -> None:
+        realism = config.realism
+        self.base = base_model(realism.model)
+        self.config: GenerativeConfig = dataclasses.replace(config, model=self.base.config)
         check_batches(config, processes.world)
-        net = cast("Literal['alex', 'vgg']", config.realism.lpips)
-        lpips = processes.in_turns(lambda: load_lpips(net, processes.device))
-        saved = processes.from_first(lambda: open_run(run, resume=resume, generative=True))
-        state = start_gan(config, model, saved, processes.device)
-        pictures = processes.in_turns(lambda: open_pictures(config.data, run))
-        photographs, held_out = pictures.photographs, pictures.held_out
-        batches = Batches(pictures, config, processes, state.step)
-        log = RunLog(run, settings, state.step, enabled=processes.first)
-        if not resume:
-            about = {"model_id": model.model_id.hex(), "pictures": len(photographs), "processes": processes.world}
-            log.write({"config": dataclasses.asdict(config), **about})
-        with stop_signals() as stop:
-            train_steps(config, run, state, batches, lpips, held_out, log, processes, stop)
-            if processes.first:
-                state.finish(run, config, photographs)
-                log.validation(state.step, state.seconds, validate(state.ema, held_out, lpips))
-        log.close()
-    return run / "realism.safetensors"
+        self.processes, self.guard = processes, Guard(realism.guard_window)
+        self.about = {"model_id": self.base.model_id.hex()}
+        net = cast("Literal['alex', 'vgg']", realism.lpips)
+        self.lpips: LPIPS = processes.in_turns(lambda: load_lpips(net, processes.device))
 
+        torch.manual_seed(config.training.seed)
+        generator = generators.new(config.generator, self.base)
+        self.discriminator = HificDiscriminator(
+            self.base.config.latent_channels, channels=realism.discriminator_channels, spectral=realism.spectral_norm
+        )
+        self.discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.codec = GenerativeCodec(thaw(self.base), generator, joint=realism.joint)
+        self.modules: dict[str, nn.Module] = {"codec": self.codec, "discriminator": self.discriminator}
+        self.reference = frozen_base(self.base, processes.device) if realism.joint else None
 
-def train_steps(
-    config: GenerativeConfig,
-    run: Path,
-    state: GanState,
-    batches: Batches,
-    lpips: LPIPS,
-    held_out: Photographs,
-    log: RunLog,
-    processes: Processes,
-    stop: threading.Event,
-) -> None:
-    """Steps until the run is done, or `stop` is set in any of the processes. Raises ConfigError if it diverges."""
-    settings, realism, device, kind = (
-        config.training,
-        config.realism,
-        processes.device,
-        cast("GanLoss", config.realism.gan),
-    )
-    codec, discriminator = accelerated(state.codec, settings, processes), processes.parallel(state.discriminator)
-    reference = frozen_base(state.model, device) if realism.joint else None
-    bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
-    started, steps, guard = time.monotonic() - state.seconds, Steps(), Guard(realism.guard_window, state.warned)
-    skipped_in_a_row = 0
-    least = 0.0 if realism.joint else LEAST_LEARNED  # the base decoder, β = 0, learns only with `joint`
+    def initialise(self, photographs: Photographs) -> None:
+        if self.config.training.init_from:
+            load_weights(
+                self.config.training.init_from, self.config, self.base, self.codec.generator, self.discriminator
+            )
 
-    while True:
-        fraction = fraction_done(state.step, state.seconds, settings)
-        fraction, stopping = processes.largest(fraction, float(stop.is_set()))
-        if fraction >= 1.0 or stopping:
-            break
-        rate = learning_rate(fraction, settings)
-        set_learning_rate([*state.optimizers, state.discriminator_optimizer], rate)
+    def optimizers(self) -> dict[str, list[torch.optim.Optimizer]]:
+        peak = self.config.realism.discriminator_learning_rate
+        groups = [{"params": list(self.discriminator.parameters()), "peak": peak}]
+        discriminator: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, betas=(0.9, 0.95), fused=True)]
+        return {"codec": make_optimizers(self.codec, self.config.training), "discriminator": discriminator}
 
-        before = time.monotonic()
-        pixels, quality_index = batches.next(fraction)
-        waited = time.monotonic() - before
-        x = pixels.to(device, non_blocking=True).float() / 255.0  # (B, 3, crop, crop), channels-last
-        quality_index = quality_index.to(device, non_blocking=True)
-        beta = draw_realism(settings.seed, state.step, len(x), processes, least=least)  # (B,)
-        full = (beta == 1.0).nonzero()[:, 0].to(device)  # which pictures the discriminator learns from
-        beta = beta.to(device)
+    def losses(
+        self, modules: Mapping[str, Callable[..., Any]], x: Tensor, quality_index: Tensor, step: int, fraction: float
+    ) -> Iterator[Loss]:
+        config, realism, kind = self.config, self.config.realism, cast("GanLoss", self.config.realism.gan)
+        least = 0.0 if realism.joint else LEAST_LEARNED  # the base decoder, β = 0, learns only with `joint`
+        beta = draw_realism(config.training.seed, step, len(x), self.processes, least=least).to(x.device)  # (B,)
+        full = (beta == 1.0).nonzero()[:, 0]  # which pictures the discriminator learns from
         to_invent = left_to_invent(quality_index, config.model.quality_rows)
 
-        torch.manual_seed(seed_of(settings.seed, state.step, processes.rank, "noise"))
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            output = codec(x, quality_index, beta)
+        output = modules["codec"](x, quality_index, beta)
         x_hat, condition = output["x_hat"], output["condition"]
-        values: dict[str, Tensor] = {}
 
         adversarial = fraction >= realism.gan_start
-        if adversarial:  # the discriminator's step; in float32, because spectral norms know no autocast
+        if adversarial:  # the discriminator's step
             pictures, latents = torch.cat([x[full], x_hat[full].detach()]), condition[full]
-            real, fake = discriminator(pictures, torch.cat([latents, latents])).chunk(2)
+            real, fake = modules["discriminator"](pictures, torch.cat([latents, latents])).chunk(2)
             share = to_invent[full] / to_invent[full].sum()  # of each picture in means over them
-            each = zip(real, fake, strict=True)
-            losses = torch.stack([discriminator_loss(r, f, kind, weight=realism.discriminator_weight) for r, f in each])
-            loss = (share * losses).sum()
-            norm = descend(loss, [state.discriminator_optimizer], state.discriminator, settings.clip)
-            values |= {"discriminator_loss": loss, "discriminator_gradient": norm}
-            scores = {"real": real.detach(), "fake": fake.detach()}
-            values |= {side: (share * probability(v, kind).mean((1, 2, 3))).sum() for side, v in scores.items()}
+            pairs = zip(real, fake, strict=True)
+            losses = torch.stack(
+                [discriminator_loss(r, f, kind, weight=realism.discriminator_weight) for r, f in pairs]
+            )
+            logits = {"real": real.detach(), "fake": fake.detach()}
+            scores = {side: (share * probability(v, kind).mean((1, 2, 3))).sum() for side, v in logits.items()}
+            self.guard.add(x[full], x_hat[full], scores["real"], scores["fake"])
+            yield Loss("discriminator", (share * losses).sum(), scores)
 
-        terms = picture_terms(x, x_hat, output["detail"], lpips, realism)  # the generator's step
+        log = {"bpp": output["bpp"].mean()}  # the generator's step
+        terms = picture_terms(x, x_hat, output["detail"], self.lpips, realism)
         if adversarial:
-            found = adversarial_terms(state.discriminator, x, x_hat, condition, realism)
-            terms |= {name: to_invent * term for name, term in found.items()}
-        if reference is not None:
-            target_bpp = bits_per_pixel(reference, x, quality_index)
+            judged = adversarial_terms(self.discriminator, x, x_hat, condition, realism)
+            terms |= {name: to_invent * term for name, term in judged.items()}
+        if self.reference is not None:
+            target_bpp = bits_per_pixel(self.reference, x, quality_index)
             lmbda = two_sided_lambda(output["bpp"], target_bpp, config.model.lmbda(quality_index), realism)
             terms["rate_loss"] = lmbda * output["bpp"]
-            values["target_bpp"] = target_bpp.mean()
-        loss = generator_objective(terms, beta, realism).mean()
-        norm = descend(loss, state.optimizers, state.codec, settings.clip)
+            log["target_bpp"] = target_bpp.mean()
+        log |= {name: term.mean() for name, term in terms.items() if name != "mse"}
+        log["psnr"] = mean_psnr(terms["mse"].detach())
+        yield Loss("codec", generator_objective(terms, beta, realism).mean(), log)
 
-        if all(value.isfinite() for name, value in values.items() if "gradient" in name) and norm.isfinite():
-            skipped_in_a_row = 0
-            if adversarial:
-                guard.add(x[full], x_hat[full], values["real"], values["fake"])
+    @torch.no_grad()
+    def validate(self, ema: GenerativeCodec, held_out: Photographs, fraction: float) -> list[dict[str, float]]:
+        """Mean bpp, PSNR and LPIPS at three quality indexes and three values of β."""
+        device, rows = self.processes.device, []
+        pictures = [held_out.tensor(i, largest=VALIDATION_SIDE).to(device) for i in range(len(held_out))]
+        for index in VALIDATION_ROWS:
+            for beta in VALIDATION_REALISM:
+                points = []
+                for x in pictures:
+                    output = ema(x, torch.tensor([index], device=device), torch.tensor([beta], device=device))
+                    x_hat = output["x_hat"].clamp(0.0, 1.0)
+                    decibels = -10 * math.log10(max((x_hat - x).square().mean().item(), 1e-10))
+                    lpips = self.lpips(x_hat, x).item()
+                    points.append({"bpp": output["bpp"].item(), "psnr": decibels, "lpips": lpips})
+                rows.append(mean_row({"quality_index": index, "realism": beta}, points))
+        return rows
+
+    def warnings(self) -> dict[str, str]:
+        return self.guard.warnings(self.processes)
+
+    def export(self, ema: GenerativeCodec, run: Path, about: dict[str, Any]) -> None:
+        if self.config.realism.joint:
+            save_tensors(run / "model.pt", {"model": ema.base.state_dict(), **about})
         else:
-            state.skipped += 1
-            skipped_in_a_row += 1
-        if skipped_in_a_row == MAX_SKIPPED:
-            raise ConfigError(_diverged(state, run))
-        state.step += 1
-        state.average_weights(settings.ema)
-        state.seconds = time.monotonic() - started
+            generators.file_of(ema.generator, self.base).save(run / self.result)
 
-        means = {name: term.mean() for name, term in terms.items() if name != "mse"}
-        means |= {"psnr": mean_psnr(terms["mse"].detach()), "bpp": output["bpp"].mean()}
-        steps.count({"loss": loss, **means, **values, "gradient": norm}, len(x) * processes.world, waited)
-        log.step()
-        if state.step % settings.log_every == 0:
-            about = {"seconds": round(state.seconds, 1), "rate": round(rate, 5), "crop": x.shape[2]}
-            log.training(state.step, steps.means(processes) | about | {"skipped": state.skipped})
-            for text in guard.warnings(processes):
-                log.warning(state.step, text)
-            steps = Steps()
-        if processes.first and state.step % settings.checkpoint_every == 0:
-            state.save(run, config)
-        if processes.first and state.step % settings.validate_every == 0:
-            log.validation(state.step, state.seconds, validate(state.ema, held_out, lpips))
+    def finish(self, ema: GenerativeCodec, run: Path, photographs: Photographs) -> None:
+        if self.config.realism.joint:
+            model = freeze_run(run / "model.pt", photographs)
+            model.save(run / "model.safetensors")
+            generators.file_of(ema.generator, model).save(run / self.result)
 
 
-def descend(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer], network: nn.Module, clip: float) -> Tensor:
-    """One step of the network down the loss. Returns the norm of its gradient; if that is not finite, nothing moves."""
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(network.parameters(), clip)
-    if norm.isfinite():
-        for optimizer in optimizers:
-            optimizer.step()
-    return norm
+class GenerativeCodec(nn.Module):
+    """x and β → latents → a picture: a base model whose synthesis is a generator's trunk.
+
+    joint: whether the base model learns too. If not, it is frozen and its latents are those of coding.
+    """
+
+    def __init__(self, base: Hyperprior, generator: Generator, *, joint: bool) -> None:
+        super().__init__()
+        base.g_s = generator.trunk
+        base.fake_quantise = True
+        self.base, self.generator, self.joint = base.requires_grad_(joint), generator, joint
+
+    def forward(self, x: Tensor, quality_index: Tensor, beta: Tensor) -> dict[str, Tensor]:
+        """x: (B, 3, H, W) in [0, 1], H and W multiples of 64; quality_index, beta: (B,).
+
+        Returns x_hat and its detail, which is what β adds, both (B, 3, H, W), not clamped; bpp (B,); and condition
+        (B, M, H/16, W/16), without gradient: y_hat times the trunk's gains, which bring latents of every quality to the
+        same size, of order 1.
+        """
+        with torch.autocast(x.device.type, enabled=self.joint and torch.is_autocast_enabled(x.device.type)):
+            latents = self.base.latents(x, quality_index)
+        y_hat, bits = latents["y_hat"], latents["y_bits"] + latents["z_bits"]
+        gain = self.generator.trunk.log_y_gain(quality_index).exp()
+        picture, detail = self.generator.parts(y_hat, quality_index, beta)
+        return {
+            "x_hat": picture + detail,
+            "detail": detail,
+            "bpp": bits / (x.shape[2] * x.shape[3]),
+            "condition": (y_hat * gain).detach(),
+        }
 
 
 def draw_realism(seed: int, step: int, pictures: int, processes: Processes, *, least: float) -> Tensor:
-    """β of this process's pictures, (B,), on the CPU: 1 for every second one, in turn at every second step, the others
+    """β of this process's pictures, (B,), on the CPU: 1 for every second one, alternating with the step, the others
     uniform in [least, 1]. Pictures are sorted by quality, so both kinds see all of it."""
     members = range(processes.rank, pictures * processes.world, processes.world)
     drawn = [np.random.default_rng(seed_of(seed, step, k, "realism")).uniform(least, 1.0) for k in members]
@@ -209,7 +207,7 @@ def draw_realism(seed: int, step: int, pictures: int, processes: Processes, *, l
 
 
 def frozen_base(model: Model, device: torch.device) -> Hyperprior:
-    """The float twin of a frozen model, which rounds as that does."""
+    """The float twin of a frozen model, which rounds as the frozen one does."""
     base = thaw(model).to(device).requires_grad_(False)
     base.fake_quantise = True
     return base
@@ -222,32 +220,53 @@ def bits_per_pixel(base: Hyperprior, x: Tensor, quality_index: Tensor) -> Tensor
     return (latents["y_bits"] + latents["z_bits"]) / (x.shape[2] * x.shape[3])
 
 
-@torch.no_grad()
-def validate(codec: GenerativeCodec, held_out: Photographs, lpips: LPIPS) -> list[dict[str, float]]:
-    """Mean bpp, PSNR and LPIPS of held-out pictures at three quality indexes and three values of β."""
-    rows = []
-    device = next(codec.parameters()).device
-    for index in VALIDATION_ROWS:
-        found: dict[float, list[tuple[float, float, float]]] = {beta: [] for beta in VALIDATION_REALISM}
-        quality_index = torch.tensor([min(index, codec.base.config.quality_rows - 1.0)], device=device)
-        for i in range(len(held_out)):
-            x = held_out.tensor(i, largest=VALIDATION_SIDE).to(device)
-            latents = codec.base.latents(x, quality_index)
-            bpp = (latents["y_bits"] + latents["z_bits"]).item() / (x.shape[2] * x.shape[3])
-            for beta in VALIDATION_REALISM:
-                x_hat = codec.generator(latents["y_hat"], quality_index, torch.tensor([beta], device=device))
-                x_hat = x_hat.clamp(0.0, 1.0)
-                psnr = -10 * math.log10(max((x_hat - x).square().mean().item(), 1e-10))
-                found[beta].append((bpp, psnr, lpips(x_hat, x).item()))
-        for beta, measured in found.items():
-            bpp, psnr, distance = np.mean(measured, axis=0).tolist()
-            row = {"quality_index": quality_index.item(), "realism": beta, "bpp": bpp, "psnr": psnr, "lpips": distance}
-            rows.append({key: round(value, 4) for key, value in row.items()})
-    return rows
+def base_model(name: str) -> Model:
+    """The frozen model whose latents are decoded. Raises ConfigError."""
+    try:
+        return model_files.load(name)
+    except (ModelNotFoundError, ModelMismatchError) as error:
+        raise ConfigError(f"realism.model is {name!r}: {error}") from error
 
 
-def _diverged(state: GanState, run: Path) -> str:
-    return (
-        f"the gradients of {MAX_SKIPPED} steps in a row, up to step {state.step + 1}, were not finite: lower "
-        f"training.learning_rate or realism.discriminator_learning_rate and resume {run}, or start again."
-    )
+def check_batches(config: GenerativeConfig, world: int) -> None:
+    """Raises ConfigError unless each process has at least two pictures a step: one of realism 1, one of another."""
+    for stage in stages(config, world):
+        if stage.images < 2 * world:
+            raise ConfigError(
+                f"training.batch is {config.training.batch}, which at crops of {stage.crop} gives a process "
+                f"{stage.images // world} picture a step, and realism needs at least 2."
+            )
+
+
+def load_weights(
+    source: str,
+    config: GenerativeConfig,
+    model: Model,
+    generator: Generator,
+    discriminator: HificDiscriminator,
+) -> None:
+    """Gives the generator the weights of a file for this model, or both networks those of a run's checkpoint.pt.
+
+    That run may have used another base model, such as an earlier one; the trunk stays this model's. Raises ConfigError.
+    """
+    if Path(source).suffix != ".pt":
+        try:
+            other = generators.load(source, model)
+        except ModelMismatchError as error:
+            raise ConfigError(f"cannot start from {source!r}: {error}") from error
+        shape = {"generator": dataclasses.asdict(other.config)}
+        check_settings(f"the generator {source!r}", shape, config, ["generator"])
+        generator.load_state_dict(other.state_dict())
+        return
+    saved = read(source)
+    if not {"ema", "discriminator", "config"} <= set(saved):
+        raise ConfigError(f"{source} is not the checkpoint of a run that trains a generative decoder.")
+    check_settings(f"the run of {source!r}", saved["config"], config, SHAPES)
+    prefix = "generator."
+    averages = {name.removeprefix(prefix): value for name, value in saved["ema"].items() if name.startswith(prefix)}
+    own = {name: value for name, value in averages.items() if not name.startswith("trunk.")}
+    try:
+        generator.load_state_dict(own, strict=False)
+        discriminator.load_state_dict(saved["discriminator"])
+    except RuntimeError as error:
+        raise ConfigError(f"{source} is of a run with a base model of another shape.") from error

@@ -485,10 +485,12 @@ def test_train_passes_its_arguments_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from neurocodec.training import loop
+    from neurocodec.training.rate_distortion import RateDistortion
 
     calls: list[tuple[Any, ...]] = []
 
-    def fake(config: Any, folder: str, *, resume: bool) -> Path:
+    def fake(config: Any, folder: str, objective: type, *, resume: bool) -> Path:
+        assert objective is RateDistortion
         calls.append((config.training.batch, config.training.steps, folder, resume))
         return Path(folder, "model.pt")
 

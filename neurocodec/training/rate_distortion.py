@@ -1,0 +1,152 @@
+"""The objective of the base model: rate plus λ times distortion."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from neurocodec import codec, container
+from neurocodec import model as model_files
+from neurocodec.errors import ConfigError, ModelMismatchError, ModelNotFoundError
+from neurocodec.image import Picture
+from neurocodec.metrics import psnr
+from neurocodec.model import Model
+from neurocodec.models.freeze import freeze, thaw
+from neurocodec.models.hyperprior import Hyperprior
+from neurocodec.training.config import Config
+from neurocodec.training.data import Photographs
+from neurocodec.training.distributed import Processes
+from neurocodec.training.log import mean_psnr, mean_row
+from neurocodec.training.objective import Loss
+from neurocodec.training.optimizers import make_optimizers
+from neurocodec.training.run import check_settings, freeze_run, load_run, save_tensors
+from neurocodec.training.schedule import in_last
+
+TRANSFORM_CHANNELS = 192
+"""An 8×8 DCT of three channels has this many coefficients."""
+GROWABLE = ("encoder_blocks", "decoder_blocks", "latent_blocks")
+"""Counts of residual blocks that may be larger than those of the model to start from: new blocks are the identity."""
+MOVABLE = ("lambda_min", "lambda_max")
+"""What may differ from the model to start from: training moves the quality rows to other λ."""
+VALIDATION_ROWS = (2.0, 5.0, 8.0, 11.0)
+VALIDATION_SIDE = 768
+"""Held-out pictures are cut to this side, except for real files."""
+
+
+class RateDistortion:
+    """Trains a model, run/model.safetensors; see `training.objective.Objective`.
+
+    On the way run/model.pt holds its EMA weights. At the end it is frozen, with tables measured on training pictures.
+    """
+
+    fixed: tuple[str, ...] = ("model", "training.optimizer")
+    result = "model.safetensors"
+
+    def __init__(self, config: Config, processes: Processes) -> None:
+        torch.manual_seed(config.training.seed)
+        self.config = config
+        self.model = Hyperprior(config.model)
+        self.modules: dict[str, nn.Module] = {"model": self.model}
+        self.about: dict[str, str] = {}
+
+    def initialise(self, photographs: Photographs) -> None:
+        settings, channels = self.config.training, self.config.model.channels
+        if settings.init_from:
+            load_weights(self.model, settings.init_from)
+        elif settings.init_images:
+            if channels < TRANSFORM_CHANNELS:
+                raise ConfigError(
+                    f"model.channels is {channels}, and the transform start needs at least {TRANSFORM_CHANNELS}: with "
+                    "fewer, set training.init_images to 0."
+                )
+            chosen = range(0, len(photographs), max(1, len(photographs) // settings.init_images))
+            self.model.start_as_transform_codec([photographs.tensor(i, largest=1024) for i in chosen])
+
+    def optimizers(self) -> dict[str, list[torch.optim.Optimizer]]:
+        return {"model": make_optimizers(self.model, self.config.training)}
+
+    def losses(
+        self, modules: Mapping[str, Callable[..., Any]], x: Tensor, quality_index: Tensor, step: int, fraction: float
+    ) -> Iterator[Loss]:
+        self.model.fake_quantise = in_last(self.config.training.integer_share, fraction)
+        output = modules["model"](x, quality_index)
+        losses = rate_distortion_loss(output, x, self.config.model.lmbda(quality_index))
+        log = {"bpp": losses["bpp"].mean(), "z_bpp": losses["z_bpp"].mean(), "psnr": mean_psnr(losses["mse"])}
+        yield Loss("model", losses["loss"], log | {"fake_quantise": torch.tensor(float(self.model.fake_quantise))})
+
+    @torch.no_grad()
+    def validate(self, ema: Hyperprior, held_out: Photographs, fraction: float) -> list[dict[str, float]]:
+        """Mean bpp and PSNR at four quality indexes; with `validate_actual`, of real files besides."""
+        ema.fake_quantise = in_last(self.config.training.integer_share, fraction)
+        frozen = freeze(ema) if self.config.training.validate_actual else None
+        rows = []
+        for index in VALIDATION_ROWS:
+            points = [estimate(ema, held_out.tensor(i, largest=VALIDATION_SIDE), index) for i in range(len(held_out))]
+            if frozen is not None:
+                points = [point | measure(frozen, held_out[i], index) for i, point in enumerate(points)]
+            rows.append(mean_row({"quality_index": index}, points))
+        return rows
+
+    def warnings(self) -> dict[str, str]:
+        return {}
+
+    def export(self, ema: Hyperprior, run: Path, about: dict[str, Any]) -> None:
+        save_tensors(run / "model.pt", {"model": ema.state_dict(), **about})
+
+    def finish(self, ema: Hyperprior, run: Path, photographs: Photographs) -> None:
+        freeze_run(run / "model.pt", photographs).save(run / self.result)
+
+
+def rate_distortion_loss(output: dict[str, Tensor], x: Tensor, lmbda: Tensor) -> dict[str, Tensor]:
+    """bpp + λ · 255² · MSE of each image (Ballé et al. 2017).
+
+    output: that of `Hyperprior.forward`; x: (B, 3, H, W) in [0, 1]; lmbda: (B,).
+    Returns bpp, z_bpp and mse, each (B,), and `loss`: the mean over images of the cost divided by sqrt(1000 λ), so
+    that no quality dominates.
+    """
+    pixels = x.shape[2] * x.shape[3]
+    bpp = (output["y_bits"] + output["z_bits"]) / pixels
+    mse = (output["x_hat"].float() - x).square().mean((1, 2, 3))
+    cost = bpp + lmbda * 255**2 * mse
+    return {"loss": (cost / (1000.0 * lmbda).sqrt()).mean(), "bpp": bpp, "z_bpp": output["z_bits"] / pixels, "mse": mse}
+
+
+def estimate(model: Hyperprior, x: Tensor, quality_index: float) -> dict[str, float]:
+    """The model's own bpp and PSNR of a picture, (1, 3, H, W) in [0, 1], H and W multiples of 64."""
+    x = x.to(next(model.parameters()).device)
+    index = torch.tensor([quality_index], device=x.device)
+    losses = rate_distortion_loss(model(x, index), x, model.config.lmbda(index))
+    return {"bpp": losses["bpp"].item(), "psnr": -10 * math.log10(losses["mse"].item())}
+
+
+def measure(model: Model, rgb: NDArray[Any], quality_index: float) -> dict[str, float]:
+    """file_bpp and file_psnr of a picture, (H, W, 3) uint8, as a .nic file; files hold quality_index in 1/64."""
+    data = codec.encode_picture(Picture(rgb), model, round(64 * quality_index))
+    decoded = codec.decode_picture(container.read(data), model)
+    return {"file_bpp": 8.0 * len(data) / (rgb.shape[0] * rgb.shape[1]), "file_psnr": psnr(rgb, decoded.rgb)}
+
+
+def load_weights(model: Hyperprior, source: str) -> None:
+    """Gives `model` the weights of a run's model.pt, of a .safetensors file or of an installed model's name.
+
+    `model` may have more residual blocks; the additional ones do nothing until they are trained, so it computes what
+    the source computes. Its λ may differ: training then moves the quality rows. Raises ConfigError if the source cannot
+    be read or has another shape.
+    """
+    try:
+        if Path(source).suffix == ".pt":
+            other = load_run(source)
+        else:
+            other = thaw(model_files.load(source))
+    except (ModelNotFoundError, ModelMismatchError) as error:
+        raise ConfigError(f"cannot start from {source!r}: {error}") from error
+    there, here = {"model": dataclasses.asdict(other.config)}, Config(model=model.config)
+    check_settings(f"the model {source!r}", there, here, ["model"], growable=GROWABLE, movable=MOVABLE)
+    model.load_state_dict(other.state_dict(), strict=False)  # only additional blocks are missing: the rest was compared
