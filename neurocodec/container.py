@@ -193,9 +193,9 @@ def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
         with open(os.fspath(data), "rb") as file:  # fspath: open() would take a number for a file descriptor
             return file.read()
     except OSError as error:
-        raise NicFormatError(f"cannot read {os.fsdecode(data)}: {error.strerror}.") from error
+        raise NicFormatError(f"cannot read {os.fsdecode(data)}: {error.strerror}") from error
     except ValueError as error:  # a zero byte in the path
-        raise NicFormatError(f"cannot read {os.fsdecode(data)!r}: {error}.") from error
+        raise NicFormatError(f"cannot read {os.fsdecode(data)!r}: {error}") from error
 
 
 def describe(data: bytes) -> NicInfo:

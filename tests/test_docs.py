@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import itertools
 import re
 import shlex
 import shutil
@@ -87,24 +86,19 @@ def is_python(block: Block) -> bool:
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The words of each command in a block: one for each [optional part | alternative], and each of two|words."""
+    """The words of each command in a block; one without options and one for each [option | alternative]."""
     lines = []
     for line in re.sub(r"\s*\\\n\s*", " ", block.text).splitlines():
         line = re.split(r"\s{2,}|\s#", line)[0]  # what follows is a description
         if not re.match(rf"([A-Z_]+=\S+ )*({'|'.join(PROGRAMS)}) ", line):
             continue
         required = re.sub(r" \[-[^\]]*\]", "", line)
-        for part in ["", *itertools.chain(*(part.split(" |") for part in re.findall(r" \[(-[^\]]*)\]", line)))]:
-            either = re.search(r"(\w+)\|(\w+)", required)
-            lines += (
-                [required.replace(either[0], word) + " " + part for word in either.groups()]
-                if either
-                else [required + " " + part]
-            )
-    return [placed(shlex.split(line)) for line in lines]
+        options = [option for part in re.findall(r" \[(-[^\]]*)\]", line) for option in part.split(" | ")]
+        lines += [f"{required} {option}" for option in ["", *options]]
+    return [fill_in(shlex.split(line)) for line in lines]
 
 
-def placed(words: list[str]) -> list[str]:
+def fill_in(words: list[str]) -> list[str]:
     """Words with the files and numbers of this test in place of IN, OUT and so on."""
     pairs = zip(["", *words], words, strict=False)
     return [PLACEHOLDERS.get(f"{before} {word}", PLACEHOLDERS.get(word, word)) for before, word in pairs]
@@ -227,8 +221,8 @@ def check_target(words: list[str]) -> None:
 
 def test_blocks_and_commands_are_seen() -> None:
     assert {block.page.name for block in PYTHON} >= {"README.md", "format.md", "interop.md", "perceptual.md"}
-    shown = {shlex.join(words) for block in SHELL for words in commands(block)}
-    assert shown >= {
+    lines = {shlex.join(words) for block in SHELL for words in commands(block)}
+    assert lines >= {
         "make test",
         "neurocodec encode photo.png --bpp 0.3",
         "neurocodec decode photo.nic --region 16 16 32 32",

@@ -224,7 +224,7 @@ def _kill_reader_of(fifo: Path) -> subprocess.Popen[bytes]:
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_an_interrupted_run_can_be_continued(tmp_path: Path) -> None:
     for number in range(30):
-        make_picture(tmp_path / "in" / f"{number}.png", number, (900, 900))
+        make_picture(tmp_path / "in" / f"{number}.png", number, (500, 500))
     command = [sys.executable, "-m", "neurocodec", "encode", tmp_path / "in", "-o", tmp_path / "out", "-j", "2"]
     command += ["--model", "small"]
     process = subprocess.Popen(
