@@ -106,11 +106,10 @@ class Model:
     device: str
 
 
-@functools.lru_cache(maxsize=8)
 def load(
     architecture: str, quality: int, *, metric: str = "mse", pretrained: bool = True, device: str = "auto"
 ) -> Model:
-    """A network of CompressAI's zoo, frozen; loaded once, as long as the arguments stay the same.
+    """A network of CompressAI's zoo, frozen; loaded once for each set of arguments.
 
     quality: 1 to 8, or 1 to 6 for cheng2020. metric: what the weights were trained for, mse or ms-ssim. pretrained:
     False gives random weights, for tests.
@@ -118,8 +117,7 @@ def load(
     Raises ConfigError for a network that is not in the zoo, WeightsNotFoundError if the weights cannot be downloaded,
     MissingPackageError without CompressAI.
     """
-    network = zoo_network(architecture, quality, metric, pretrained=pretrained)
-    return freeze(network, label=f"{metric}/{quality}" if pretrained else "", device=device)
+    return _load(architecture, quality, metric, pretrained, resolve_device(device))
 
 
 def load_file(architecture: str, path: str | os.PathLike[str], *, device: str = "auto") -> Model:
@@ -129,7 +127,7 @@ def load_file(architecture: str, path: str | os.PathLike[str], *, device: str = 
     changes the model id. Raises ConfigError if the file is missing or holds another network.
     """
     _check_architecture(architecture)
-    path = os.path.realpath(path)
+    path, device = os.path.realpath(path), resolve_device(device)
     try:
         return _load_file(architecture, path, os.stat(path).st_mtime_ns, device)
     except NeurocodecError:
@@ -464,6 +462,12 @@ def _model_id(architecture: str, state: Mapping[str, NDArray[Any]], rows: list[A
 def _check_architecture(architecture: str) -> None:
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"found the architecture {architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
+
+
+@functools.lru_cache(maxsize=8)
+def _load(architecture: str, quality: int, metric: str, pretrained: bool, device: str) -> Model:
+    network = zoo_network(architecture, quality, metric, pretrained=pretrained)
+    return freeze(network, label=f"{metric}/{quality}" if pretrained else "", device=device)
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import pickle
+import re
 import sys
 import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from paths import ROOT
 from PIL import Image
 
 import neurocodec
 from neurocodec import codec, container, image
-from neurocodec.bench import compressai as rival
 from neurocodec.cli.main import main
 from neurocodec.errors import (
     ChecksumError,
@@ -50,13 +49,6 @@ SMALL = {
     "cheng2020-anchor": (12,),
     "cheng2020-attn": (12,),
 }
-
-
-@pytest.fixture(autouse=True)
-def _nothing_loaded() -> Iterator[None]:
-    interop.load.cache_clear()
-    yield
-    interop.load.cache_clear()
 
 
 def last_convolution(module: torch.nn.Module) -> Any:
@@ -298,76 +290,55 @@ def test_pictures_too_large_are_refused(mean_model: interop.Model, monkeypatch: 
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What CompressAI downloads is a small random network; the URLs asked for."""
-    asked: list[str] = []
+    """CompressAI's downloads give a small random network; the list of the URLs that it downloads."""
+    urls: list[str] = []
 
     def download(url: str, **_: Any) -> dict[str, torch.Tensor]:
-        asked.append(url)
+        urls.append(url)
         state: dict[str, torch.Tensor] = network("mbt2018-mean").state_dict()
         return state
 
     monkeypatch.setattr(zoo, "load_state_dict_from_url", download)
-    return asked
+    return urls
 
 
-def test_published_weights_are_found_again(published: list[str], rgb: NDArray[np.uint8]) -> None:
-    model = interop.load("mbt2018-mean", 3, device="cpu")
-    data = interop.encode(rgb, model)
+def test_decoding_loads_published_weights_once(published: list[str], rgb: NDArray[np.uint8]) -> None:
+    same = interop.freeze(network("mbt2018-mean"), label="mse/3", device="cpu")
+    data = interop.encode(rgb, same)
     assert neurocodec.info(data).architecture == "compressai/mbt2018-mean/mse/3"
-    interop.load.cache_clear()
-    assert np.array_equal(interop.decode(data, device="cpu"), interop.decode(data, model))
-    assert len(published) == 2
-    assert all("mbt2018-mean-3-" in url for url in published)
-    assert interop.load("mbt2018-mean", 3, device="cpu") is interop.load("mbt2018-mean", 3, device="cpu")
-    assert len(published) == 2
+    for _ in range(2):
+        assert np.array_equal(interop.decode(data, device="cpu"), interop.decode(data, same))
+    assert interop.load("mbt2018-mean", 3, device="cpu").model_id == same.model_id
+    (url,) = published
+    assert "mbt2018-mean-3-" in url
 
 
-def test_benchmark_codec(published: list[str], rgb: NDArray[np.uint8]) -> None:
-    chosen = rival.benchmark_codec("cai:mbt2018-mean")
-    assert chosen.name == "cai:mbt2018-mean"
-    assert chosen.settings() == (1, 2, 3, 4, 5, 6, 7, 8)
-    assert chosen.describe().keys() == {"settings", "compressai", "torch"}
-    assert chosen.decode(chosen.encode(rgb, 2)).shape == rgb.shape
-    assert "mbt2018-mean-2-" in published[-1]
-    with pytest.raises(ConfigError, match="quality 9, expected one of 1, 2"):
-        chosen.encode(rgb, 9)
-
-
-def test_weights_from_files(rgb: NDArray[np.uint8], tmp_path: Path) -> None:
-    files = []
-    for seed in (1, 2):
-        files.append((float(seed), str(tmp_path / f"{seed}.pth")))
-        torch.save(network("mbt2018-mean", seed=seed).state_dict(), files[-1][1])
-    given = pickle.loads(pickle.dumps(rival.ZooCodec("mbt2018-mean", "mine", tuple(files), "cpu")))
-    assert given.settings() == (1, 2)
-    assert "1.pth, 2.pth" in given.describe()["settings"]
-    assert given.model(1) is given.model(1)
-    assert given.model(1).model_id == interop.freeze(network("mbt2018-mean", seed=1), device="cpu").model_id
-    data = given.encode(rgb, 2)
-    assert container.read_header(data).model_id == given.model(2).model_id
-    assert np.array_equal(given.decode(data), interop.decode(data, given.model(2)))
+def test_weights_from_files(tmp_path: Path) -> None:
+    torch.save(network("mbt2018-mean").state_dict(), tmp_path / "mine.pth")
+    model = interop.load_file("mbt2018-mean", tmp_path / "mine.pth", device="cpu")
+    assert model is interop.load_file("mbt2018-mean", tmp_path / "mine.pth", device="cpu")
+    assert model.model_id == interop.freeze(network("mbt2018-mean"), device="cpu").model_id
 
     (tmp_path / "text.pth").write_text("no weights")
     (tmp_path / "empty.pth").touch()
-    torch.save(network("bmshj2018-factorized").state_dict(), tmp_path / "other.pth")
     (tmp_path / "cut.pth").write_bytes(b"\x80\x02X\x01")  # torch raises struct.error
-    for name, content in {"list.pth": [1], "tensor.pth": torch.zeros(3)}.items():
-        torch.save(content, tmp_path / name)
-    for name in ("text.pth", "empty.pth", "other.pth", "missing.pth", "cut.pth", "list.pth", "tensor.pth"):
+    torch.save(network("bmshj2018-factorized").state_dict(), tmp_path / "other.pth")
+    torch.save([1], tmp_path / "list.pth")
+    for name in ("text.pth", "empty.pth", "other.pth", "missing.pth", "cut.pth", "list.pth"):
         with pytest.raises(ConfigError, match=rf"{name} cannot be read as weights of mbt2018-mean"):
             interop.load_file("mbt2018-mean", tmp_path / name, device="cpu")
     with pytest.raises(ConfigError, match="expected one of bmshj2018-factorized"):
-        interop.load_file("mbt", tmp_path / "1.pth")
+        interop.load_file("mbt", tmp_path / "mine.pth")
 
 
-def test_weights_that_cannot_be_had_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(url: str, **_: Any) -> None:
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(zoo, "load_state_dict_from_url", offline)
     for kind in (ModelNotFoundError, MissingPackageError):  # `bench` reports and skips the second
         with pytest.raises(kind, match=r"weights of mbt2018-mean mse 1 .*no route to host.*checkpoints"):
-            rival.benchmark_codec("cai:mbt2018-mean")
+            interop.load("mbt2018-mean", 1)
 
 
 @pytest.mark.parametrize(
@@ -380,20 +351,9 @@ def test_weights_that_cannot_be_had_are_a_sentence(monkeypatch: pytest.MonkeyPat
         ("bmshj2018-factorized-relu", 1, "mse", "freeze your own"),
     ],
 )
-def test_what_the_zoo_has_not(architecture: str, quality: int, metric: str, words: str) -> None:
+def test_networks_that_are_not_in_the_zoo(architecture: str, quality: int, metric: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         interop.load(architecture, quality, metric=metric, pretrained=False, device="cpu")
-
-
-@pytest.mark.parametrize("architecture", ["bmshj2018-factorized", "mbt2018-mean"])
-def test_untrained_networks_take_the_bits_asked_for(
-    architecture: str, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(zoo.cfgs[architecture], 1, (16, 24))
-    crop = photo[:128, :128]
-    for bpp in (0.25, 1.0):
-        model = interop.freeze(rival.untrained(architecture, 1, crop, bpp=bpp), device="cpu")
-        assert 8 * len(interop.encode(crop, model)) / 128**2 == pytest.approx(bpp, rel=0.25)
 
 
 def test_without_compressai(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,3 +362,14 @@ def test_without_compressai(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "compressai", None)
     with pytest.raises(MissingPackageError, match="pip install 'compressai"):
         interop.load("mbt2018-mean", 1)
+
+
+@pytest.mark.usefixtures("published")
+def test_the_documented_code_runs(photo: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "interop.md").read_text().split("## Ray")[0]
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo[:64, :64]).save("photo.png")
+    for block in blocks:
+        exec(block, {})
