@@ -70,12 +70,12 @@ class LayerwiseNetwork:
         self.model, self.arithmetic, self.threads = model, arithmetic, threads
         config: HyperpriorConfig = model.config
         exp2_table = exp2_table_of(Arrays(model.arrays))
-        log_table = Arrays(model.part("entropy.")).take("log_table", np.int16, (LOG_TABLE_SIZE,))
+        log_table = Arrays(model.arrays, "entropy.").take("log_table", np.int16, (LOG_TABLE_SIZE,))
         self.entropy = EntropyNetwork(config, model.part("entropy."), arithmetic)
-        self._g_s = Synthesis(config, Arrays(model.part("g_s.")), exp2_table)
+        self._g_s = Synthesis(config, Arrays(model.arrays, "g_s."), exp2_table)
         if model.encodes:
-            self._g_a = Analysis(config, Arrays(model.part("g_a.")), exp2_table)
-            self._h_a = HyperAnalysis(config, Arrays(model.part("h_a.")), log_table)
+            self._g_a = Analysis(config, Arrays(model.arrays, "g_a."), exp2_table)
+            self._h_a = HyperAnalysis(config, Arrays(model.arrays, "h_a."), log_table)
 
     def analyse(self, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
         check_encodes(self.model)

@@ -35,14 +35,15 @@ class IntegerLayer:
 class Arrays:
     """A model's integer arrays. What is taken from them is checked; ModelMismatchError says what does not fit.
 
-    arrays: by name, as a model file holds them below a prefix such as "g_s.".
+    arrays: by name, as a model file holds them. prefix: of all names that are asked for, such as "g_s.".
     """
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._arrays = arrays
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> None:
+        self._arrays, self._prefix = arrays, prefix
 
     def take(self, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """An array of this type and shape."""
+        name = self._prefix + name
         array = self._arrays.get(name)
         if array is None or array.dtype != dtype or array.shape != shape:
             stored = "nothing" if array is None else f"{array.dtype} {array.shape}"
@@ -59,10 +60,12 @@ class Arrays:
         shift = self.take(f"{name}.shift", np.int8, shape[:1])
         bound = np.abs(weight.astype(np.int64)).reshape(shape[0], -1).sum(1) * largest_input
         for array in (f"{name}.bias", *extra):
-            bound += np.abs(self._arrays[array].astype(np.int64)).reshape(-1, shape[0]).max(0)
+            bound += np.abs(self._arrays[self._prefix + array].astype(np.int64)).reshape(-1, shape[0]).max(0)
         in_range = shift.min() >= 0 and shift.max() <= 30 and weight.min() > -LIMIT
         if not in_range or (bound + (1 << shift.astype(np.int64))).max() >= SUM_LIMIT:
-            raise ModelMismatchError(f"the sums of layer {name} could leave the range in which they are exact.")
+            raise ModelMismatchError(
+                f"the sums of layer {self._prefix}{name} could leave the range in which they are exact."
+            )
         return IntegerLayer(weight, bias.astype(np.int64), shift.astype(np.int64))
 
 

@@ -122,8 +122,8 @@ class HyperAnalysis:
     def __init__(self, config: HyperpriorConfig, arrays: Arrays, log_table: NDArray[np.int16]) -> None:
         latent, hidden = config.latent_channels, config.hidden_channels
         self._log_table = log_table
-        self._in = arrays.layer("conv_in", hidden, 2 * latent, extra=("bias",))
         self._rows = arrays.take("bias", np.int32, (config.quality_rows, hidden)).astype(np.int64)
+        self._in = arrays.layer("conv_in", hidden, 2 * latent, extra=("bias",))
         self._dw1, self._down1 = arrays.layer("dw1", hidden, 3, 3), arrays.layer("down1", hidden, 4 * hidden)
         self._dw2 = arrays.layer("dw2", hidden, 3, 3)
         self._down2 = arrays.layer("down2", config.hyper_channels, 4 * hidden)

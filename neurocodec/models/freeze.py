@@ -72,15 +72,16 @@ def freeze_transforms(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
     frozen: dict[str, NDArray[Any]] = {}
     for name in _transform_layers(weights):
         weight, bias = weights[name + ".weight"], weights[name + ".bias"]
-        bits_in, bits_out, largest_input, extra = *_bits(name), LIMIT, None
+        bits_in, bits_out, largest_input, largest_bias, extra = *_bits(name), LIMIT, SUM_LIMIT, None
         if name == "g_a.stem":
+            largest_bias = 1 << 23  # thawed, it must fit float32
             bias, weight, largest_input = bias + weight.sum(1) * (GREY / 255 - 0.5), weight / 255, GREY
         if name == "g_s.head":
             weight = 255 * weight * np.exp(weights["g_s.log_head_gain"])
             bias = 255 * (bias + 0.5)
         if name == "h_a.conv_in":
             extra = weights["h_a.bias.weight"]
-        integers = _freeze_layer(name, weight, bias, bits_in, bits_out, largest_input, extra)
+        integers = _freeze_layer(name, weight, bias, bits_in, bits_out, largest_input, largest_bias, extra)
         frozen |= {f"{name}.{part}": value for part, value in integers.items() if part != "extra"}
         if "extra" in integers:
             frozen["h_a.bias"] = integers["extra"]
@@ -132,6 +133,7 @@ def _freeze_layer(
     bits_in: int,
     bits_out: int,
     largest_input: int,
+    largest_bias: int,
     extra: NDArray[Any] | None,
 ) -> dict[str, NDArray[Any]]:
     """weight int16, bias int32 and shift int8: for each output the largest shift that keeps its sums within 31 bits.
@@ -140,7 +142,7 @@ def _freeze_layer(
     """
     biases = bias[None] if extra is None else np.concatenate([bias[None], extra])
     for _ in range(2):  # rounding may leave room for another bit: the rounded values get it, so that freezing is stable
-        shifts = _largest_shifts(weight, biases, bits_in, bits_out, largest_input)
+        shifts = _largest_shifts(weight, biases, bits_in, bits_out, largest_input, largest_bias)
         if shifts.min() < 0:
             raise ModelMismatchError(f"the weights of {name} are too large for integers: training has diverged.")
         scale, bias_scale = _rows(2.0 ** (shifts + bits_out - bits_in), weight), 2.0 ** (shifts + bits_out)
@@ -151,7 +153,7 @@ def _freeze_layer(
 
 
 def _largest_shifts(
-    weight: NDArray[Any], biases: NDArray[Any], bits_in: int, bits_out: int, largest_input: int
+    weight: NDArray[Any], biases: NDArray[Any], bits_in: int, bits_out: int, largest_input: int, largest_bias: int
 ) -> IntArray:
     """For each output the largest shift for which `Arrays.layer` will prove its sums; -1 if there is none."""
     shifts = np.full(len(weight), -1)
@@ -159,7 +161,7 @@ def _largest_shifts(
         weights = np.abs(np.rint(weight * 2.0 ** (shift + bits_out - bits_in))).reshape(len(weight), -1)
         added = np.abs(np.rint(biases * 2.0 ** (shift + bits_out)))
         bound = weights.sum(1) * largest_input + added[0] + added[1:].max(0, initial=0) + 2.0**shift
-        shifts[(weights.max(1) < LIMIT) & (bound < SUM_LIMIT)] = shift
+        shifts[(weights.max(1) < LIMIT) & (bound < SUM_LIMIT) & (added[0] < largest_bias)] = shift
     return shifts
 
 
