@@ -3,9 +3,9 @@
     from neurocodec.interop import ray
     summary = ray.encode_folder("/shared/photos", "/shared/nic", quality=50)
 
-Source and output lie on a file system that all machines mount under the same path; neurocodec, and the model, are
-installed on all of them. The rules are those of `neurocodec encode DIR`: the same tree, nothing overwritten, what is
-there already is not made again, so that the same call continues a run that stopped.
+All machines mount the file system of source and output under the same path, and have neurocodec and the model
+installed. The rules are those of `neurocodec encode DIR`: the output mirrors the input folder, and existing .nic files
+are skipped, so that the same call continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _MOST_BLOCKS = 10_000
-"""A worker takes one picture at a time of collections up to this size."""
+"""In collections of up to this many pictures, a worker takes one at a time."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a collection. failed: source -> one sentence. bytes, seconds: of the files encoded now, in all
-    workers together."""
+    """The result for a collection. there_already: skipped because they exist. failed: source -> one sentence.
+    bytes, seconds: of the pictures encoded by this call, summed over all workers."""
 
     encoded: int = 0
     there_already: int = 0
@@ -55,18 +55,18 @@ def encode_folder(
 ) -> Summary:
     """Encodes every picture below a folder into the same tree of .nic files below `output`.
 
-    workers: processes in the cluster; by default as many as its processors (or accelerators, for device cuda) allow.
-    cpus_per_worker: processors, and threads, of each. quality, target_bpp, target_bytes, target_psnr: as for
-    `neurocodec.encode`. The cluster is the one that `ray.init` joined before the call, or that Ray finds or starts by
-    itself.
+    workers: processes in the cluster; by default as many as it has processors for (GPUs, for device cuda).
+    cpus_per_worker: processors and threads of each worker. quality, target_bpp, target_bytes, target_psnr: as for
+    `neurocodec.encode`. Uses the cluster that `ray.init` joined before the call, else the one that Ray finds or
+    starts.
 
     A picture that fails does not stop the others. Raises MissingPackageError without Ray Data, ConfigError for numbers
-    that make no sense and for a source that is no folder, what `neurocodec.checkpoint.load` raises where the model is
+    out of range and for a source that is not a folder, what `neurocodec.checkpoint.load` raises where the model is
     not installed, and NeurocodecError if Ray itself gives up, after which the same call goes on.
     """
     source, output = os.path.abspath(source), os.path.abspath(output)
     if not os.path.isdir(source):
-        raise ConfigError(f"{source} is no folder, expected one of pictures: check the name")
+        raise ConfigError(f"{source} is not a folder, expected a folder of pictures: check the name")
     if cpus_per_worker < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"found {workers} workers of {cpus_per_worker} processors, expected at least 1 of each")
     if not 1 <= quality <= 100 or sum(t is not None for t in (target_bpp, target_bytes, target_psnr)) > 1:
@@ -101,7 +101,7 @@ def encode_folder(
                     _Encoder,
                     fn_constructor_args=(os.fspath(model), device, cpus_per_worker, options, force),
                     compute=ray.data.ActorPoolStrategy(size=count),
-                    max_task_retries=1,  # of a worker that ended; Ray's default is to try for ever
+                    max_task_retries=1,  # after a worker ended; by default Ray retries forever
                     **needs,
                 )
                 .iter_rows()
@@ -126,7 +126,7 @@ def encode_folder(
 
 
 class _Encoder:
-    """A worker: loads the model once, then turns rows of source and target into files and rows about them."""
+    """A worker: loads the model once, then encodes one picture per row of source and target, and returns a row about it."""
 
     def __init__(self, model: str, device: str, threads: int, options: dict[str, Any], force: bool) -> None:
         import torch
@@ -143,8 +143,10 @@ class _Encoder:
         source, started, size, problem = row["source"], time.perf_counter(), 0, ""
         try:
             if collection.is_nic(source):
-                raise ImageError(f"{source} is a .nic file already, expected a picture: decode it first")
-            if not self._force and collection.is_nic(row["target"]):  # made by a worker that ended before it said so
+                raise ImageError(f"{source} is already a .nic file, expected a picture: decode it first")
+            if not self._force and collection.is_nic(
+                row["target"]
+            ):  # by a worker that ended before it reported the file
                 size = os.path.getsize(row["target"])
             else:
                 data = neurocodec.encode(source, model=self._model, **self._options)
@@ -158,7 +160,7 @@ class _Encoder:
 
 @contextlib.contextmanager
 def _lost_blocks_allowed(ray: ModuleType) -> Iterator[None]:
-    """Pictures whose worker ended are left out of the rows, and do not stop the others."""
+    """Lets the run continue without the rows of workers that ended."""
     context = ray.data.DataContext.get_current()
     before = context.max_errored_blocks
     context.max_errored_blocks = -1
@@ -169,12 +171,12 @@ def _lost_blocks_allowed(ray: ModuleType) -> Iterator[None]:
 
 
 def _capacity(ray: ModuleType, needs: dict[str, int]) -> int:
-    """How many workers the cluster has room for; one at least."""
+    """The number of workers that the cluster has room for, at least 1."""
     if not ray.is_initialized():
         ray.init()
-    there = ray.cluster_resources()
+    resources = ray.cluster_resources()
     keys = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    return max(1, min(int(there.get(keys[need], 0) // count) for need, count in needs.items()))
+    return max(1, min(int(resources.get(keys[need], 0) // count) for need, count in needs.items()))
 
 
 def _package() -> ModuleType:

@@ -121,7 +121,7 @@ def test_what_a_worker_made_before_it_ended_counts(tree: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("_cluster")
 def test_what_cannot_be(tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no folder"):
+    with pytest.raises(ConfigError, match="not a folder"):
         interop.encode_folder(tree / "a.png", tmp_path / "out")
     with pytest.raises(ConfigError, match="expected at least 1"):
         interop.encode_folder(tree, tmp_path / "out", workers=0)
