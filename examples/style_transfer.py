@@ -2,7 +2,7 @@
 
     python examples/style_transfer.py photo.png painting.jpg -o out.png
 
-Minimises, over the pixels, from the photograph: style loss + content weight · content loss + TV weight · total
+Minimises over the pixels, from the photograph: style loss + content weight · content loss + TV weight · total
 variation. The losses are relative to the painting's Gram matrices and the photograph's features, so that the weights
 suit other pictures too.
 """
@@ -16,7 +16,6 @@ import pixels
 import torch
 from torch import Tensor
 
-from neurocodec.errors import NeurocodecError
 from neurocodec.perceptual.features import load_vgg16
 from neurocodec.perceptual.style import content_loss, gram_matrix, style_loss, total_variation_isotropic
 
@@ -27,17 +26,14 @@ CONTENT_LAYER = "relu4_2"
 def transfer(
     content: Tensor, style: Tensor, content_weight: float, tv_weight: float, iterations: int
 ) -> tuple[Tensor, list[float]]:
-    """content, style: (1, 3, H, W) in [0, 1], each of its own size. Returns the picture and the course of the loss."""
+    """content, style: (1, 3, H, W) in [0, 1], each of its own size. Returns the picture and the losses."""
     network = load_vgg16((*STYLE_LAYERS, CONTENT_LAYER), pooling="average", device=content.device)
     with torch.no_grad():
         target = network(content)[CONTENT_LAYER]
         features = network(style)
         grams = {layer: gram_matrix(features[layer]) for layer in STYLE_LAYERS}
-        # a picture without any features has a style loss of 1 and a content loss of 1
-        style_weights = {
-            layer: float(4 * gram.shape[1] ** 2 / gram.square().sum()) / len(grams) for layer, gram in grams.items()
-        }
-        content_scale = 1 / content_loss(torch.zeros_like(target), target).sum()
+        style_weights = pixels.relative_weights(grams)
+        content_scale = 1 / content_loss(torch.zeros_like(target), target).sum()  # 1 without any features
 
     def loss_of(x: Tensor) -> Tensor:
         features = network(x)
@@ -49,29 +45,17 @@ def transfer(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = pixels.parser("style_transfer", __doc__, iterations=100)
     parser.add_argument("content", help="the photograph")
     parser.add_argument("style", help="the painting")
-    parser.add_argument("-o", "--output", required=True, help="the picture to write")
-    parser.add_argument("--size", type=int, default=256, help="shorter side of both in pixels (%(default)s)")
-    parser.add_argument("--iterations", type=int, default=100, help="of L-BFGS (%(default)s)")
-    parser.add_argument(
-        "--content-weight", type=float, default=0.1, help="more: nearer to the photograph (%(default)s)"
-    )
+    parser.add_argument("--content-weight", type=float, default=0.1, help="more: closer to the photo (%(default)s)")
     parser.add_argument("--tv-weight", type=float, default=0.3, help="more: smoother (%(default)s)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
-    options = parser.parse_args(arguments)
-    try:
-        pixels.check(options.output, options.device, force=options.force)
-        content, style = (pixels.read(p, options.size).to(options.device) for p in (options.content, options.style))
-        x, losses = transfer(content, style, options.content_weight, options.tv_weight, options.iterations)
-        pixels.write(x, options.output, force=options.force)
-    except NeurocodecError as error:
-        print(f"style_transfer: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output}: loss from {losses[0]:.4g} to {losses[-1]:.4g}")
-    return 0
+
+    def make(options: argparse.Namespace) -> tuple[Tensor, list[float]]:
+        content, style = (pixels.read(p, options.size, options.device) for p in (options.content, options.style))
+        return transfer(content, style, options.content_weight, options.tv_weight, options.iterations)
+
+    return pixels.run(parser, arguments, make)
 
 
 if __name__ == "__main__":

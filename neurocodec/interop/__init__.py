@@ -1,1 +1,1 @@
-"""Other projects: their models in .nic files, their clusters for large collections. Nothing is imported unasked."""
+"""Other projects: their models in .nic files, their clusters for large collections. Imported only on request."""

@@ -1,8 +1,7 @@
 """Discriminators, the losses of both sides of a GAN, and the feature-matching loss.
 
-Discriminators give logits: a map of scores, positive where a patch looks real. They are used at the size of training
-crops only, never tile by tile, so the instance normalisation that the papers use does no harm in them; a generator that
-decodes tiles must not have it.
+Discriminators give logits: a map of scores, positive where a patch looks real. They see whole training crops, never
+tiles, so the instance normalisation of the papers does no harm; a generator that decodes tiles must not have it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from neurocodec.perceptual.features import check_pictures
 GanLoss = Literal["minimax", "non-saturating", "least-squares", "hinge"]
 
 MIN_SIDE = 24
-"""Pixels. Smaller pictures leave no position for the last layer."""
+"""In pixels. On smaller pictures the last layer has no position."""
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, kind: GanLoss, *, weight: float = 1.0) -> Tensor:
@@ -30,7 +29,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: GanLoss, *, weight: flo
     least-squares             ½ E[(r - 1)²] + ½ E[f²]              Mao et al. 2017, eq. 9, with labels 0 and 1
     hinge                     E[max(0, 1 - r)] + E[max(0, 1 + f)]  Lim and Ye 2017; Miyato et al. 2018, eq. 16
 
-    weight: 0.5 slows the discriminator down relative to the generator, as Isola et al. 2017, section 3.3, do.
+    weight: 0.5 slows the discriminator relative to the generator, as in Isola et al. 2017, section 3.3.
     """
     if kind in ("minimax", "non-saturating"):
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
@@ -69,11 +68,11 @@ def _unknown(kind: str) -> ValueError:
 def feature_matching_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """sum over layers i of E[1/N_i · ‖D_i(real) - D_i(fake)‖₁] (Wang et al. 2018, pix2pixHD, eq. 4); a scalar.
 
-    real, fake: what the `features` of a discriminator give for real and for generated pictures, usually without the
-    last, the logits. N_i is the number of elements of layer i. No gradient flows into `real`. Raises ImageError.
+    real, fake: a discriminator's `features` of real and of generated pictures, usually without the last (the logits).
+    N_i is the number of elements of layer i. No gradient flows into `real`. Raises ImageError.
     """
     if not real or [f.shape for f in real] != [f.shape for f in fake]:
-        raise ImageError("feature matching of layers with different shapes or of none, expected the same ones of both")
+        raise ImageError("feature matching of no layers or of different shapes, expected the same shapes for both")
     return torch.stack([(f - r.detach()).abs().mean() for r, f in zip(real, fake, strict=True)]).sum()
 
 
@@ -82,12 +81,12 @@ class PatchDiscriminator(nn.Module):
 
     4×4 convolutions, three of stride 2 and two of stride 1, leaky ReLU of slope 0.2; weights start as N(0, 0.02),
     biases as 0. x: (B, 3, H, W) in [0, 1], sides of at least 24, mapped to [-1, 1] as in the paper; condition:
-    (B, condition_channels, H, W), joined to x as it is, or None if condition_channels is 0. Gives logits
+    (B, condition_channels, H, W), concatenated with x as it is, or None if condition_channels is 0. Gives logits
     (B, 1, ⌊H/8⌋ - 2, ⌊W/8⌋ - 2).
 
-    normalisation: "instance" (without scale and shift) for the second to fourth layer, which is what the paper's batch
-    normalisation is at its batch size of 1; or "none". With "instance" a logit also depends, through means and
-    variances, on the whole crop. Raises ImageError.
+    normalisation: "instance" (without scale and shift) in the second to fourth layer, which equals the paper's batch
+    normalisation at its batch size of 1; or "none". With "instance" a logit also depends on the whole crop, through
+    means and variances. Raises ImageError.
     """
 
     def __init__(
@@ -121,14 +120,14 @@ class PatchDiscriminator(nn.Module):
         if self.condition_channels or condition is not None:
             expected = (x.shape[0], self.condition_channels, *x.shape[2:])
             if condition is None or condition.shape != expected:
-                found = "no condition" if condition is None else f"a condition of shape {tuple(condition.shape)}"
-                raise ImageError(f"PatchDiscriminator got {found}, expected shape {expected}")
+                given = "no condition" if condition is None else f"a condition of shape {tuple(condition.shape)}"
+                raise ImageError(f"PatchDiscriminator got {given}, expected shape {expected}")
             y = torch.cat((y, condition), 1)
         return _each(self.blocks, y)
 
 
 class HificDiscriminator(nn.Module):
-    """HiFiC's discriminator, which sees the picture and the latents it was decoded from (Mentzer et al. 2020, fig. 2).
+    """HiFiC's discriminator, which sees a picture and its decoded latents (Mentzer et al. 2020, fig. 2).
 
     y_hat goes through a 3×3 convolution to 12 channels and is upsampled to the picture by repeating each value; 4×4
     convolutions of stride 2, 2, 2, 1, 1 follow, with leaky ReLU of slope 0.2 and spectral normalisation (Miyato et al.
@@ -136,8 +135,8 @@ class HificDiscriminator(nn.Module):
     authors' code, no gradient flows into y_hat and sides are padded with zeros.
 
     x: (B, 3, H, W) in [0, 1]; y_hat: (B, latent_channels, ceil(H/16), ceil(W/16)). Gives logits (B, 1, ⌊H/8⌋, ⌊W/8⌋).
-    Weights start as N(0, 0.02), biases as 0. spectral: False leaves spectral normalisation out; it then learns in
-    hundreds of steps what takes thousands with it, and can also run away from the generator. Raises ImageError.
+    Weights start as N(0, 0.02), biases as 0. spectral: False omits spectral normalisation; the discriminator then
+    learns about ten times faster, and can outrun the generator. Raises ImageError.
     """
 
     stride = 16
@@ -146,21 +145,21 @@ class HificDiscriminator(nn.Module):
         super().__init__()
         self.latent_channels = latent_channels
         widths = (3 + 12, channels, 2 * channels, 4 * channels, 8 * channels)
-        made = _spectral if spectral else _small
-        self.latent = nn.Sequential(made(nn.Conv2d(latent_channels, 12, 3, padding=1)), nn.LeakyReLU(0.2))
+        prepare = _spectral if spectral else _small
+        self.latent = nn.Sequential(prepare(nn.Conv2d(latent_channels, 12, 3, padding=1)), nn.LeakyReLU(0.2))
         self.blocks = nn.ModuleList()
         for i in range(3):
             conv = nn.Conv2d(widths[i], widths[i + 1], 4, 2, padding=1)
-            self.blocks.append(nn.Sequential(made(conv), nn.LeakyReLU(0.2)))
+            self.blocks.append(nn.Sequential(prepare(conv), nn.LeakyReLU(0.2)))
         pad = nn.ZeroPad2d((1, 2, 1, 2))  # keeps the size, as padding does in the authors' code
-        self.blocks.append(nn.Sequential(pad, made(nn.Conv2d(widths[3], widths[4], 4)), nn.LeakyReLU(0.2)))
-        self.blocks.append(nn.Sequential(pad, made(nn.Conv2d(widths[4], 1, 4))))
+        self.blocks.append(nn.Sequential(pad, prepare(nn.Conv2d(widths[3], widths[4], 4)), nn.LeakyReLU(0.2)))
+        self.blocks.append(nn.Sequential(pad, prepare(nn.Conv2d(widths[4], 1, 4))))
 
     def forward(self, x: Tensor, y_hat: Tensor) -> Tensor:
         return self.features(x, y_hat)[-1]
 
     def features(self, x: Tensor, y_hat: Tensor) -> list[Tensor]:
-        """The outputs of the five layers on the picture; the last are the logits."""
+        """The outputs of the five layers; the last are the logits."""
         check_pictures(x, MIN_SIDE, "HificDiscriminator")
         height, width = x.shape[2:]
         expected = (x.shape[0], self.latent_channels, -(-height // self.stride), -(-width // self.stride))

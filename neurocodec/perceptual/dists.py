@@ -1,4 +1,4 @@
-"""DISTS, a distance of pictures that does not mind one sample of a texture in the place of another."""
+"""DISTS, a distance between pictures that tolerates one sample of a texture in place of another."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class DISTS(nn.Module):
         d(x, y) = 1 - sum over channels c of (α_c l_c + β_c s_c) / sum over c of (α_c + β_c)
         l = (2 μ_x μ_y + k) / (μ_x² + μ_y² + k)        s = (2 σ_xy + k) / (σ_x² + σ_y² + k)        k = 1e-6
 
-    with means, variances and covariance over the positions, for the channels of the pictures themselves and of VGG16's
-    last layer of each stage, with l2 pooling. Called with two tensors (B, 3, H, W) in [0, 1] it gives (B,), 0 for equal
-    pictures, differentiable in both. The authors scale pictures to 256 pixels on the shorter side before measuring;
-    that is left to the caller. Raises ImageError.
+    with means, variances and covariance over positions, for the channels of the pictures themselves and of the last
+    layer of each stage of VGG16 with l2 pooling. Called with two tensors (B, 3, H, W) in [0, 1] it gives (B,), 0 for
+    equal pictures, differentiable in both. The authors first scale pictures to 256 pixels on the shorter side; here the
+    caller does that. Raises ImageError.
 
     network: VGG16 with its default layers and l2 pooling; alpha, beta: (1475,).
     """
@@ -38,7 +38,7 @@ class DISTS(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if x.shape != y.shape:
-            raise ImageError(f"DISTS of shapes {tuple(x.shape)} and {tuple(y.shape)}, expected two of one shape")
+            raise ImageError(f"DISTS of shapes {tuple(x.shape)} and {tuple(y.shape)}, expected equal shapes")
         luminance, structure = [], []
         for f_x, f_y in zip([x, *self.network(x).values()], [y, *self.network(y).values()], strict=True):
             mean_x, mean_y = f_x.mean((2, 3)), f_y.mean((2, 3))  # (B, C)

@@ -1,6 +1,6 @@
-"""AlexNet and VGG16 up to their last convolution, giving the features of named layers.
+"""AlexNet and VGG16 up to their last convolution: the features of named layers.
 
-Both were trained on ImageNet by torchvision; only convolutions are used, so pictures may have any size.
+torchvision trained both on ImageNet. Without the fully connected layers they accept pictures of any size.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Pooling = Literal["max", "average", "l2"]
 
 
 class FeatureNetwork(nn.Module):
-    """A chain of named steps. Called with pictures it gives the outputs of the layers asked for.
+    """A chain of named steps. Called with pictures, it returns the outputs of the chosen layers.
 
-    x: (B, 3, H, W) in [0, 1], which is normalised here with ImageNet's mean and standard deviation. Returns a
-    dictionary from layer name to (B, C, h, w), in the order of the chain. Steps behind the last layer are left out.
-    Parameters are frozen, and random until `load`; gradients reach x. Raises ImageError for a tensor that does not fit.
+    x: (B, 3, H, W) in [0, 1], normalised here with ImageNet's mean and standard deviation. Returns a
+    dictionary from layer name to (B, C, h, w), in the order of the chain. Steps after the last chosen layer are omitted.
+    Parameters are frozen, and random until `load`; gradients flow to x. Raises ImageError for tensors of other shapes.
     """
 
     mean: Tensor
@@ -48,15 +48,15 @@ class FeatureNetwork(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         check_pictures(x, self.min_side, type(self).__name__)
         y = (x - self.mean) / self.std
-        found = {}
+        features = {}
         for name, step in self.steps.named_children():
             y = step(y)
             if name in self.layers:
-                found[name] = y
-        return found
+                features[name] = y
+        return features
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Copies the weights of the steps that were kept. weights: as `load_weights` gives them for this network."""
+        """Copies the weights of the chain's steps. weights: those of `load_weights` for this network."""
         self.steps.load_state_dict({name: weights[name] for name in self.steps.state_dict()})
 
 
@@ -88,8 +88,8 @@ class VGG16(FeatureNetwork):
     """VGG16 (Simonyan and Zisserman 2015, configuration D), as torchvision trained it. Sides of at least 16.
 
     Layers: convS_I and reluS_I for I = 1, 2 in stages S = 1, 2 and I = 1, 2, 3 in stages 3, 4, 5, and pool1 to pool4.
-    Stage S has stride 2^(S - 1). pooling: "max" as trained; "average", which Gatys et al. recommend for synthesis;
-    "l2", a blurred root of the mean square, for DISTS.
+    Stage S has stride 2^(S - 1). pooling: "max", as trained; "average", which Gatys et al. recommend for synthesis;
+    or "l2", the root of a blurred square, for DISTS.
     """
 
     def __init__(

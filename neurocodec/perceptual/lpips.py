@@ -1,4 +1,4 @@
-"""LPIPS, a distance of pictures by deep features whose weights were fitted to people's judgements."""
+"""LPIPS, a distance between pictures: deep features, weighted to fit human judgements."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LPIPS(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if x.shape != y.shape:
-            raise ImageError(f"LPIPS of shapes {tuple(x.shape)} and {tuple(y.shape)}, expected two of one shape")
+            raise ImageError(f"LPIPS of shapes {tuple(x.shape)} and {tuple(y.shape)}, expected equal shapes")
         distance = x.new_zeros(x.shape[0])
         for w, f_x, f_y in zip(self.heads, self.network(x).values(), self.network(y).values(), strict=True):
             difference = F.normalize(f_x, dim=1, eps=1e-10) - F.normalize(f_y, dim=1, eps=1e-10)
@@ -45,9 +45,9 @@ class LPIPS(nn.Module):
 def load_lpips(
     net: Literal["alex", "vgg"] = "alex", device: str | torch.device = "cpu", *, download: bool = True
 ) -> LPIPS:
-    """LPIPS with the published weights. net: "alex", the usual one for measuring, or "vgg", the usual one as a loss.
+    """LPIPS with the published weights. net: "alex", usual for measuring, or "vgg", usual as a loss.
 
-    Raises MissingWeightsError, which says where weights can be put; for `download` see `weights.load_weights`.
+    Raises MissingWeightsError, which says where to put them; for `download` see `weights.load_weights`.
     """
     network: AlexNet | VGG16
     if net == "alex":

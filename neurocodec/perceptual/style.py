@@ -1,4 +1,4 @@
-"""Losses on features and pixels for style, texture, content and smoothness. All give (B,) and reach gradients."""
+"""Losses on features and pixels for style, texture, content and smoothness. All return (B,) and are differentiable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neurocodec.errors import ImageError
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """G_ij = 1/M sum over positions k of F_ik F_jk: which channels are active together, wherever that is.
+    """G_ij = 1/M sum over positions k of F_ik F_jk: which channels are active together, regardless of where.
 
     features: (B, C, h, w), M = h·w. Returns (B, C, C), symmetric, positive semi-definite. Gatys, Ecker and Bethge,
     "Image style transfer using convolutional neural networks", CVPR 2016, eq. 3, divided by M so that pictures of
@@ -28,9 +28,9 @@ def style_loss(
 ) -> Tensor:
     """sum over layers l of w_l / (4 C_l²) · sum over i, j of (G_ij - A_ij)² (Gatys et al. 2016, eq. 4 and 5).
 
-    features: (B, C, h, w) of at least the layers in `grams`, as a FeatureNetwork gives them; grams: the `gram_matrix`
-    of the style picture, (1 or B, C, C), for the chosen layers; weights: w_l of each of them, 1 / (number of layers) if
-    not given. Eq. 4's 1 / (4 C² M²) has its M² in the Gram matrices. Returns (B,). Raises ImageError where shapes
+    features: (B, C, h, w) of at least the layers in `grams`, from a FeatureNetwork; grams: the `gram_matrix` of the
+    style picture, (1 or B, C, C), for each layer; weights: w_l of each layer, by default 1 / (number of layers). The M²
+    of eq. 4's 1 / (4 C² M²) is in the Gram matrices. Returns (B,). Raises ImageError where shapes
     differ, ValueError where the layers do.
     """
     if weights is None:
@@ -87,7 +87,7 @@ def total_variation_isotropic(x: Tensor) -> Tensor:
 
 
 def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
-    """To the pixel below and to the right, of x's shape, 0 where there is none."""
+    """Differences to the pixel below and to the pixel on the right, of x's shape; 0 at the border."""
     if x.dim() != 4 or x.numel() == 0:
         raise ImageError(f"total variation of shape {tuple(x.shape)}, expected (B, C, H, W)")
     below = torch.cat((x[:, :, 1:], x[:, :, -1:]), 2)
@@ -95,6 +95,6 @@ def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
     return below - x, right - x
 
 
-def _check_target(found: Tensor, target: Tensor, what: str) -> None:
-    if found.dim() == 0 or found.shape[1:] != target.shape[1:] or target.shape[0] not in (1, found.shape[0]):
-        raise ImageError(f"{what}: shapes {tuple(found.shape)} and {tuple(target.shape)}, expected the same")
+def _check_target(features: Tensor, target: Tensor, what: str) -> None:
+    if features.dim() == 0 or features.shape[1:] != target.shape[1:] or target.shape[0] not in (1, features.shape[0]):
+        raise ImageError(f"{what}: shapes {tuple(features.shape)} and {tuple(target.shape)}, expected the same")

@@ -118,9 +118,9 @@ def test_feature_matching_by_hand() -> None:
     real = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
     fake = [torch.tensor([0.0, 4.0]), torch.tensor([[-1.0]])]
     assert feature_matching_loss(real, fake).item() == (1 + 2) / 2 + 4
-    with pytest.raises(ImageError, match="expected the same ones of both"):
+    with pytest.raises(ImageError, match="expected the same shapes"):
         feature_matching_loss(real, fake[:1])
-    with pytest.raises(ImageError, match="expected the same ones of both"):
+    with pytest.raises(ImageError, match="expected the same shapes"):
         feature_matching_loss([], [])
 
 

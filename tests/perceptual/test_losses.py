@@ -182,7 +182,7 @@ def test_lpips_is_a_distance_of_each_picture() -> None:
     torch.testing.assert_close(d[1:2], lpips(x[1:2], y[1:2]))
     assert torch.equal(lpips(x, x), torch.zeros(3))
     assert not [name for name, parameter in lpips.named_parameters() if parameter.requires_grad]
-    with pytest.raises(ImageError, match="expected two of one shape"):
+    with pytest.raises(ImageError, match="expected equal shapes"):
         lpips(x, y[:1])
     with pytest.raises(ValueError, match="2 heads for 5 layers"):
         LPIPS(AlexNet(), [torch.rand(64), torch.rand(192)])
@@ -260,7 +260,7 @@ def test_dists_is_a_distance(random_dists: DISTS) -> None:
     assert (d > 0).all()
     torch.testing.assert_close(d, random_dists(y, x))
     assert torch.equal(random_dists(x, x), torch.zeros(2))
-    with pytest.raises(ImageError, match="expected two of one shape"):
+    with pytest.raises(ImageError, match="expected equal shapes"):
         random_dists(x, y[:, :, 1:])
     with pytest.raises(ValueError, match=r"beta of shape \(3,\), expected \(1475,\)"):
         DISTS(random_dists.network, torch.rand(1475), torch.rand(3))
