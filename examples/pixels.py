@@ -5,26 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-<<<<<<< HEAD
-from collections.abc import Callable
-=======
 from collections.abc import Callable, Mapping
-from pathlib import Path
->>>>>>> perceptual
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from neurocodec import image
-<<<<<<< HEAD
-from neurocodec.errors import ImageError
+from neurocodec.errors import ImageError, NeurocodecError
 from neurocodec.files import check_output
 from neurocodec.models.pixels import from_tensor, to_tensor
-=======
-from neurocodec.cli.files import check_output
-from neurocodec.errors import ImageError, NeurocodecError
->>>>>>> perceptual
 
 MIN_SIDE = 32
 
@@ -59,11 +49,7 @@ def run(
 
 
 def check(output: str, device: str, *, force: bool) -> None:
-<<<<<<< HEAD
-    """Raises OutputError for an output that `write` would refuse, ImageError for a missing GPU; before the work."""
-=======
     """Raises a NeurocodecError, before minutes of work, if `write` would refuse the output or there is no GPU."""
->>>>>>> perceptual
     check_output(output, force=force)
     image.check_format(output)
     if device == "cuda" and not torch.cuda.is_available():
@@ -77,22 +63,13 @@ def read(path: str, size: int, device: str = "cpu") -> Tensor:
     picture = Image.fromarray(image.load(path).rgb)
     scale = size / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)
-<<<<<<< HEAD
-    return to_tensor(image.load(picture.resize((width, height), Image.Resampling.LANCZOS)).rgb)
-
-
-def write(x: Tensor, path: str, *, force: bool) -> None:
-    """x: (1, 3, H, W), to a file in the format its suffix names. Raises OutputError."""
-    image.save_pil(Image.fromarray(from_tensor(x)), path, force=force)
-=======
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return image.to_tensor(image.load(picture).rgb).to(device)
+    return to_tensor(image.load(picture).rgb).to(device)
 
 
 def write(x: Tensor, path: str, *, force: bool) -> None:
     """Writes x, (1, 3, H, W), in the format of the suffix. Raises ImageError, and OutputError if the file exists."""
-    image.save_pil(Image.fromarray(image.from_tensor(x)), path, force=force)
->>>>>>> perceptual
+    image.save_pil(Image.fromarray(from_tensor(x)), path, force=force)
 
 
 def noise(shape: tuple[int, ...], seed: int) -> Tensor:

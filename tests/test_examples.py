@@ -16,12 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from neurocodec import image
-<<<<<<< HEAD
-from neurocodec.errors import ImageError, MissingWeightsError
-from neurocodec.models.pixels import to_tensor
-=======
 from neurocodec.errors import MissingWeightsError, OutputError
->>>>>>> perceptual
+from neurocodec.models.pixels import to_tensor
 from neurocodec.perceptual import features
 from neurocodec.perceptual.weights import SHAPES
 

@@ -3,15 +3,9 @@
     from neurocodec.interop import ray
     summary = ray.encode_folder("/shared/photos", "/shared/nic", quality=50)
 
-<<<<<<< HEAD
 Source and output lie on a file system that all machines mount under the same path; neurocodec, and the model, are
 installed on all of them. The rules are those of `neurocodec encode DIR`: the output mirrors the source, and existing
 .nic files are skipped, so that the same call continues a run that stopped.
-=======
-All machines mount the file system of source and output under the same path, and have neurocodec and the model
-installed. The rules are those of `neurocodec encode DIR`: the output mirrors the input folder, and existing .nic files
-are skipped, so that the same call continues an interrupted run.
->>>>>>> perceptual
 """
 
 from __future__ import annotations
@@ -30,25 +24,16 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _MOST_BLOCKS = 10_000
-<<<<<<< HEAD
 """In collections up to this size, a worker takes one picture at a time."""
-=======
-"""In collections of up to this many pictures, a worker takes one at a time."""
->>>>>>> perceptual
 
 
 @dataclass(frozen=True)
 class Summary:
-<<<<<<< HEAD
     """What happened to a collection.
 
     encoded, skipped: number of pictures. failed: one sentence for each source. bytes, seconds: total size of the files
     that were encoded, and the time it took all workers together.
     """
-=======
-    """The result for a collection. there_already: skipped because they exist. failed: source -> one sentence.
-    bytes, seconds: of the pictures encoded by this call, summed over all workers."""
->>>>>>> perceptual
 
     encoded: int = 0
     skipped: int = 0
@@ -73,24 +58,13 @@ def encode_folder(
 ) -> Summary:
     """Encodes every picture in a folder and its subfolders to .nic files in `output`, which mirrors the folder.
 
-<<<<<<< HEAD
     workers: number of processes in the cluster; by default as many as its CPUs (GPUs, for device cuda) allow.
     cpus_per_worker: CPUs, and threads, of each. quality, target_bpp, target_bytes, target_psnr: as for
     `neurocodec.encode`. The cluster is the one that `ray.init` has joined, or the one that Ray finds or starts.
 
     A picture that fails does not stop the others. Raises MissingPackageError without Ray Data, ConfigError for an
-    argument out of range or a source that is not a folder, what `neurocodec.networks.load` raises, and
+    argument out of range or a source that is not a folder, what `neurocodec.model.load` raises, and
     NeurocodecError if Ray itself fails; the same call then continues.
-=======
-    workers: processes in the cluster; by default as many as it has processors for (GPUs, for device cuda).
-    cpus_per_worker: processors and threads of each worker. quality, target_bpp, target_bytes, target_psnr: as for
-    `neurocodec.encode`. Uses the cluster that `ray.init` joined before the call, else the one that Ray finds or
-    starts.
-
-    A picture that fails does not stop the others. Raises MissingPackageError without Ray Data, ConfigError for numbers
-    out of range and for a source that is not a folder, what `neurocodec.checkpoint.load` raises where the model is
-    not installed, and NeurocodecError if Ray itself gives up, after which the same call goes on.
->>>>>>> perceptual
     """
     source, output = os.path.abspath(source), os.path.abspath(output)
     if not os.path.isdir(source):
@@ -129,11 +103,7 @@ def encode_folder(
                     _Encoder,
                     fn_constructor_args=(os.fspath(model), device, cpus_per_worker, options, force),
                     compute=ray.data.ActorPoolStrategy(size=count),
-<<<<<<< HEAD
                     max_task_retries=1,  # of a worker that died; Ray's default is unlimited
-=======
-                    max_task_retries=1,  # after a worker ended; by default Ray retries forever
->>>>>>> perceptual
                     **needs,
                 )
                 .iter_rows()
@@ -158,11 +128,7 @@ def encode_folder(
 
 
 class _Encoder:
-<<<<<<< HEAD
     """A worker: loads the model once; then, for each row of source and target, writes the file and returns a report."""
-=======
-    """A worker: loads the model once, then encodes one picture per row of source and target, and returns a row about it."""
->>>>>>> perceptual
 
     def __init__(self, model: str, device: str, threads: int, options: dict[str, Any], force: bool) -> None:
         import torch
@@ -178,15 +144,7 @@ class _Encoder:
 
         source, started, size, problem = row["source"], time.perf_counter(), 0, ""
         try:
-<<<<<<< HEAD
             if not self._force and collection.is_nic(row["target"]):  # by a worker that died before it could report it
-=======
-            if collection.is_nic(source):
-                raise ImageError(f"{source} is already a .nic file, expected a picture: decode it first")
-            if not self._force and collection.is_nic(
-                row["target"]
-            ):  # by a worker that ended before it reported the file
->>>>>>> perceptual
                 size = os.path.getsize(row["target"])
             else:
                 data = neurocodec.encode(source, model=self._model, **self._options)
@@ -199,11 +157,7 @@ class _Encoder:
 
 @contextlib.contextmanager
 def _lost_blocks_allowed(ray: ModuleType) -> Iterator[None]:
-<<<<<<< HEAD
     """Pictures whose worker died are missing from the rows, and do not stop the others."""
-=======
-    """Lets the run continue without the rows of workers that ended."""
->>>>>>> perceptual
     context = ray.data.DataContext.get_current()
     before = context.max_errored_blocks
     context.max_errored_blocks = -1
@@ -214,11 +168,7 @@ def _lost_blocks_allowed(ray: ModuleType) -> Iterator[None]:
 
 
 def _capacity(ray: ModuleType, needs: dict[str, int]) -> int:
-<<<<<<< HEAD
     """The number of workers that the cluster has room for, at least one."""
-=======
-    """The number of workers that the cluster has room for, at least 1."""
->>>>>>> perceptual
     if not ray.is_initialized():
         ray.init()
     resources = ray.cluster_resources()
