@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from neurocodec import image
-from neurocodec.errors import ImageError, MissingWeightsError
+from neurocodec.errors import MissingWeightsError, OutputError
 from neurocodec.perceptual import features
 from neurocodec.perceptual.weights import SHAPES
 
@@ -110,8 +110,8 @@ def test_what_cannot_be_written_is_said_before_the_work(
     monkeypatch.setattr(pixels, "read", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for output, options, message in (
-        ("painting.png", [], "painting.png exists; use --force to overwrite it"),
-        ("out.txt", [], "out.txt: expected the suffix of a format that Pillow writes: use .png"),
+        ("painting.png", [], "painting.png exists; use --force (force=True in Python) to overwrite it"),
+        ("out.txt", [], "out.txt has the suffix '.txt', expected a picture format that Pillow writes: use .png"),
         ("nosuch/out.png", [], "nosuch/out.png: there is no folder nosuch: make it first"),
         ("out.png", ["--device", "cuda"], "the device is cuda, and PyTorch finds no GPU here: use cpu"),
     ):
@@ -163,7 +163,7 @@ def test_reading_and_writing(folder: Path) -> None:
     assert torch.equal(x, image.to_tensor(image.load("photo.png").rgb)), "nothing is changed at the picture's own size"
     pixels.write(x, "again.png", force=False)
     assert torch.equal(pixels.read("again.png", 64), x)
-    with pytest.raises(ImageError, match=r"again\.png"):
+    with pytest.raises(OutputError, match=r"again\.png"):
         pixels.write(x, "again.png", force=False)
 
 
