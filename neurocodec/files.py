@@ -28,14 +28,15 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False, make_fold
             raise OutputError(f"{name} is {kind}: give another name for the output")
         if not force:
             raise OutputError(_exists(name))
-    folder = os.path.dirname(target)
+    folder = os.path.dirname(target if os.path.islink(name) else name) or "."
     while make_folders and not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
+        folder = os.path.dirname(folder) or "."
+    if not os.path.lexists(folder):
+        raise OutputError(f"{name}: there is no folder {folder}: make it first")
     if not os.path.isdir(folder):
-        reason = f"{folder} is not a folder" if os.path.lexists(folder) else f"there is no folder {folder}"
-        raise OutputError(f"{name} cannot be written: {reason}")
+        raise OutputError(f"{name}: {folder} is not a folder: give another name for the output")
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"{name} cannot be written: the folder {folder} is not writable")
+        raise OutputError(f"{name}: the folder {folder} is not writable: give another name for the output")
 
 
 @contextlib.contextmanager

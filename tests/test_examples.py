@@ -111,8 +111,8 @@ def test_outputs_that_cannot_be_written_are_errors_before_the_work(
     monkeypatch.setattr(pixels, "read", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for output, options, message in (
-        ("painting.png", [], "painting.png exists; use --force to overwrite it"),
-        ("out.txt", [], "out.txt: expected the suffix of a format that Pillow writes: use .png"),
+        ("painting.png", [], "painting.png exists; use --force (force=True in Python) to overwrite it"),
+        ("out.txt", [], "out.txt has the suffix '.txt', expected a picture format that Pillow writes: use .png"),
         ("nosuch/out.png", [], "nosuch/out.png: there is no folder nosuch: make it first"),
         ("out.png", ["--device", "cuda"], "the device is cuda, but PyTorch finds no GPU: use cpu"),
     ):
