@@ -270,7 +270,7 @@ def untrained(architecture: str, quality: int, rgb: NDArray[np.uint8], *, bpp: f
 
 def zoo_network(architecture: str, quality: int, metric: str, *, pretrained: bool) -> Any:
     """A network of CompressAI's zoo, as CompressAI makes it. Raises what `load` raises."""
-    if quality not in (known := _qualities(architecture)):
+    if quality not in (known := qualities(architecture)):
         raise ConfigError(f"found {architecture} quality {quality}, expected {known[0]} to {known[-1]}")
     if metric not in ("mse", "ms-ssim"):
         raise ConfigError(f"found the metric {metric!r}, expected mse or ms-ssim")
@@ -299,61 +299,6 @@ def package(part: str = "") -> ModuleType:
         raise MissingPackageError(
             f"CompressAI cannot be imported ({error}): pip install 'compressai>=1.2.6', which needs numpy below 2"
         ) from error
-
-
-@dataclass(frozen=True)
-class ZooCodec:
-    """A codec of `evaluation.codecs`: published weights of one architecture in .nic files; the setting is the zoo's
-    quality. files: other weights instead, (setting, file as for `load_file`)."""
-
-    architecture: str
-    name: str
-    files: tuple[tuple[float, str], ...] = ()
-    device: str = "auto"
-
-    def settings(self) -> tuple[float, ...]:
-        """The zoo's qualities."""
-        return tuple(setting for setting, _ in self.files) or tuple(_qualities(self.architecture))
-
-    def describe(self) -> dict[str, str]:
-        """Versions; model ids would need every weight file."""
-        weights = ", ".join(os.path.basename(file) for _, file in self.files) or "mse"
-        return {
-            "settings": f"CompressAI {self.architecture} ({weights}), quality=q, in .nic files by neurocodec's coder",
-            "compressai": str(package().__version__),
-            "torch": torch.__version__,
-        }
-
-    def encode(self, rgb: NDArray[np.uint8], setting: float) -> bytes:
-        """A whole .nic file."""
-        return encode(rgb, self.model(setting))
-
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3)."""
-        wanted = container.read_header(data).model_id
-        model = next((m for setting, _ in self.files if (m := self.model(setting)).model_id == wanted), None)
-        return np.asarray(decode(data, model, device=self.device).convert("RGB"))
-
-    def model(self, setting: float) -> Model:
-        """The network of a setting. Raises ConfigError if there is none, and what `load` raises."""
-        if setting not in self.settings():
-            known = ", ".join(f"{known:g}" for known in self.settings())
-            raise ConfigError(f"found {self.name} quality {setting:g}, expected one of {known}")
-        if self.files:
-            return load_file(self.architecture, dict(self.files)[setting], device=self.device)
-        return load(self.architecture, int(setting), device=self.device)
-
-
-def benchmark_codec(name: str) -> ZooCodec:
-    """The codec `cai:ARCHITECTURE`, such as cai:mbt2018-mean, for `neurocodec bench`.
-
-    Raises ConfigError for an unknown architecture, MissingPackageError without CompressAI, WeightsNotFoundError (a
-    MissingPackageError too) if the published weights are not here and cannot be downloaded.
-    """
-    architecture = name.removeprefix("cai:")
-    codec = ZooCodec(architecture, name)
-    load(architecture, int(codec.settings()[0]))
-    return codec
 
 
 _At = tuple[Any, ...]
@@ -510,7 +455,8 @@ def _model_id(architecture: str, state: Mapping[str, NDArray[Any]], rows: list[A
     return digest.digest()[:8]
 
 
-def _qualities(architecture: str) -> list[int]:
+def qualities(architecture: str) -> list[int]:
+    """Those of CompressAI's zoo. Raises ConfigError for an unknown architecture, MissingPackageError."""
     _check_architecture(architecture)
     return sorted(package("zoo.image").cfgs[architecture])
 

@@ -161,7 +161,7 @@ def validate(model: Hyperprior, held_out: Photographs, actual: bool) -> list[dic
     rows: list[dict[str, float]] = []
     device = next(model.parameters()).device
     if actual:
-        from neurocodec.bench.quick import real_file_points
+        from neurocodec.training.validation import real_file_points
 
         frozen = checkpoint.freeze(model)
     for index in VALIDATION_ROWS:

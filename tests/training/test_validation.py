@@ -1,4 +1,4 @@
-"""Evaluation: the points of real files that training runs beside its estimates."""
+"""The points of real files that validation gives beside its estimates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from neurocodec import codec, container
-from neurocodec.bench.quick import real_file_points
+from neurocodec.training.validation import real_file_points
 from neurocodec.checkpoint import Model
 from neurocodec.image import Picture
 from neurocodec.metrics import psnr

@@ -1,4 +1,4 @@
-"""Bits and PSNR of real files, quickly: the check that training runs beside its estimates."""
+"""Bits and PSNR of real files, which validation gives beside the estimates of training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def real_file_points(model: Model, pictures: Sequence[NDArray[np.uint8]], quality_index: float) -> dict[str, float]:
-    """Encode and decode each picture as a .nic file: {"file_bpp": mean, "file_psnr": mean of per-image dB}.
+    """Encodes and decodes each picture as a .nic file: {"file_bpp": mean, "file_psnr": mean of per-image dB}.
 
-    model: frozen. pictures: uint8 (H, W, 3) each, at least one. quality_index: row of the model, fractional; files
-    hold it in 1/64.
+    model: frozen. pictures: uint8 (H, W, 3), at least one. quality_index: row of the model, fractional; files hold it
+    in 1/64. Raises ValueError without pictures.
     """
     if not pictures:
         raise ValueError("found no pictures, expected at least one")
