@@ -72,7 +72,7 @@ def load_dataset(source: str, images: int | None = None, *, download: bool = Fal
 def describe(dataset: Dataset) -> list[dict[str, Any]]:
     """The name, width, height and file's SHA-256 of each picture, as results hold them.
 
-    Raises ImageError for a picture that cannot be read, ConfigError for one with other pixels than the named data set's.
+    Raises ImageError for a picture that cannot be read, ConfigError for one that differs from the named data set's.
     """
     pictures = []
     known = SOURCES[dataset.name].pixels if dataset.name in SOURCES else {}

@@ -56,7 +56,7 @@ def save(curves: Sequence[Curve], title: str, paths: Sequence[Path]) -> None:
 
 
 def svg(curves: Sequence[Curve], metric: Metric) -> str:
-    """The same for any metric, as an `<svg>` element with a tooltip for each point; empty if no curve has the metric."""
+    """Any metric over bpp as an `<svg>` element with a tooltip for each point; empty if no curve has the metric."""
     if not any(_shown(curve, metric) for curve in curves):
         return ""
     out, tooltips = io.StringIO(), list[str]()

@@ -180,8 +180,10 @@ def _merge(results: dict[str, Any], rows: Sequence[Row]) -> None:
 
 
 class _Features(NamedTuple):
-    """The files with features of patches: one for each picture, codec and setting, and one for the picture itself. Their
-    names change with the picture's checksum, the codec's configuration and the network."""
+    """The files with features of patches: one for each picture, codec and setting, and one for the picture itself.
+
+    Their names change with the picture's checksum, the codec's configuration and the network.
+    """
 
     folder: Path
     network: str

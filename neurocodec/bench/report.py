@@ -11,11 +11,10 @@ from typing import Any
 
 from neurocodec import files
 from neurocodec.bench import figure, pages, summary
-from neurocodec.bench.curves import BPP_RANGE, Curve
+from neurocodec.bench.curves import Curve
 from neurocodec.bench.gallery import Crop, Panel
 from neurocodec.bench.pages import Html, fill, join
-from neurocodec.bench.quality import METRICS
-from neurocodec.bench.results import averages
+from neurocodec.bench.quality import METRICS, Metric
 from neurocodec.bench.rivals import is_ours
 
 FILES = ("table.md", "rd.png", "rd.svg", "report.html")
@@ -39,68 +38,64 @@ def page(results: dict[str, Any], panels: Sequence[Panel] = ()) -> str:
     """The text of report.html."""
     curves, notes = summary.curves_and_notes(results)
     pictures = len(results["dataset"]["pictures"])
+    rates = join(_section("<h3>$heading</h3>", section) for section in summary.bd_rates(results))
+    codecs = "<details><summary>$heading</summary>"
     return pages.page(
         "report.html",
         title=f"Rate and distortion on {results['dataset']['name']}",
         counts=f"{len(results['codecs'])} codecs on {pictures} picture{'s' * (pictures != 1)}",
-        rates=_rates(results),
+        rates=_around("<h2>BD-rate</h2><p>How many more bits a curve needs for the same quality, on average over the "
+                      "range that both curves cover; negative is smaller.</p>$inside", rates),
         missing=_missing(results),
-        curves=join(_curves(curves, key) for key in METRICS),
+        curves=join(_curves(curves, metric) for metric in METRICS.values()),
         gallery=_gallery(panels),
-        patches=_patches(results),
-        averages=join(_averages(results, codec) for codec in results["codecs"]),
+        patches=join(_section("<h2>$heading</h2>", section) for section in summary.patches(results)),
+        averages=join(_section(codecs, section, "</details>") for section in summary.averages_by_setting(results)),
         facts=join(fill("<dt>$k</dt><dd>$v</dd>", k=k, v=v) for k, v in _facts(results, curves).items()),
         pictures=_pictures(results),
-        notes=_section("<h3>Notes</h3><ul>$parts</ul>", [fill("<li>$note</li>", note=note) for note in notes]),
-    )
-
-
-def _section(template: str, parts: Sequence[Html], **values: object) -> Html:
-    """Nothing if it has no parts."""
-    return fill(template, parts=join(parts), **values) if parts else Html()
-
-
-def _rates(results: dict[str, Any]) -> Html:
-    low, high = results.get("bpp_range", BPP_RANGE)
-    parts = []
-    for reference in summary.references(results):
-        heads, rows = summary.bd_cells(results, reference)
-        parts.append(fill("<h3>Against $reference</h3>", reference=reference) + _table(heads, rows))
-        parts.append(fill('<p class="note">$note</p>', note=summary.bd_note(results, reference)))
-    return _section(
-        "<h2>BD-rate</h2><p>How many more bits a curve needs for the same quality, on average over the range that both "
-        "curves cover; negative is smaller.</p>$parts", [Html(part) for part in parts],
+        notes=_around("<h3>Notes</h3><ul>$inside</ul>", join(fill("<li>$note</li>", note=note) for note in notes)),
     )  # fmt: skip
+
+
+def _around(template: str, inside: Html, **values: object) -> Html:
+    """The template around some HTML; nothing around nothing."""
+    return fill(template, inside=inside, **values) if inside else inside
+
+
+def _section(heading: str, section: summary.Section, end: str = "") -> Html:
+    own = [is_ours(row[0]) for row in section.rows]
+    note = _around('<p class="note">$inside</p>', fill("$note", note=section.note))
+    return join(
+        [fill(heading, heading=section.heading), note, pages.table(section.heads, section.rows, own), Html(end)]
+    )
 
 
 def _missing(results: dict[str, Any]) -> Html:
     kinds = {"not installed": results.get("not_installed", {}), "not available": results.get("not_available", {})}
-    parts = [
+    items = join(
         fill("<li><b>$name</b>, $kind: $why</li>", name=name, kind=kind, why=why)
         for kind, reasons in kinds.items()
         for name, why in reasons.items()
-    ]
-    return _section("<h2>Not measured</h2><ul>$parts</ul>", parts)
+    )
+    return _around("<h2>Not measured</h2><ul>$inside</ul>", items)
 
 
-def _curves(curves: Sequence[Curve], key: str) -> Html:
-    svg = figure.svg(curves, METRICS[key])
-    return _section('<h3>$axis</h3><div class="plot">$parts</div>', [Html(svg)] * bool(svg), axis=METRICS[key].axis)
+def _curves(curves: Sequence[Curve], metric: Metric) -> Html:
+    svg = Html(figure.svg(curves, metric))
+    return _around('<h3>$axis</h3><div class="plot">$inside</div>', svg, axis=metric.axis)
 
 
 def _gallery(panels: Sequence[Panel]) -> Html:
-    parts = [
-        _section(
-            '<section><h3>$picture at about $target bits per pixel</h3><div class="crops">$parts</div></section>',
-            [_crop(crop, panel) for crop in panel.crops], picture=panel.picture, target=f"{panel.target:g}",
-        )
+    section = '<section><h3>$name at about $target bits per pixel</h3><div class="crops">$crops</div></section>'
+    sections = join(
+        fill(section, name=panel.picture, target=f"{panel.target:g}", crops=join(_crop(c, panel) for c in panel.crops))
         for panel in panels
-    ]  # fmt: skip
-    return _section(
-        '<h2>Crops at about the same bits</h2><p class="note">Lossless crops of decoded pictures, where the original '
-        "has most structure. Bits, PSNR and LPIPS are of the whole picture. A codec that cannot get near the rate "
-        "shows its nearest.</p>$parts", parts,
-    )  # fmt: skip
+    )
+    note = (
+        "Lossless crops of decoded pictures, where the original has most structure. Bits, PSNR and LPIPS are of the "
+        "whole picture. A codec that cannot get near the rate shows its nearest."
+    )
+    return _around('<h2>Crops at about the same bits</h2><p class="note">$note</p>$inside', sections, note=note)
 
 
 def _crop(crop: Crop, panel: Panel) -> Html:
@@ -112,20 +107,6 @@ def _crop(crop: Crop, panel: Panel) -> Html:
         caption = Html(caption + fill(", setting $setting<br>$numbers", setting=f"{crop.setting:.4g}", numbers=numbers))
     image = '<figure><img src="$source" alt="$alt" loading="lazy"><figcaption>$caption</figcaption></figure>'
     return fill(image, source=pages.data_url("webp", crop.webp), alt=alt, caption=caption)
-
-
-def _patches(results: dict[str, Any]) -> Html:
-    if not results.get("patches"):
-        return Html()
-    template, heading = '<h2>$heading</h2><p class="note">$note</p>$parts', results["patches"]["names"][0]
-    table = _table(*summary.patches_cells(results))
-    return _section(template, [table], heading=heading, note=summary.patches_note(results))
-
-
-def _averages(results: dict[str, Any], codec: str) -> Html:
-    points = averages(results, codec)
-    parts = [pages.table(*summary.averages_cells(points))] if points else []
-    return _section("<details><summary>$codec</summary>$parts</details>", parts, codec=codec)
 
 
 def _facts(results: dict[str, Any], curves: Sequence[Curve]) -> dict[str, str]:
@@ -150,10 +131,6 @@ def _pictures(results: dict[str, Any]) -> Html:
     if not all("sha256" in picture for picture in pictures):
         return Html()
     rows = [[p["name"], f"{p['width']}×{p['height']}", fill("<code>$s…</code>", s=p["sha256"][:16])] for p in pictures]
-    template = "<details><summary>$count pictures with checksums</summary>$parts</details>"
-    return _section(template, [pages.table(["Picture", "Size", "SHA-256 of the file"], rows)], count=len(rows))
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
-    """With the rows of this project's codec marked."""
-    return pages.table(heads, rows, [is_ours(row[0]) for row in rows])
+    table = pages.table(["Picture", "Size", "SHA-256 of the file"], rows)
+    template = "<details><summary>$count pictures with checksums</summary>$inside</details>"
+    return _around(template, table, count=len(rows))

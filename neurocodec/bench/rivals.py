@@ -70,8 +70,8 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Nic:
-    """This project's codec; the setting is the quality. model: a name, a model file, or a loaded model; realism: 0 to 1,
-    for decoding; device: where a model that is not loaded yet goes."""
+    """This project's codec; the setting is the quality. model: a name, a model file, or a loaded model; realism: of
+    decoding, 0 to 1; device: of a model that is not loaded yet."""
 
     model: str | Path | Model = "base"
     name: str = "nic"
@@ -199,8 +199,8 @@ _imagecodecs = partial(require, "imagecodecs", "imagecodecs", "JPEG XL")
 
 def _mozjpeg_encode(rgb: NDArray[np.uint8], setting: float, *, trellis: bool = True) -> bytes:
     picture = _vips().Image.new_from_array(np.ascontiguousarray(rgb))
-    options = dict.fromkeys(("overshoot_deringing", "optimize_scans", "optimize_coding", "interlace"), True)
-    options |= {"trellis_quant": trellis, "quant_table": 3, "subsample_mode": "on", "keep": "none"}
+    options: dict[str, Any] = {"quant_table": 3, "subsample_mode": "on", "keep": "none", "trellis_quant": trellis}
+    options |= dict.fromkeys(("overshoot_deringing", "optimize_scans", "optimize_coding", "interlace"), True)
     return bytes(picture.jpegsave_buffer(Q=int(setting), **options))
 
 
@@ -283,9 +283,9 @@ def _bpg_tool(name: str) -> str:
 
 def _call(command: Sequence[str], *, may_fail: bool = False) -> str:
     """What a command prints. Raises ImageError with its last line if it fails or takes ten minutes."""
-    name, pipes = Path(command[0]).name, {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    name, pipe, stdout = Path(command[0]).name, subprocess.PIPE, subprocess.STDOUT
     try:
-        done = subprocess.run(command, **pipes, text=True, errors="replace", timeout=600)  # type: ignore[call-overload]
+        done = subprocess.run(command, stdout=pipe, stderr=stdout, text=True, errors="replace", timeout=600)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ImageError(f"{name} cannot be run: {error}") from error
     if done.returncode and not may_fail:
@@ -454,12 +454,12 @@ def configuration(codec: Codec) -> dict[str, str]:
 
 def bits_per_pixel(data: bytes, rgb: NDArray[np.uint8]) -> float:
     """Bits of a whole file over the pixels of its picture."""
-    return 8.0 * len(data) / (rgb.shape[0] * rgb.shape[1])
+    return 8.0 * len(data) / float(rgb.shape[0] * rgb.shape[1])
 
 
 def nearest(candidates: Sequence[float], size: Callable[[float], float], target: float) -> float:
     """The candidate whose size is nearest to `target` as a ratio, by bisection. size: rises along the candidates."""
-    size = functools.lru_cache(None)(size)
+    size = functools.cache(size)
     at = bisect.bisect_left(candidates, target, key=size)
     return min(candidates[max(0, at - 1) : at + 1], key=lambda candidate: abs(math.log(size(candidate) / target)))
 

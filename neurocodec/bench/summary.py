@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from neurocodec.bench.curves import BPP_RANGE, Curve, curves_of
@@ -10,8 +11,16 @@ from neurocodec.bench.quality import METRICS
 from neurocodec.bench.results import averages
 from neurocodec.metrics import ms_ssim_db
 
-Cells = tuple[list[str], list[list[str]]]
-"""Headings and rows."""
+
+@dataclass(frozen=True)
+class Section:
+    """A note and a table, whose first `text` columns are words."""
+
+    heading: str
+    note: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text: int = 1
 
 
 def title(results: dict[str, Any]) -> str:
@@ -29,16 +38,12 @@ def markdown(results: dict[str, Any], *, level: int = 1, fold: bool = False) -> 
     sub = "#" * (level + 1)
     lines = ["#" * level + f" Rate and distortion: {results['dataset']['name']}", "", *_facts(results, curves), ""]
     lines += [f"- {line}" for line in missing(results)] + [""] * bool(missing(results))
-    for reference in references(results):
-        lines += [f"{sub} BD-rate against {reference}", "", bd_note(results, reference), ""]
-        lines += [*_table(*bd_cells(results, reference), left=1), ""]
-    if distances := results.get("patches"):
-        lines += [f"{sub} {distances['names'][0]}", "", patches_note(results), ""]
-        lines += [*_table(*patches_cells(results), left=1), ""]
-    for name in results["codecs"]:
-        if points := averages(results, name):
-            before = ["<details>", f"<summary>{name}, by setting</summary>"] if fold else [f"{sub} {name}"]
-            lines += [*before, "", *_table(*averages_cells(points)), "", *(["</details>", ""] if fold else [])]
+    for section in [*bd_rates(results), *patches(results)]:
+        lines += [f"{sub} {section.heading}", "", section.note, "", *_table(section), ""]
+    for section in averages_by_setting(results):
+        folded = ["<details>", f"<summary>{section.heading}, by setting</summary>"]
+        lines += [*(folded if fold else [f"{sub} {section.heading}"]), "", *_table(section), ""]
+        lines += ["</details>", ""] if fold else []
     if notes:
         lines += [f"{sub} Notes", "", *(f"- {note}" for note in notes), ""]
     return "\n".join(lines)
@@ -49,11 +54,6 @@ def curves_and_notes(results: dict[str, Any]) -> tuple[list[Curve], list[str]]:
     notes: list[str] = []
     curves = curves_of(results, notes)
     return curves, notes + [note for note in results.get("notes", ()) if note not in notes]
-
-
-def references(results: dict[str, Any]) -> list[str]:
-    """The curves that BD-rates are given against."""
-    return list(dict.fromkeys(rate["reference"] for rate in results.get("bd_rates", ())))
 
 
 def earlier_runs(results: dict[str, Any]) -> str:
@@ -70,50 +70,69 @@ def missing(results: dict[str, Any]) -> list[str]:
     return [f"{kind}: {name}: {why}" for kind, reasons in kinds.items() for name, why in reasons.items()]
 
 
-def bd_cells(results: dict[str, Any], reference: str) -> Cells:
-    """BD-rates of every curve against one."""
+def bd_rates(results: dict[str, Any]) -> list[Section]:
+    """BD-rates of every curve, one section for each reference."""
     low, high = results.get("bpp_range", BPP_RANGE)
-    others = _other_metrics(results, reference)
     heads = ["Curve", "BD-rate", "PSNR range (dB)", "BD-PSNR (dB)", "cubic", f"{low:g} to {high:g} bpp"]
-    rows = []
-    for rate in _rates(results, reference):
-        gain = "" if rate["bd_psnr"] is None else f"{rate['bd_psnr']:+.2f}"
-        cells = [rate["curve"], *_delta(rate["whole"]), gain, _percent(rate["cubic"]), *_delta(rate["part"])]
-        rows.append([*cells, *(_percent(rate.get(key)) for key in others)])
-    return [*heads, "PSNR range (dB)", *others.values()], rows
+    by_reference: dict[str, list[dict[str, Any]]] = {}
+    for rate in results.get("bd_rates", ()):
+        by_reference.setdefault(rate["reference"], []).append(rate)
+    sections = []
+    for reference, rates in by_reference.items():
+        others = {key: m.title for key, m in METRICS.items() if any(rate.get(key) is not None for rate in rates)}
+        last = f" The last columns: the whole overlap at equal {', '.join(others.values())}, in dB or logarithms."
+        note = (
+            "Akima interpolation of ln(bpp) over PSNR, where both curves were measured, nothing extrapolated; negative "
+            "is smaller. Brackets: 95 % bootstrap interval over the pictures. Cubic: the least-squares polynomial of "
+            f"VCEG-M33. The part: where {reference} spends {low:g} to {high:g} bpp.{last if others else ''}"
+        )
+        rows = []
+        for rate in rates:
+            gain = "" if rate["bd_psnr"] is None else f"{rate['bd_psnr']:+.2f}"
+            cells = [rate["curve"], *_delta(rate["whole"]), gain, _percent(rate["cubic"]), *_delta(rate["part"])]
+            rows.append([*cells, *(_percent(rate.get(key)) for key in others)])
+        all_heads = [*heads, "PSNR range (dB)", *others.values()]
+        sections.append(Section(f"BD-rate against {reference}", note, all_heads, rows))
+    return sections
 
 
-def patches_note(results: dict[str, Any]) -> str:
-    """What the distances between sets of patches are."""
-    distances = results["patches"]
-    return f"{distances['network']}; {distances['patches']} patches; {distances['note']}."
+def patches(results: dict[str, Any]) -> list[Section]:
+    """Distances between sets of patches, if measured, with the name of the network in every heading."""
+    distances = results.get("patches")
+    if not distances:
+        return []
+    rows = [
+        [p["codec"], f"{p['setting']:g}", f"{p['bpp']:.4f}", f"{p['frechet']:.4g}", f"{p['kernel']:.4g}"]
+        for p in distances["points"]
+    ]
+    note = f"{distances['network']}; {distances['patches']} patches; {distances['note']}."
+    return [Section(distances["names"][0], note, ["Codec", "Setting", "bpp", *distances["names"]], rows)]
 
 
-def patches_cells(results: dict[str, Any]) -> Cells:
-    """Distances between sets of patches, with the name of the network in every heading."""
-    formats = {"setting": "g", "bpp": ".4f", "frechet": ".4g", "kernel": ".4g"}
-    points = results["patches"]["points"]
-    rows = [[point["codec"], *(format(point[key], text) for key, text in formats.items())] for point in points]
-    return ["Codec", "Setting", "bpp", *results["patches"]["names"]], rows
+def averages_by_setting(results: dict[str, Any]) -> list[Section]:
+    """Averages of each codec, without the columns that no setting has."""
+    sections = []
+    for codec in results["codecs"]:
+        points = [
+            p | ({"ms_ssim_db": ms_ssim_db(p["ms_ssim"])} if "ms_ssim" in p else {}) for p in averages(results, codec)
+        ]
+        columns = {head: pair for head, pair in _COLUMNS.items() if any(pair[0] in point for point in points)}
+        rows = [[format(p[key], text) if key in p else "" for key, text in columns.values()] for p in points]
+        sections += [Section(codec, "", list(columns), rows, 0)] if points else []
+    return sections
 
 
-def averages_cells(points: Sequence[dict[str, float]]) -> Cells:
-    """Averages of a codec, without the columns that no setting has."""
-    points = [p | ({"ms_ssim_db": ms_ssim_db(p["ms_ssim"])} if "ms_ssim" in p else {}) for p in points]
-    columns = {
-        "Setting": ("setting", "g"),
-        "bpp": ("bpp", ".4f"),
-        "PSNR (dB)": ("psnr", ".3f"),
-        "MS-SSIM": ("ms_ssim", ".5f"),
-        "MS-SSIM (dB)": ("ms_ssim_db", ".2f"),
-        "LPIPS": ("lpips", ".4f"),
-        "DISTS": ("dists", ".4f"),
-        "encode (s)": ("encode_s", ".4f"),
-        "decode (s)": ("decode_s", ".4f"),
-    }
-    heads = [head for head, (key, _) in columns.items() if any(key in point for point in points)]
-    pairs = [columns[head] for head in heads]
-    return heads, [[format(point[key], text) if key in point else "" for key, text in pairs] for point in points]
+_COLUMNS = {
+    "Setting": ("setting", "g"),
+    "bpp": ("bpp", ".4f"),
+    "PSNR (dB)": ("psnr", ".3f"),
+    "MS-SSIM": ("ms_ssim", ".5f"),
+    "MS-SSIM (dB)": ("ms_ssim_db", ".2f"),
+    "LPIPS": ("lpips", ".4f"),
+    "DISTS": ("dists", ".4f"),
+    "encode (s)": ("encode_s", ".4f"),
+    "decode (s)": ("decode_s", ".4f"),
+}
 
 
 def _facts(results: dict[str, Any], curves: Sequence[Curve]) -> list[str]:
@@ -137,32 +156,10 @@ def anchor_facts(curve: Curve) -> str:
     return f"{curve.settings}{f'; from {curve.origin}' if curve.origin else ''}"
 
 
-def _rates(results: dict[str, Any], reference: str) -> list[dict[str, Any]]:
-    return [rate for rate in results["bd_rates"] if rate["reference"] == reference]
-
-
-def _other_metrics(results: dict[str, Any], reference: str) -> dict[str, str]:
-    """Keys and titles of the metrics besides PSNR that BD-rates were computed for."""
-    rates = _rates(results, reference)
-    others = {key: metric.title for key, metric in METRICS.items() if key != "psnr"}
-    return {key: title for key, title in others.items() if any(rate.get(key) is not None for rate in rates)}
-
-
-def bd_note(results: dict[str, Any], reference: str) -> str:
-    low, high = results.get("bpp_range", BPP_RANGE)
-    others = ", ".join(_other_metrics(results, reference).values())
-    last = f" The last columns: the whole overlap at equal {others}, in dB or logarithms." if others else ""
-    return (
-        "Akima interpolation of ln(bpp) over PSNR, where both curves were measured, nothing extrapolated; negative is "
-        "smaller. Brackets: 95 % bootstrap interval over the pictures. Cubic: the least-squares polynomial of "
-        f"VCEG-M33. The part: where {reference} spends {low:g} to {high:g} bpp.{last}"
-    )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
-    """Lines of Markdown. left: how many columns are text."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
-    return [lines[0], "|---" * left + "|---:" * (len(heads) - left) + "|", *lines[1:]]
+def _table(section: Section) -> list[str]:
+    """Lines of Markdown."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (section.heads, *section.rows)]
+    return [lines[0], "|---" * section.text + "|---:" * (len(section.heads) - section.text) + "|", *lines[1:]]
 
 
 def _percent(value: float | None) -> str:
