@@ -48,11 +48,10 @@ def map_in_order(
 ) -> Generator[Result | Exception, None, None]:
     """For each item, in order: `function(item)`, or the exception that it raised.
 
-    With one process or one item, the work happens in this process. Otherwise each worker calls `start` once, and then
+    With one process, the work happens in this process. Otherwise each worker calls `start` once, and then
     works on one item at a time. A worker that dies costs only its item, whose outcome is a NeurocodecError. Close the
     generator to end the workers. Function, items and results must be picklable.
     """
-    processes = min(processes, len(items))
     if processes <= 1:
         yield from (_call(function, item) for item in items)
         return

@@ -1,10 +1,8 @@
 """Bjøntegaard deltas: the mean difference in rate at equal PSNR, or in PSNR at equal rate, between two curves.
 
 G. Bjøntegaard, "Calculation of average PSNR differences between RD-curves", VCEG-M33, 2001, which fits cubics; Akima
-interpolation as in C. Herglotz et al., "The Bjøntegaard bible", 2022. Curves are compared where both were measured
-and nowhere else: nothing is extrapolated.
-
-Where this says PSNR, any quality that rises with the bits will do, such as MS-SSIM in dB.
+interpolation as in C. Herglotz et al., "The Bjøntegaard bible", 2022. Curves are compared over the range that both
+cover; nothing is extrapolated. Any quality that rises with the bits can stand for PSNR, such as MS-SSIM in dB.
 """
 
 from __future__ import annotations
@@ -20,18 +18,16 @@ from numpy.typing import NDArray
 from neurocodec.packages import require
 
 Method = Literal["akima", "pchip", "cubic"]
-Point = tuple[float, float]
-"""bpp, PSNR in dB."""
-Curve = Sequence[Point] | NDArray[np.float64]
-"""Points in any order, as an array of shape (n, 2)."""
+Curve = Sequence[tuple[float, float]] | NDArray[np.float64]
+"""Points (bpp, PSNR in dB) in any order, as an array of shape (n, 2)."""
 
 
 @dataclass(frozen=True)
 class BdResult:
-    """A Bjøntegaard delta and where it holds.
+    """A Bjøntegaard delta and its range.
 
     value: percent of rate (negative: the test curve is smaller) or dB (positive: the test curve is better).
-    psnr_range: dB, bpp_range: of the reference; the interval that was averaged over. method: the interpolation.
+    psnr_range: dB, and bpp_range: of the reference; the interval averaged over. method: the interpolation.
     """
 
     value: float
@@ -46,11 +42,8 @@ def bd_rate(
     """Mean difference in bits at equal PSNR, in percent of the reference: 100 (exp(mean of ln test/reference) - 1).
 
     ln(bpp) is interpolated as a function of PSNR: "akima" and "pchip" pass through the points, "cubic" is the
-    least-squares polynomial of VCEG-M33. The mean runs over the PSNR interval that both curves cover.
-
-    With `bpp_range`, only that part of it counts where the *reference* spends so many bits: the interval from the
-    PSNR of the interpolated reference at bpp_range[0] to that at bpp_range[1] (or to the end of the reference, if it
-    ends earlier) is intersected with the interval above. The test curve may well lie outside of these bpp.
+    least-squares polynomial of VCEG-M33. The mean is over the PSNR interval that both curves cover; `bpp_range` narrows
+    it to where the *reference* spends so many bits, or to the nearer end of the reference.
 
     Raises ValueError if a curve is not strictly increasing in both bpp and PSNR, has fewer than two points (four for
     "cubic"), or if the curves share no interval; MissingPackageError without SciPy.
@@ -70,9 +63,31 @@ def bd_rate(
     return BdResult(value, (low, high), (math.exp(a.at(low)), math.exp(a.at(high))), method)
 
 
+def bd_psnr(
+    reference: Curve, test: Curve, *, bpp_range: tuple[float, float] | None = None, method: Method = "akima"
+) -> BdResult:
+    """Mean difference of PSNR in dB at equal bits, test minus reference, over the ln(bpp) interval that both cover.
+
+    PSNR is interpolated as a function of ln(bpp); `bpp_range` narrows the interval. Raises as `bd_rate` does.
+    """
+    a, b = _fit(reference, "reference", method, 0), _fit(test, "test", method, 0)
+    low, high = max(a.low, b.low), min(a.high, b.high)
+    if bpp_range is not None:
+        start, end = _checked(bpp_range)
+        low, high = max(low, math.log(start)), min(high, math.log(end))
+    if not low < high:
+        raise ValueError(
+            f"the curves share no interval of bpp: reference {math.exp(a.low):.3f} to {math.exp(a.high):.3f}, "
+            f"test {math.exp(b.low):.3f} to {math.exp(b.high):.3f}"
+            f"{'' if bpp_range is None else f', asked for {bpp_range[0]:g} to {bpp_range[1]:g}'}"
+        )
+    value = (b.integral(low, high) - a.integral(low, high)) / (high - low)
+    return BdResult(value, (a.at(low), a.at(high)), (math.exp(low), math.exp(high)), method)
+
+
 @dataclass(frozen=True)
 class Interval:
-    """A bootstrap interval. resamples: how many gave curves that could be compared, of those that were drawn."""
+    """A bootstrap interval. resamples: how many of the `drawn` ones gave curves that can be compared."""
 
     low: float
     high: float
@@ -91,13 +106,12 @@ def bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
-    """How far `bd_rate` or `bd_psnr` would move with other pictures of the kind: a percentile interval.
+    """How far `bd_rate` or `bd_psnr` would move with other pictures of the same kind: a percentile interval.
 
     delta: the function. reference, test: (pictures, n, 2) and (pictures, m, 2), bpp and PSNR of the same pictures in
-    the same order. Pictures are drawn with replacement, the same ones for both; each draw is averaged over its
-    pictures as the curves are, and compared over the overlap of its own two curves. Draws whose curves cannot be
-    compared do not count; None if that is more than a tenth, or if there are fewer than two pictures. Says nothing
-    about other kinds of pictures, nor about how settings were chosen. B. Efron and R. Tibshirani, 1993, chapter 13.
+    the same order. Each resample draws pictures with replacement, the same ones for both, averages them and compares
+    the two curves over their overlap. None if more than a tenth of them cannot be compared, or for fewer than two
+    pictures. B. Efron and R. Tibshirani, 1993, chapter 13.
     """
     if reference.ndim != 3 or test.ndim != 3 or len(reference) != len(test):
         raise ValueError(f"found rows of shapes {reference.shape} and {test.shape}, expected the same pictures")
@@ -106,39 +120,16 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(resamples):
-        drawn = rng.integers(0, len(reference), len(reference))
+        chosen = rng.integers(0, len(reference), len(reference))
         try:
-            found = delta(reference[drawn].mean(0), test[drawn].mean(0), bpp_range=bpp_range, method=method)
+            result = delta(reference[chosen].mean(0), test[chosen].mean(0), bpp_range=bpp_range, method=method)
         except ValueError:
             continue
-        values.append(found.value)
-    if len(values) < 0.9 * resamples or not values:
+        values.append(result.value)
+    if not values or len(values) < 0.9 * resamples:
         return None
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(values, [tail, 100.0 - tail])
+    low, high = np.percentile(values, [50.0 * (1.0 - confidence), 50.0 * (1.0 + confidence)])
     return Interval(float(low), float(high), len(values), resamples)
-
-
-def bd_psnr(
-    reference: Curve, test: Curve, *, bpp_range: tuple[float, float] | None = None, method: Method = "akima"
-) -> BdResult:
-    """Mean difference of PSNR in dB at equal bits, test minus reference, over the ln(bpp) interval that both cover.
-
-    PSNR is interpolated as a function of ln(bpp); `bpp_range` narrows the interval; the rest is as in `bd_rate`.
-    """
-    a, b = _fit(reference, "reference", method, 0), _fit(test, "test", method, 0)
-    low, high = max(a.low, b.low), min(a.high, b.high)
-    if bpp_range is not None:
-        start, end = _checked(bpp_range)
-        low, high = max(low, math.log(start)), min(high, math.log(end))
-    if not low < high:
-        raise ValueError(
-            f"the curves share no interval of bpp: reference {math.exp(a.low):.3f} to {math.exp(a.high):.3f}, "
-            f"test {math.exp(b.low):.3f} to {math.exp(b.high):.3f}"
-            f"{'' if bpp_range is None else f', asked for {bpp_range[0]:g} to {bpp_range[1]:g}'}"
-        )
-    value = (b.integral(low, high) - a.integral(low, high)) / (high - low)
-    return BdResult(value, (a.at(low), a.at(high)), (math.exp(low), math.exp(high)), method)
 
 
 class _Fit(NamedTuple):
@@ -188,14 +179,11 @@ def _fit(curve: Curve, name: str, method: Method, axis: int) -> _Fit:
 
 
 def _where(fit: _Fit, target: float) -> float:
-    """Where an increasing fit reaches `target`, by bisection; the nearer end if it never does."""
-    low, high = fit.low, fit.high
-    if target <= fit.at(low) or target >= fit.at(high):
-        return low if target <= fit.at(low) else high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fit.at(middle) < target else (low, middle)
-    return (low + high) / 2
+    """Where an increasing fit reaches `target`; the nearer end if it never does."""
+    if target <= fit.at(fit.low) or target >= fit.at(fit.high):
+        return fit.low if target <= fit.at(fit.low) else fit.high
+    package = require("scipy.optimize", "SciPy", "a Bjøntegaard delta")
+    return float(package.brentq(lambda at: fit.at(at) - target, fit.low, fit.high))
 
 
 def _checked(bpp_range: tuple[float, float]) -> tuple[float, float]:

@@ -1,77 +1,17 @@
-"""CompressAI networks as codecs of the benchmarks, in .nic files: with published weights, or random ones for speed."""
+"""CompressAI networks with random weights, for measuring their speed without the published ones."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neurocodec import container, image
-from neurocodec.errors import ConfigError
+from neurocodec import image
 from neurocodec.interop import compressai
 from neurocodec.models.pixels import to_tensor
-
-
-@dataclass(frozen=True)
-class ZooCodec:
-    """A CompressAI architecture in .nic files, with published weights; the setting is the zoo's quality.
-
-    files: other weights instead, (setting, file as for `interop.compressai.load_file`).
-    """
-
-    architecture: str
-    name: str
-    files: tuple[tuple[float, str], ...] = ()
-    device: str = "auto"
-
-    def settings(self) -> tuple[float, ...]:
-        """The zoo's qualities."""
-        return tuple(setting for setting, _ in self.files) or tuple(compressai.qualities(self.architecture))
-
-    def describe(self) -> dict[str, str]:
-        """Settings and versions, without model ids, which would need every file of weights."""
-        weights = ", ".join(os.path.basename(file) for _, file in self.files) or "mse"
-        return {
-            "settings": f"CompressAI {self.architecture} ({weights}), quality=q, in .nic files by neurocodec's coder",
-            "compressai": str(compressai.package().__version__),
-            "torch": torch.__version__,
-        }
-
-    def encode(self, rgb: NDArray[np.uint8], setting: float) -> bytes:
-        """A whole .nic file."""
-        return compressai.encode(rgb, self.model(setting))
-
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3)."""
-        model_id = container.read_header(data).model_id
-        model = next((m for setting, _ in self.files if (m := self.model(setting)).model_id == model_id), None)
-        return np.asarray(compressai.decode(data, model, device=self.device).convert("RGB"))
-
-    def model(self, setting: float) -> compressai.Model:
-        """The network of a setting. Raises ConfigError for an unknown setting, and what `load` raises."""
-        if setting not in self.settings():
-            known = ", ".join(f"{known:g}" for known in self.settings())
-            raise ConfigError(f"found {self.name} quality {setting:g}, expected one of {known}")
-        if self.files:
-            return compressai.load_file(self.architecture, dict(self.files)[setting], device=self.device)
-        return compressai.load(self.architecture, int(setting), device=self.device)
-
-
-def benchmark_codec(name: str) -> ZooCodec:
-    """The codec `cai:ARCHITECTURE`, such as cai:mbt2018-mean, for `neurocodec bench`.
-
-    Raises ConfigError for an unknown architecture, MissingPackageError without CompressAI, WeightsNotFoundError (a
-    MissingPackageError too) if the published weights cannot be downloaded.
-    """
-    architecture = name.removeprefix("cai:")
-    codec = ZooCodec(architecture, name)
-    codec.model(codec.settings()[0])
-    return codec
 
 
 def untrained(architecture: str, quality: int, rgb: NDArray[np.uint8], *, bpp: float) -> Any:

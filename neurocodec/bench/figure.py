@@ -1,14 +1,20 @@
-"""PSNR over bits as a picture, for papers and README files."""
+"""Rate-distortion curves as figures by Matplotlib: files for papers and README files, SVG text for pages."""
 
 from __future__ import annotations
 
+import html
+import io
+import itertools
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from neurocodec.bench.curves import Curve
+from neurocodec.bench.curves import Curve, Points
+from neurocodec.bench.quality import METRICS, Metric
 from neurocodec.packages import require
 
 MAX_BPP = 2.0
@@ -30,88 +36,113 @@ MORE_COLOURS = ("#e07a5f", "#b0439a", "#5f7d00", "#007a99", "#96505a", "#5a5a8c"
 """Of codecs without a colour of their own, in turn."""
 ANCHOR_COLOUR = "#6b6b6b"
 
-_ANCHOR_STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
-
 
 def colours(curves: Sequence[Curve]) -> list[str]:
     """One for each curve; anchors are gray."""
-    more, found = 0, []
-    for curve in curves:
-        colour = ANCHOR_COLOUR if curve.source != "run" else COLOURS.get(curve.name, "")
-        if not colour:
-            colour = MORE_COLOURS[more % len(MORE_COLOURS)]
-            more += 1
-        found.append(colour)
-    return found
+    others = [c.name for c in curves if c.source == "run" and c.name not in COLOURS]
+    more = {name: MORE_COLOURS[i % len(MORE_COLOURS)] for i, name in enumerate(others)}
+    return [(COLOURS | more)[c.name] if c.source == "run" else ANCHOR_COLOUR for c in curves]
 
 
-def figure(curves: Sequence[Curve], title: str, paths: Sequence[Path], *, max_bpp: float = MAX_BPP) -> None:
-    """PSNR over bpp, written to each of the paths, in the kind that its ending names; each curve is named at its right
-    end, anchors are gray and not continuous. Raises MissingPackageError without Matplotlib.
+def save(curves: Sequence[Curve], title: str, paths: Sequence[Path]) -> None:
+    """PSNR over bpp, written to each of the paths in the format that its ending names.
+
+    Each curve is named at its right end; anchors are gray and dashed. Raises MissingPackageError without Matplotlib.
     """
-    require("matplotlib", "Matplotlib", "the figure")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "neurocodec", "svg.fonttype": "none", "font.size": 11}):
-        plot = Figure(figsize=(8.0, 5.0), layout="constrained")
-        axes = plot.add_subplot()
-        right = min(max_bpp, max((bpp for curve in curves for bpp, _ in curve.points), default=max_bpp))
-        ends: list[tuple[float, float, str, str]] = []
-        styles = list(_ANCHOR_STYLES)
-        for curve, colour in zip(curves, colours(curves), strict=True):
-            x, y = np.array(curve.points).T
-            if curve.source == "run":
-                axes.plot(x, y, color=colour, marker="o", markersize=3.5, linewidth=2, zorder=3, clip_on=True)
-            else:
-                style = styles.pop(0)
-                styles.append(style)
-                axes.plot(x, y, color=colour, linestyle=style, linewidth=1.4, zorder=2)
-            end = min(float(x[-1]), right)
-            ends.append((end, float(np.interp(end, x, y)), curve.label, colour))
-        axes.set_xlim(0, right)
-        low, high = vertical_range(curves, right)
-        axes.set_ylim(low, high)
-        _name_ends(axes, ends, low, high, right)
-        axes.set_xlabel("bits per pixel (whole file)")
-        axes.set_ylabel("PSNR, 8-bit RGB (dB)")
-        axes.set_title(title, loc="left", fontsize=12)
-        axes.grid(color="#e4e4e4", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+    with _style():
+        figure = _figure(curves, METRICS["psnr"], title)
         for path in paths:
-            plot.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def vertical_range(curves: Sequence[Curve], right: float) -> tuple[float, float]:
-    """From below the lowest point to above where the highest curve leaves the figure."""
-    if not curves:
-        return 20.0, 45.0
-    tops = [float(np.interp(min(c.points[-1][0], right), *np.array(c.points).T)) for c in curves]
-    return min(curve.points[0][1] for curve in curves) - 0.7, max(tops) + 0.7
+def svg(curves: Sequence[Curve], metric: Metric) -> str:
+    """Any metric over bpp as an `<svg>` element with a tooltip for each point; empty if no curve has the metric."""
+    if not any(_shown(curve, metric) for curve in curves):
+        return ""
+    out, tooltips = io.StringIO(), list[str]()
+    with _style():
+        none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        _figure(curves, metric, "", tooltips).savefig(out, format="svg", metadata=none)
+    text = out.getvalue()
+    text = (
+        f'<svg role="img" aria-label="{html.escape(metric.axis)} over bits per pixel" {text[text.index("<svg") + 5 :]}'
+    )
+
+    def add_title(match: re.Match[str]) -> str:
+        return f"{match[0]}<title>{html.escape(tooltips[int(match[1])])}</title>"
+
+    return re.sub(r'<g id="point-(\d+)">', add_title, text)
 
 
 def spread(heights: Sequence[float], gap: float, high: float) -> list[float]:
     """Rising heights moved apart to at least `gap`, and down again where they would leave the top."""
-    found: list[float] = []
+    apart: list[float] = []
     for height in heights:
-        found.append(max(height, found[-1] + gap) if found else height)
-    for index in reversed(range(len(found))):
-        found[index] = min(found[index], high - gap * (len(found) - 1 - index))
-    return found
+        apart.append(max(height, apart[-1] + gap) if apart else height)
+    return [min(height, high - gap * (len(apart) - 1 - i)) for i, height in enumerate(apart)]
+
+
+def _style() -> Any:
+    matplotlib: Any = require("matplotlib", "Matplotlib", "the figure")
+    return matplotlib.rc_context({"svg.hashsalt": "neurocodec", "svg.fonttype": "none", "font.size": 11})
+
+
+def _figure(curves: Sequence[Curve], metric: Metric, title: str, tooltips: list[str] | None = None) -> Any:
+    """The figure. Adds the text of each point to `tooltips`; its group in the SVG is point-N, N the index there."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+    axes: Any = figure.add_subplot()
+    lines = [(c, colour, _shown(c, metric)) for c, colour in zip(curves, colours(curves), strict=True)]
+    lines = [line for line in lines if line[2]]
+    styles = itertools.cycle(("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1))))
+    right = min(MAX_BPP, max((points[-1][0] for *_, points in lines), default=MAX_BPP))
+    ends: list[tuple[float, float, str, str]] = []
+    for curve, colour, points in lines:
+        x, y = np.array(points).T
+        if curve.source == "run":
+            axes.plot(x, y, color=colour, marker="o", markersize=3.5, linewidth=2, zorder=3)
+        else:
+            axes.plot(x, y, color=colour, linestyle=next(styles), linewidth=1.4, zorder=2)
+        for bpp, height in points:
+            if tooltips is not None and bpp <= right:
+                axes.plot(bpp, height, "o", alpha=0, markersize=12, zorder=4, gid=f"point-{len(tooltips)}")
+                reading = f"{10**height:.4f}" if metric.falls else f"{height:.2f} dB"
+                tooltips.append(f"{curve.label}: {bpp:.3f} bpp, {metric.title} {reading}")
+        end = min(float(x[-1]), right)
+        ends.append((end, float(np.interp(end, x, y)), curve.label, colour))
+    inside = [y for *_, points in lines for x, y in points if x <= right] + [end[1] for end in ends] or [20.0, 45.0]
+    margin = 0.04 * (max(inside) - min(inside)) or 0.1
+    low, high = min(inside) - margin, max(inside) + margin
+    axes.set_xlim(0, right)
+    axes.set_ylim(low, high)
+    if metric.falls:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda height, _: f"{10**height:.2g}"))
+        axes.yaxis.set_major_locator(MultipleLocator(0.1 if high - low < 1 else 0.5))
+    _name_ends(axes, ends, low, high, right)
+    axes.set_xlabel("bits per pixel (whole file)")
+    axes.set_ylabel(metric.axis)
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _shown(curve: Curve, metric: Metric) -> Points:
+    """bpp and height of each point that can be drawn: in dB below infinity, or the logarithm of what falls."""
+    values = curve.values.get(metric.key, curve.points if metric.key == "psnr" else ())
+    if metric.falls:
+        return tuple((bpp, math.log10(value)) for bpp, value in values if value > 0)
+    return tuple((bpp, metric.shown(value)) for bpp, value in values if metric.shown(value) < math.inf)
 
 
 def _name_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]], low: float, high: float, right: float) -> None:
     """Names right of the axes at the height where the curves end, moved apart where they would touch."""
     order = sorted(ends, key=lambda end: end[1])
-    for (x, y, label, colour), height in zip(
-        order, spread([end[1] for end in order], (high - low) / max(20, len(order)), high), strict=True
-    ):
+    heights = spread([end[1] for end in order], (high - low) / max(20, len(order)), high)
+    for (x, y, label, colour), height in zip(order, heights, strict=True):
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
-            label,
-            (x, y),
-            (right * 1.025, height),
-            color=colour,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2},
+            label, (x, y), (right * 1.025, height), color=colour, va="center", annotation_clip=False, arrowprops=line
         )

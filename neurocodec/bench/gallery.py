@@ -1,7 +1,7 @@
-"""Crops of decoded pictures at about the same bits: what the numbers look like.
+"""Crops of decoded pictures at about the same bits, for report.html.
 
-Pictures are those of which the first codec's files are smallest, middle and largest; the crop is where the picture has
-most structure. Both are chosen by the original alone or by sizes, not by how any codec fares there.
+The pictures are those of which the first codec's files are smallest, middle and largest; the crop is where the original
+has most structure. No choice depends on how well a codec does there.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from neurocodec import image
-from neurocodec.bench.codecs import Codec, is_ours
 from neurocodec.bench.curves import run_label
 from neurocodec.bench.datasets import Dataset
-from neurocodec.bench.measures import Measures
+from neurocodec.bench.quality import Metrics
 from neurocodec.bench.rate_distortion import measure
+from neurocodec.bench.rivals import Codec, bits_per_pixel, is_ours, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,10 +30,7 @@ TARGETS = (0.15, 0.3)
 """bpp of the whole picture."""
 RIVALS = 3
 MAX_BYTES = 3_300_000
-"""Of all crops together; a page grows by a third of it more."""
-
-_CLOSE_ENOUGH = 0.02
-_TRIES = 8
+"""Of all crops together; a page grows by a third more."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Panel:
-    """The same crop of one picture, original first. x, y: where it lies."""
+    """The same crop of one picture, original first. x, y: its corner."""
 
     picture: str
     target: float
@@ -66,14 +63,14 @@ def panels(
     *,
     pictures: int = 3,
     targets: Sequence[float] = TARGETS,
-    measures: Measures | None = None,
+    metrics: Metrics | None = None,
 ) -> list[Panel]:
     """Panels of a run, as many as MAX_BYTES holds; none for no pictures. codecs: those of the run that are installed.
 
     Shown are JPEG, every nic, and of the others the RIVALS with the best BD-rates. Raises what a codec raises.
     """
     chosen = _shown(results, codecs)
-    found: list[Panel] = []
+    made: list[Panel] = []
     total = 0
     for name in _pictures(results, dataset, pictures):
         rgb = image.load(dataset.pictures[name]).rgb
@@ -83,15 +80,15 @@ def panels(
         for target in targets:
             crops = [original]
             for codec in chosen:
-                row, decoded = _near(codec, rgb, target, _known(results, codec.name, name), measures or Measures())
-                crops.append(
-                    Crop(codec.name, _webp(decoded[cut]), row["setting"], row["bpp"], row["psnr"], row["lpips"])
-                )
+                rows = [row for row in results["rows"] if (row["codec"], row["image"]) == (codec.name, name)]
+                setting = setting_near(codec, rgb, target, {float(row["setting"]): row["bpp"] for row in rows})
+                row, decoded = measure(codec, rgb, setting, metrics or Metrics())
+                crops.append(Crop(codec.name, _webp(decoded[cut]), setting, row["bpp"], row["psnr"], row["lpips"]))
             total += sum(len(crop.webp) for crop in crops)
             if total > MAX_BYTES:
-                return found
-            found.append(Panel(name, target, x, y, tuple(crops)))
-    return found
+                return made
+            made.append(Panel(name, target, x, y, tuple(crops)))
+    return made
 
 
 def most_structure(rgb: NDArray[np.uint8]) -> tuple[int, int]:
@@ -111,14 +108,33 @@ def most_structure(rgb: NDArray[np.uint8]) -> tuple[int, int]:
     return int(x) * 4, int(y) * 4
 
 
+def setting_near(codec: Codec, rgb: NDArray[np.uint8], bpp: float, known: dict[float, float]) -> float:
+    """The setting, between the ends of the codec's own, whose file is nearest to `bpp`; whole if its own settings are.
+
+    known: bpp of settings measured already, which narrow the search.
+    """
+    settings = codec.settings()
+    first, last = settings[0], settings[-1]
+    low = max((s for s in known if known[s] < bpp), key=known.__getitem__, default=first)
+    high = min((s for s in known if known[s] >= bpp), key=known.__getitem__, default=last)
+    if (high - low) * (last - first) < 0:  # all known ones lie beyond an end
+        low = high = low if low in known else high
+    if all(setting == int(setting) for setting in (*settings, low, high)):
+        step = 1 if high >= low else -1
+        between: Sequence[float] = range(int(low), int(high) + step, step)
+    else:
+        between = np.geomspace(low, high, 33).tolist()
+    return float(nearest(between, lambda s: known.get(s) or bits_per_pixel(codec.encode(rgb, s), rgb), bpp))
+
+
 def _shown(results: dict[str, Any], codecs: Sequence[Codec]) -> list[Codec]:
     first = [codec for codec in codecs if codec.name == "jpeg"]
     ours = [codec for codec in codecs if is_ours(codec.name)]
-    reference = next((rate["reference"] for rate in results.get("bd_rates", ())), None)
+    all_rates = results.get("bd_rates", ())
     rates = {
         rate["curve"]: rate["whole"]["value"]
-        for rate in results.get("bd_rates", ())
-        if rate["reference"] == reference and rate["whole"] is not None
+        for rate in all_rates
+        if rate["reference"] == all_rates[0]["reference"] and rate["whole"] is not None
     }
     others = [codec for codec in codecs if codec not in [*first, *ours]]
     others.sort(key=lambda codec: rates.get(run_label(codec.name), math.inf))
@@ -126,58 +142,15 @@ def _shown(results: dict[str, Any], codecs: Sequence[Codec]) -> list[Codec]:
 
 
 def _pictures(results: dict[str, Any], dataset: Dataset, count: int) -> list[str]:
-    """From the picture with the smallest files to that with the largest, evenly."""
+    """From the picture with the smallest files to that with the largest, evenly spaced."""
     codec = next(iter(results["codecs"]))
-    sizes: dict[str, list[float]] = {}
+    sizes: dict[str, list[float]] = {name: [] for name in dataset.pictures}
     for row in results["rows"]:
-        if row["codec"] == codec and row["image"] in dataset.pictures:
-            sizes.setdefault(row["image"], []).append(row["bpp"])
-    order = sorted(dataset.pictures, key=lambda name: float(np.mean(sizes.get(name, [0.0]))))
+        if row["codec"] == codec and row["image"] in sizes:
+            sizes[row["image"]].append(row["bpp"])
+    order = sorted(sizes, key=lambda name: float(np.mean(sizes[name] or 0.0)))
     picked = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
     return [order[index] for index in picked]
-
-
-def _known(results: dict[str, Any], codec: str, picture: str) -> dict[float, float]:
-    """bpp by setting, as measured already."""
-    return {
-        float(row["setting"]): row["bpp"] for row in results["rows"] if (row["codec"], row["image"]) == (codec, picture)
-    }
-
-
-def _near(
-    codec: Codec, rgb: NDArray[np.uint8], target: float, known: dict[float, float], measures: Measures
-) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-    """A row and the decoded picture at the setting whose file comes near `target` bpp, from what is known and a few
-    more files at settings between."""
-    bpps = dict(known)
-    for _ in range(_TRIES):
-        best = min(bpps, key=lambda setting: abs(math.log(bpps[setting] / target)), default=None)
-        if best is not None and abs(math.log(bpps[best] / target)) <= _CLOSE_ENOUGH:
-            break
-        setting = _next_setting(codec, bpps, target)
-        if setting is None:
-            break
-        bpps[setting] = 8.0 * len(codec.encode(rgb, setting)) / (rgb.shape[0] * rgb.shape[1])
-    setting = min(bpps, key=lambda setting: abs(math.log(bpps[setting] / target)))
-    return measure(codec, rgb, setting, measures)
-
-
-def _next_setting(codec: Codec, bpps: dict[float, float], target: float) -> float | None:
-    """A setting not tried yet, where ln(bpp) would reach the target if it were linear in ln(setting) between the
-    neighbours: a whole number if the codec's own settings are; an end of its settings if all that was tried lies on one
-    side; or None."""
-    settings = codec.settings()
-    below = [setting for setting in bpps if bpps[setting] < target]
-    above = [setting for setting in bpps if bpps[setting] >= target]
-    if not below or not above:
-        return next((setting for setting in (settings[0], settings[-1]) if setting not in bpps), None)
-    low, high = max(below, key=bpps.__getitem__), min(above, key=bpps.__getitem__)
-    share = math.log(target / bpps[low]) / math.log(bpps[high] / bpps[low])
-    guess = low * (high / low) ** share if low * high > 0 else low + share * (high - low)
-    if all(setting == int(setting) for setting in settings):
-        between = range(int(min(low, high)) + 1, math.ceil(max(low, high)))
-        return min((float(setting) for setting in between), key=lambda setting: abs(setting - guess), default=None)
-    return guess if guess not in bpps else None
 
 
 def _webp(rgb: NDArray[np.uint8]) -> bytes:

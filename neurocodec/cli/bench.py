@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +13,9 @@ from neurocodec import files
 from neurocodec.cli import options
 
 if TYPE_CHECKING:
-    from neurocodec.bench.codecs import Codec
+    from neurocodec.bench.rivals import Codec
+
+SPEED_CODECS = "nic,jpeg,webp,avif,jxl,bpg,heic,cai:bmshj2018-hyperprior,cai:mbt2018-mean"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,116 +24,121 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "bench", help="measure against other codecs", description=__doc__, allow_abbrev=False
     )
     kinds = parser.add_subparsers(title="measurements", metavar="KIND", dest="kind", required=True)
-    rd = kinds.add_parser(
-        "rd",
-        help="rate and distortion: results.json, table.md, rd.png, rd.svg, report.html",
-        description="Rate and distortion of real files. What DIR/results.json holds already is not measured again.",
-        allow_abbrev=False,
+    add_rd_options(
+        kinds.add_parser(
+            "rd",
+            help="rate and distortion: results.json, table.md, rd.png, rd.svg, report.html",
+            description="Rate and distortion of real files. Rows that DIR/results.json holds are not measured again.",
+            allow_abbrev=False,
+        )
     )
-    add_rd_options(rd)
-    speed = kinds.add_parser(
-        "speed",
-        help="seconds and memory to encode and to decode, by stage and by size",
-        description="Seconds and peak memory to encode and to decode, each codec in a process of its own, all near the "
-        "same bits per pixel. CompressAI networks without their weights take random ones, and are named so.",
-        allow_abbrev=False,
+    add_speed_options(
+        kinds.add_parser(
+            "speed",
+            help="seconds and memory to encode and to decode, by stage and by size",
+            description="Seconds and peak memory to encode and to decode, each codec in a process of its own, all at "
+            "about the same bits per pixel. CompressAI networks without published weights get random ones, and their "
+            "names say so.",
+            allow_abbrev=False,
+        )
     )
-    add_speed_options(speed)
-    coder = kinds.add_parser(
-        "coder",
-        help="symbols a second of the range coder, constriction and compressai's ans",
-        description="Symbols a second and bytes of the range coder, constriction and compressai's ans.",
-        allow_abbrev=False,
+    add_coder_options(
+        kinds.add_parser(
+            "coder",
+            help="symbols a second of the range coder, constriction and compressai's ans",
+            description="Symbols a second and bytes of the range coder, constriction and compressai's ans.",
+            allow_abbrev=False,
+        )
     )
-    add_coder_options(coder)
 
 
 def add_rd_options(parser: argparse.ArgumentParser) -> None:
     """The options of `neurocodec bench rd`."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--dataset",
         required=True,
         metavar="NAME|DIR",
         help="kodak or clic2025-validation, or a folder of pictures, which are measured as 8-bit RGB without alpha",
     )
-    parser.add_argument(
+    add(
         "--codecs",
         type=_words,
         default=["nic", "jpeg", "webp"],
         metavar="A,B",
-        help="of nic, jpeg, jpeg-444, mozjpeg, webp, avif, avif-psnr, heic, bpg, jxl and jpeg2000; nic:MODEL is "
-        "another model, by name or file, nic@R and nic:MODEL@R are decoded with realism R, cai:NAME is one of "
-        "CompressAI's; all stands for those before (nic,jpeg,webp)",
+        help="from nic, jpeg, jpeg-444, mozjpeg, webp, avif, avif-psnr, heic, bpg, jxl and jpeg2000, or all for these; "
+        "nic:MODEL is another model, by name or file, nic@R and nic:MODEL@R are decoded with realism R, cai:NAME is "
+        "one of CompressAI's (nic,jpeg,webp)",
     )
-    parser.add_argument("--images", type=options.integer(1), metavar="N", help="only the first N pictures")
-    parser.add_argument(
+    add("--images", type=options.integer(1), metavar="N", help="only the first N pictures")
+    add(
         "--qualities",
         type=_qualities,
         action="append",
         default=[],
         metavar="[CODEC=]Q,Q",
-        help="instead of a codec's own list; without a name, for all whose setting is a quality of 1 to 100",
+        help="settings instead of a codec's own; without a name, for all codecs whose setting is a quality up to 100",
     )
-    parser.add_argument(
+    add(
         "--anchors",
         nargs="+",
         default=[],
         type=Path,
         metavar="FILE|DIR",
-        help="curves measured elsewhere or published, JSON; of a folder, all in it",
+        help="JSON files with curves measured elsewhere or published, or folders of them",
     )
-    parser.add_argument(
+    add(
         "--against",
         type=_words,
         default=[],
         metavar="A,B",
         help="curves to give BD-rates against, besides JPEG and BPG",
     )
-    parser.add_argument("--dists", action="store_true", help="also DISTS")
-    parser.add_argument(
-        "--fid", action="store_true", help="also FID/256 and KID/256, or the same on another network, under its name"
+    add("--dists", action="store_true", help="also DISTS")
+    add(
+        "--fid",
+        action="store_true",
+        help="also FID/256 and KID/256; without Inception, the same distances with AlexNet, and named so",
     )
-    parser.add_argument(
+    add(
         "--gallery",
         type=options.integer(0),
         default=3,
         metavar="N",
-        help="pictures to show crops of in report.html (3)",
+        help="number of pictures that report.html shows crops of (3)",
     )
-    parser.add_argument(
+    add(
         "--download",
         action="store_true",
-        help="fetch the data set, and weights for LPIPS (244 MB), DISTS (553 MB), FID (96 MB)",
+        help="download the data set, and weights for LPIPS (244 MB), DISTS (553 MB), FID (96 MB)",
     )
     options.add_model_option(parser)
-    parser.add_argument("-j", "--jobs", type=options.integer(1), default=1, metavar="N", help="processes (1)")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results; made if it is missing"
-    )
+    add("-j", "--jobs", type=options.integer(1), default=1, metavar="N", help="processes (1)")
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the results; created if missing")
     parser.set_defaults(run=run_rd)
 
 
 def add_speed_options(parser: argparse.ArgumentParser) -> None:
     """The options of `neurocodec bench speed`."""
-    codecs = "nic,jpeg,webp,avif,jxl,bpg,heic,cai:bmshj2018-hyperprior,cai:mbt2018-mean"
-    parser.add_argument(
-        "--codecs", type=_words, default=codecs.split(","), metavar="A,B", help=f"as for rd ({codecs}, if installed)"
+    add = parser.add_argument
+    add(
+        "--codecs",
+        type=_words,
+        default=SPEED_CODECS.split(","),
+        metavar="A,B",
+        help=f"as for rd ({SPEED_CODECS}, if installed)",
     )
-    parser.add_argument(
+    add(
         "--sizes",
         type=_sizes,
         default="0.25,1,6,24",
         metavar="S,S",
         help="megapixels, 3 to 2, or width by height such as 768x512 (0.25,1,6,24)",
     )
-    parser.add_argument("--threads", type=_counts, default=[1], metavar="N,N", help="numbers of threads (1)")
-    parser.add_argument(
-        "--bpp", type=options.number(0, above=True), default=0.7, metavar="B", help="bits per pixel (0.7)"
-    )
-    parser.add_argument("--repeats", type=options.integer(1), default=5, metavar="N", help="runs of each (5)")
-    parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="pixels to fill each size with (the bundled photograph)"
-    )
+    add("--threads", type=_counts, default=[1], metavar="N,N", help="numbers of threads (1)")
+    add("--bpp", type=options.number(0, above=True), default=0.7, metavar="B", help="bits per pixel (0.7)")
+    add("--repeats", type=options.integer(1), default=5, metavar="N", help="runs of each (5)")
+    add("--picture", type=Path, metavar="FILE", help="picture that fills each size (the bundled photograph)")
     options.add_model_option(parser)
     options.add_device_option(parser)
     _add_output_options(parser)
@@ -142,16 +147,15 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
 
 def add_coder_options(parser: argparse.ArgumentParser) -> None:
     """The options of `neurocodec bench coder`."""
-    parser.add_argument(
-        "--count", type=options.integer(1), default=1 << 20, metavar="N", help="Gaussian symbols of each set (2^20)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--count", type=options.integer(1), default=1 << 20, metavar="N", help="Gaussian symbols of each set (2^20)")
+    add(
         "--symbols",
         type=Path,
         metavar="FILE.npz",
         help="instead: a file with the arrays symbols, indexes, frequencies, offsets and lengths",
     )
-    parser.add_argument("--repeats", type=options.integer(1), default=15, metavar="N", help="runs of each (15)")
+    add("--repeats", type=options.integer(1), default=15, metavar="N", help="runs of each (15)")
     _add_output_options(parser)
     parser.set_defaults(run=run_coder)
 
@@ -166,25 +170,27 @@ def run_rd(args: argparse.Namespace) -> int:
 
     Raises NeurocodecError.
     """
-    from neurocodec.bench import codecs, curves, datasets, gallery, measures, rate_distortion, report, tables
+    from neurocodec.bench import curves, datasets, gallery, provenance, quality, rate_distortion, report, summary
+    from neurocodec.bench import results as results_file
+    from neurocodec.bench.rivals import NAMES, installed
     from neurocodec.errors import ConfigError
     from neurocodec.packages import require
 
-    names = [found for name in args.codecs for found in (codecs.NAMES if name == "all" else [name])]
-    chosen, not_installed = codecs.installed(names, model=args.model)
-    settings = _settings(args.qualities, chosen, not_installed)
+    names = [each for name in args.codecs for each in (NAMES if name == "all" else [name])]
+    chosen, not_installed = installed(names, model=args.model)
+    settings = choose_settings(args.qualities, chosen, not_installed)
     dataset = datasets.load_dataset(args.dataset, args.images, download=args.download)
-    for module, package in (("matplotlib", "Matplotlib"), ("scipy", "SciPy")):
+    for module, package in (("matplotlib", "Matplotlib"), ("scipy", "SciPy"), ("tqdm", "tqdm")):
         require(module, package, "the report")  # now, rather than after the work
     if args.output.exists() and not args.output.is_dir():
         raise ConfigError(f"{args.output} is a file, expected a folder for the results: name another with -o")
     output = args.output / "results.json"
     if not output.exists() and (others := [name for name in report.FILES if (args.output / name).exists()]):
         raise ConfigError(f"{args.output} holds {others[0]} but no results.json: name another folder with -o")
-    earlier = rate_distortion.load(output)["codecs"] if output.exists() else {}
+    earlier = results_file.load(output)["codecs"] if output.exists() else {}
     known = dict.fromkeys([*(codec.name for codec in chosen), *earlier])
     curves.check_names(dataset, known, args.anchors, args.against)
-    taken, not_available = measures.available(dists=args.dists, patches=args.fid, download=args.download)
+    metrics, not_available = quality.available(dists=args.dists, patches=args.fid, download=args.download)
     for name, why in [*not_installed.items(), *not_available.items()]:
         print(f"left out: {name}: {why}", file=sys.stderr)
 
@@ -194,35 +200,38 @@ def run_rd(args: argparse.Namespace) -> int:
         output,
         settings=settings,
         processes=args.jobs,
-        command=_command(),
-        measures=taken,
+        command=provenance.command_line(sys.argv),
+        metrics=metrics,
         not_installed=not_installed,
         not_available=not_available,
     )
     results = curves.summarise(results, args.anchors, args.against)
-    rate_distortion.save(results, output)
-    shown = measures.Measures(lpips=taken.lpips)
-    panels = gallery.panels(results, dataset, chosen, pictures=args.gallery, measures=shown)
-    asked = min(args.gallery, len(dataset.pictures)) * len(gallery.TARGETS)
-    if len(panels) < asked:
-        print(f"left out: {asked - len(panels)} of {asked} panels of crops: too large for a page", file=sys.stderr)
+    results_file.save(results, output)
+    shown = quality.Metrics(lpips=metrics.lpips)
+    panels = gallery.panels(results, dataset, chosen, pictures=args.gallery, metrics=shown)
+    expected = min(args.gallery, len(dataset.pictures)) * len(gallery.TARGETS)
+    if len(panels) < expected:
+        print(
+            f"left out: {expected - len(panels)} of {expected} panels of crops: too large for a page", file=sys.stderr
+        )
     text = report.write(results, args.output, panels)
-    wanted = ("BD-rate", *results.get("patches", {}).get("names", ())[:1], "Notes")
-    sections = [section for section in text.split("\n## ") if section.startswith(wanted)]
-    told = [*tables.missing_lines(results), *("## " + section.rstrip() + "\n" for section in sections)]
-    print("\n".join(told) if sections else text)
+    titles = ("BD-rate", *results.get("patches", {}).get("names", ())[:1], "Notes")
+    sections = ["## " + section.rstrip() + "\n" for section in text.split("\n## ") if section.startswith(titles)]
+    missing = [f"- {line}" for line in summary.missing(results)]
+    print("\n".join([*missing, *([""] if missing else []), *sections]) if sections else text)
     print(f"{args.output}: results.json, table.md, rd.png, rd.svg, report.html")
     return 0
 
 
 def run_speed(args: argparse.Namespace) -> int:
-    """Measures and prints a table, and writes the results where -o says. Raises NeurocodecError."""
+    """Measures, prints a table, and writes the results where -o says. Raises NeurocodecError."""
     if args.output is not None:
         files.check_output(args.output, force=args.force)
 
     from importlib import resources
 
     from neurocodec.bench import speed
+    from neurocodec.bench.provenance import command_line
 
     with (
         resources.as_file(resources.files("neurocodec") / "data" / "astronaut.png") as photo,
@@ -236,7 +245,7 @@ def run_speed(args: argparse.Namespace) -> int:
             repeats=args.repeats,
             picture=args.picture or photo,
             device=args.device,
-            command=_command(),
+            command=command_line(sys.argv),
             missing=missing,
             progress=lambda line: print(line, file=sys.stderr, flush=True),
         )
@@ -246,34 +255,29 @@ def run_speed(args: argparse.Namespace) -> int:
 
 
 def run_coder(args: argparse.Namespace) -> int:
-    """Measures, prints rows as they come, and writes the results where -o says. Raises NeurocodecError."""
+    """Measures, prints each row when it is ready, and writes the results where -o says. Raises NeurocodecError."""
     if args.output is not None:
         files.check_output(args.output, force=args.force)
 
     from neurocodec.bench import coder_speed
+    from neurocodec.bench.provenance import command_line
 
-    samples = [coder_speed.read(args.symbols)] if args.symbols else coder_speed.drawn(args.count)
+    samples = [coder_speed.read(args.symbols)] if args.symbols else coder_speed.gaussian_samples(args.count)
     results = coder_speed.run(
-        samples, repeats=args.repeats, command=_command(), progress=lambda line: print(line, flush=True)
+        samples,
+        repeats=args.repeats,
+        command=command_line(sys.argv),
+        progress=lambda line: print(line, flush=True),
     )
     _write(results, args)
     return 0
 
 
 def _write(results: dict[str, Any], args: argparse.Namespace) -> None:
-    """The results where -o says."""
-    if args.output is None:
-        return
+    from neurocodec.bench.results import write_json
 
-    import json
-
-    files.write_bytes(args.output, (json.dumps(results, indent=1) + "\n").encode(), force=args.force)
-
-
-def _command() -> str:
-    """The command line as it can be published: of an absolute path only the last part."""
-    words = [re.sub(r"(^|[,:=])/(?:[^,:=]*/)*([^,:=/]+)/?", r"\1\2", word) for word in sys.argv]
-    return shlex.join(["neurocodec" if words[0] == "__main__.py" else words[0], *words[1:]])
+    if args.output is not None:
+        write_json(args.output, results, force=args.force)
 
 
 def _words(text: str) -> list[str]:
@@ -284,7 +288,7 @@ def _words(text: str) -> list[str]:
 
 
 def _qualities(text: str) -> tuple[str, list[float]]:
-    """CODEC=Q,Q or Q,Q, whose name is empty."""
+    """CODEC=Q,Q, or Q,Q with an empty name."""
     name, _, numbers = text.rpartition("=")
     number = options.number(0)
     try:
@@ -293,14 +297,15 @@ def _qualities(text: str) -> tuple[str, list[float]]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 20,50 or jpeg=20,50") from error
 
 
-def _settings(
+def choose_settings(
     given: Sequence[tuple[str, list[float]]], chosen: Sequence[Codec], not_installed: Mapping[str, str]
 ) -> dict[str, list[float]]:
-    """The settings asked for, by codec; lists for one codec are joined.
+    """The settings of each codec. given: values of --qualities; several for one codec are joined, and replace those
+    without a name.
 
-    Raises ConfigError for a name that is not among the codecs, and for a list that none of them would take.
+    Raises ConfigError for a name that is not among the codecs, and for a list that fits none of them.
     """
-    from neurocodec.bench.codecs import has_common_quality
+    from neurocodec.bench.rivals import has_common_quality
     from neurocodec.errors import ConfigError
 
     names = [codec.name for codec in chosen]
@@ -315,8 +320,8 @@ def _settings(
                 f"found --qualities without a codec, and none of {', '.join(names)} has qualities of 1 to 100: "
                 f"give {names[0]}=..."
             )
-        for taker in [name] if name else common:
-            (own if name else shared).setdefault(taker, []).extend(numbers)
+        for codec in [name] if name else common:
+            (own if name else shared).setdefault(codec, []).extend(numbers)
     return shared | own
 
 

@@ -26,7 +26,8 @@ class FeatureNetwork(nn.Module):
     """A chain of named steps. Called with pictures, it returns the outputs of the chosen layers.
 
     x: (B, 3, H, W) in [0, 1], normalised here with ImageNet's mean and standard deviation. Returns a
-    dictionary from layer name to (B, C, h, w), in the order of the chain. Steps after the last chosen layer are omitted.
+    dictionary from layer name to (B, C, h, w), in the order of the chain. Steps after the last chosen layer are left
+    out.
     Parameters are frozen, and random until `load`; gradients flow to x. Raises ImageError for tensors of other shapes.
     """
 

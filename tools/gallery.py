@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from neurocodec.bench.codecs import Heic, create
+from neurocodec.bench.measures import lpips
 from numpy.typing import NDArray
 from PIL import Image
 
 import neurocodec
 from neurocodec import image
-from neurocodec.bench.codecs import Heic, create
-from neurocodec.bench.measures import lpips
 from neurocodec.errors import NeurocodecError
 from neurocodec.metrics import psnr
 
