@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from neurocodec import checkpoint, codec, container, image, tiling
-from neurocodec.bench.rate_distortion import commit, machine, versions
+from neurocodec.bench.provenance import commit, machine, versions
 from neurocodec.entropy import coder
 from neurocodec.entropy.arithmetic import (
     Arithmetic,

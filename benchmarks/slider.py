@@ -2,8 +2,8 @@
 
     python benchmarks/slider.py GENERATOR PICTURES... --qualities 20,38,56
 
-prints a table for the model "base" and a generator's file. LPIPS has a least value along the slider: beyond it, the GAN
-makes what looks real and is less like the original, and at high rates the learned detail may be too faint all the way.
+prints a table for the model "base" and a generator's file. LPIPS has a minimum along the slider: beyond it, detail looks
+real but is less like the original; at high rates, learned detail may be too faint everywhere.
 
     python benchmarks/slider.py GENERATOR --end 0.6 --amount 1.2 -o OUT
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurocodec import checkpoint, codec, container, image, tiling
-from neurocodec.bench.measures import lpips
+from neurocodec.bench.quality import lpips
 from neurocodec.entropy.integer import QUALITY_STEPS
 from neurocodec.errors import NeurocodecError
 from neurocodec.metrics import psnr
@@ -71,7 +71,7 @@ def scan(
 
     pictures: uint8 (H, W, 3), of one tile each. Raises MissingWeightsError without the weights of LPIPS.
     """
-    found: dict[tuple[float, float], list[tuple[float, float]]] = {}
+    values: dict[tuple[float, float], list[tuple[float, float]]] = {}
     for rgb in pictures:
         nic = container.read(codec.encode(rgb, quality=quality, model=model))
         [latents] = codec.decode_latents(nic, model)
@@ -86,8 +86,8 @@ def scan(
             detail = decoded(beta) - base
             for amount in AMOUNTS:
                 x_hat = image.from_tensor(base + amount * detail)[: rgb.shape[0], : rgb.shape[1]]
-                found.setdefault((beta, amount), []).append((lpips(rgb, x_hat), psnr(rgb, x_hat)))
-    return [(*key, *np.mean(values, axis=0).tolist()) for key, values in found.items()]
+                values.setdefault((beta, amount), []).append((lpips(rgb, x_hat), psnr(rgb, x_hat)))
+    return [(*key, *np.mean(pairs, axis=0).tolist()) for key, pairs in values.items()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
