@@ -1,4 +1,4 @@
-"""Whether measured points are those that others measured: averages of a results file beside anchor files.
+"""Compares measured points with points measured by others: averages of a results file and anchor files.
 
     neurocodec bench rd --dataset kodak --codecs jpeg,webp,heic --qualities jpeg=5,10,20 ... -o DIR
     python benchmarks/anchors.py DIR/results.json jpeg=jpeg_420.json webp=webp_m6.json heic=bpg_444_x265.json
@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from neurocodec import files
-from neurocodec.bench import bd_rate
-from neurocodec.bench.rate_distortion import averages, load
+from neurocodec.bench.bd_rate import bd_rate
+from neurocodec.bench.results import averages, load, write_json
 from neurocodec.errors import NeurocodecError
 
 BPP_PERCENT, PSNR_DB = 1.0, 0.05
-"""How far a reproduced point may be off."""
+"""Tolerances of a reproduced point."""
 
 
 def compare(results: dict[str, Any], codec: str, anchor: dict[str, Any]) -> dict[str, Any]:
@@ -41,17 +40,17 @@ def compare(results: dict[str, Any], codec: str, anchor: dict[str, Any]) -> dict
     if not ours:
         raise SystemExit(f"these results hold no setting of {codec} on every picture")
     shared = sorted(ours.keys() & theirs.keys()) if same_settings(ours, theirs) else []
-    found = {"codec": codec, "anchor": anchor["codec"], "pictures": len(pictures), "settings": len(shared)}
+    row = {"codec": codec, "anchor": anchor["codec"], "pictures": len(pictures), "settings": len(shared)}
     if not shared:
         try:
             result = bd_rate([*map(tuple, theirs.values())], [*map(tuple, ours.values())])
         except ValueError as error:
             raise SystemExit(f"{codec} cannot be compared with {anchor['codec']}: {error}") from error
-        return found | {"bd_rate_percent": result.value}
+        return row | {"bd_rate_percent": result.value}
     bpp = [100 * (ours[q][0] / theirs[q][0] - 1) for q in shared]
     psnr = [ours[q][1] - theirs[q][1] for q in shared]
     worst = {"bpp_percent": max(bpp, key=abs), "psnr_db": max(psnr, key=abs)}
-    return found | worst | {"reproduced": max(map(abs, bpp)) <= BPP_PERCENT and max(map(abs, psnr)) <= PSNR_DB}
+    return row | worst | {"reproduced": max(map(abs, bpp)) <= BPP_PERCENT and max(map(abs, psnr)) <= PSNR_DB}
 
 
 def same_settings(ours: dict[float, list[float]], theirs: dict[float, list[float]]) -> bool:
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         command = f"python benchmarks/anchors.py {args.results.name} {pairs}"
         written = {"kind": "anchors", "command": command, **about, "dataset": results["dataset"]["name"], "rows": rows}
-        files.write_bytes(args.output, (json.dumps(written, indent=1) + "\n").encode(), force=True)
+        write_json(args.output, written, force=True)
     return 0 if all(row.get("reproduced", True) for row in rows) else 1
 
 

@@ -3,21 +3,18 @@
     python benchmarks/compressai_interop.py [--models mbt2018-mean,...] [--sizes 768x512] [--threads 1]
 
 The same network, picture and number of threads for both; medians; model loading and pixel files stay outside the
-clocks. The networks' share is timed with hooks, the rest is entropy coding and what goes with it. Without published
-weights (--pretrained) the weights are random, scaled so that the picture takes --bpp bits per pixel: good for bytes
-and seconds of the coders on the same symbols, not for pictures. Needs compressai.
+clocks. The networks' share is timed with hooks, the rest counts as coding. --pretrained uses published weights; the
+others are random, scaled so that the picture takes --bpp bits per pixel: good for bytes and seconds of the coders on
+the same symbols, not for pictures. Needs compressai.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,8 @@ import torch
 
 from neurocodec import container, image
 from neurocodec.bench.compressai import untrained
-from neurocodec.bench.rate_distortion import commit, machine, versions
+from neurocodec.bench.provenance import command_line, load_average, stamp
+from neurocodec.bench.results import write_json
 from neurocodec.bench.speed import fill
 from neurocodec.interop import compressai as interop
 from neurocodec.models.pixels import from_tensor, to_tensor
@@ -113,7 +111,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "compressai_interop.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    photo, load = image.load(PHOTO).rgb, round(os.getloadavg()[0], 2)  # above 0: others' work, times are upper bounds
+    photo = image.load(PHOTO).rgb
+    report = stamp("interop", command_line(["python", "benchmarks/compressai_interop.py", *sys.argv[1:]]))
+    report["machine"]["load_before"] = load_average()
 
     rows = []
     print(
@@ -133,18 +133,13 @@ def main() -> None:
                     f"{name:22} {size:>9} {row['coder']:18} {row['stream_bytes']:8} {row['encode']['total_s']:9.3f} "
                     f"{row['encode']['coding_s']:8.3f} {row['decode']['total_s']:9.3f} {row['decode']['coding_s']:8.3f}"
                 )
-    report = {
-        "command": " ".join(["python", "benchmarks/compressai_interop.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine() | {"load_before": load},
-        "versions": versions() | {"compressai": interop.package().__version__},
+    report |= {
         "weights": f"published, quality {args.quality}" if args.pretrained else f"random, scaled to {args.bpp} bpp",
         "threads": args.threads,
         "timing": f"median of {args.repeats} runs in a warm process",
         "rows": rows,
     }
-    args.output.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(args.output, report, force=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ settings (linearly over ln bpp), never beyond them.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -20,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from neurocodec import files
-from neurocodec.bench.codecs import is_ours
-from neurocodec.bench.rate_distortion import averages, load
+from neurocodec.bench.results import averages, load, write_json
+from neurocodec.bench.rivals import is_ours
 from neurocodec.errors import NeurocodecError
 
 TARGETS = (0.15, 0.3, 0.45)
@@ -36,9 +34,9 @@ def points(results: dict[str, Any], codec: str) -> list[dict[str, float]]:
         for point in results.get("patches", {}).get("points", ())
         if point["codec"] == codec
     }
-    found = averages(results, codec)
     return [
-        point | ({"frechet": distances[point["setting"]]} if point["setting"] in distances else {}) for point in found
+        point | ({"frechet": distances[point["setting"]]} if point["setting"] in distances else {})
+        for point in averages(results, codec)
     ]
 
 
@@ -63,23 +61,23 @@ def rows(results: dict[str, Any], targets: Sequence[float]) -> list[dict[str, An
     curve = [point for point in points(results, ours[0]) if point["setting"] in settings]
     if not curve:
         raise SystemExit(f"{', '.join(ours)} share no setting that was measured on every picture")
-    found: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     for target in targets:
         setting = min(curve, key=lambda point: abs(math.log(point["bpp"] / target)))["setting"]
         for name in ours:
             point = next(point for point in points(results, name) if point["setting"] == setting)
             values = {key: point.get(key) for key in MEASURES}
-            found.append({"target_bpp": target, "codec": name, "setting": setting, "bpp": point["bpp"]} | values)
-        bpp = found[-1]["bpp"]
+            table.append({"target_bpp": target, "codec": name, "setting": setting, "bpp": point["bpp"]} | values)
+        bpp = table[-1]["bpp"]
         for name in (name for name in names if not is_ours(name)):
             for times in (1, 2):
                 row = {"target_bpp": target, "codec": name, "setting": None, "bpp": times * bpp}
-                found.append(row | at(points(results, name), times * bpp))
-    return found
+                table.append(row | at(points(results, name), times * bpp))
+    return table
 
 
 def realism_of(name: str) -> float:
-    """Of a codec's name: nic@0.5 is 0.5."""
+    """The realism in a codec's name: of nic@0.5, 0.5."""
     return float(name.partition("@")[2] or 0)
 
 
@@ -93,10 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not all(0 < target < math.inf for target in args.targets):
         parser.error("the targets are bits per pixel, above 0")
     results = load(args.results)
-    found = rows(results, args.targets)
+    table = rows(results, args.targets)
     distance = results.get("patches", {}).get("names", ["Fréchet distance"])[0]
     print(f"| target bpp | codec | bpp | PSNR (dB) | LPIPS | {distance} |\n|---:|---|---:|---:|---:|---:|")
-    for row in found:
+    for row in table:
         values = [row["psnr"], row["lpips"], row["frechet"]]
         cells = ["" if v is None else f"{v:.{d}f}" for v, d in zip(values, (2, 4, 3), strict=True)]
         print(f"| {row['target_bpp']:g} | {row['codec']} | {row['bpp']:.3f} | {' | '.join(cells)} |")
@@ -106,8 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         network = (
             {key: results["patches"][key] for key in ("network", "note", "patches")} if results.get("patches") else {}
         )
-        written = {"kind": "realism", **about, "dataset": results["dataset"]["name"], "frechet": network, "rows": found}
-        files.write_bytes(args.output, (json.dumps(written, indent=1) + "\n").encode(), force=True)
+        written = {"kind": "realism", **about, "dataset": results["dataset"]["name"], "frechet": network, "rows": table}
+        write_json(args.output, written, force=True)
     return 0
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/slider.py GENERATOR PICTURES... --qualities 20,38,56
 
-prints a table for the model "base" and a generator's file. LPIPS has a least value along the slider: beyond it, the GAN
-makes what looks real and is less like the original, and at high rates the learned detail may be too faint all the way.
+prints a table for the model "base" and a generator's file. LPIPS has a minimum along the slider: beyond it, detail looks
+real but is less like the original; at high rates, learned detail may be too faint everywhere.
 
     python benchmarks/slider.py GENERATOR --end 0.6 --amount 1.2 -o OUT
 
@@ -28,8 +28,8 @@ from torch import Tensor
 
 from neurocodec import codec, container, image, tiling
 from neurocodec import model as model_files
-from neurocodec.bench.measures import lpips
-from neurocodec.entropy.grid import QUALITY_STEPS
+from neurocodec.bench.quality import lpips
+from neurocodec.entropy.grid import QUALITY_STEPS, UNIT
 from neurocodec.errors import NeurocodecError
 from neurocodec.metrics import psnr
 from neurocodec.model import Model
@@ -75,11 +75,11 @@ def scan(
 
     pictures: uint8 (H, W, 3), of one tile each. Raises MissingWeightsError without the weights of LPIPS.
     """
-    found: dict[tuple[float, float], list[tuple[float, float]]] = {}
+    values: dict[tuple[float, float], list[tuple[float, float]]] = {}
     for rgb in pictures:
         nic = container.read(codec.encode(rgb, quality=quality, model=model))
         [latents] = codec.decode_latents(nic, model)
-        y_hat = torch.from_numpy(latents.y_hat).permute(2, 0, 1)[None].float() / codec.UNIT
+        y_hat = torch.from_numpy(latents.y_hat).permute(2, 0, 1)[None].float() / UNIT
         index = torch.tensor([nic.header.quality_index / QUALITY_STEPS])
 
         def decoded(beta: float, y_hat: Tensor = y_hat, index: Tensor = index) -> Tensor:
@@ -90,8 +90,8 @@ def scan(
             detail = decoded(beta) - base
             for amount in AMOUNTS:
                 x_hat = from_tensor(base + amount * detail)[: rgb.shape[0], : rgb.shape[1]]
-                found.setdefault((beta, amount), []).append((lpips(rgb, x_hat), psnr(rgb, x_hat)))
-    return [(*key, *np.mean(values, axis=0).tolist()) for key, values in found.items()]
+                values.setdefault((beta, amount), []).append((lpips(rgb, x_hat), psnr(rgb, x_hat)))
+    return [(*key, *np.mean(pairs, axis=0).tolist()) for key, pairs in values.items()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.end is not None:
         if not (LEAST_LEARNED <= args.end <= 1.0 and 0.0 < args.amount < math.inf):
             parser.error(f"--end is from {LEAST_LEARNED} to 1, and --amount above 0")
-        generators.file_of(with_end(generator, model).save(args.end, args.amount), model, args.output)
+        ending = with_end(generator, model, args.end, args.amount)
+        generators.file_of(ending, model).save(args.output)
         return 0
     pictures = [image.load(path).rgb[: args.side, : args.side] for path in args.pictures]
     print(f"| quality | β | amount | LPIPS | PSNR (dB) |, {len(pictures)} pictures\n|---:|---:|---:|---:|---:|")

@@ -1,26 +1,27 @@
 """docs/gallery.md: crops of openly licensed photographs as they are, as HEIC, and from one .nic at realism 0 and 1.
 
-    python benchmarks/gallery.py astronaut:130,0 chelsea.png:110,60 coffee.png:190,90 [--qualities 20,38]
+    python tools/gallery.py astronaut:130,0 chelsea.png:110,60 coffee.png:190,90 [--qualities 20,38]
 
-Each photograph is a file, or "astronaut", which is bundled, with the place of its crop. HEIC, whose HEVC intra coding
-is BPG's (`evaluation.codecs.Heic`), is at the setting whose picture data are nearest in size to the whole .nic: its
-container takes some 500 bytes, which BPG's does not. Needs pillow-heif, and LPIPS its weights.
+Each photograph is a file, or "astronaut", which is bundled, with the corner of its crop. HEIC has BPG's coding (HEVC
+intra) but a container of some 500 bytes; it is at the setting whose picture data are nearest in size to the whole .nic.
+Needs pillow-heif and the weights of LPIPS.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from neurocodec.bench.codecs import Heic, create
-from neurocodec.bench.measures import lpips
 from numpy.typing import NDArray
 from PIL import Image
 
 import neurocodec
 from neurocodec import image
+from neurocodec.bench.quality import lpips
+from neurocodec.bench.rivals import Codec, create, nearest
 from neurocodec.errors import NeurocodecError
 from neurocodec.metrics import psnr
 
@@ -41,23 +42,27 @@ def picture_data(heic: bytes) -> int:
     return total
 
 
-def nearest_heic(codec: Heic, rgb: NDArray[np.uint8], size: int) -> bytes:
-    """The file whose picture data are nearest to `size` bytes over the whole qualities, by bisection."""
-    low, high = 0, 100
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if picture_data(codec.encode(rgb, middle)) < size else (low, middle)
-    return min((codec.encode(rgb, q) for q in (low, high)), key=lambda data: abs(picture_data(data) - size))
+def nearest_heic(codec: Codec, rgb: NDArray[np.uint8], size: int) -> bytes:
+    """The file of a whole quality whose picture data are nearest to `size` bytes, as a ratio."""
+    return codec.encode(rgb, nearest(range(101), lambda q: max(1, picture_data(codec.encode(rgb, q))), size))
+
+
+def save_strip(
+    pictures: Sequence[NDArray[np.uint8]], crop: tuple[int, int, int, int], path: Path, *, quality: int
+) -> None:
+    """Writes the same crop (x, y, width, height) of each picture, side by side, as WebP."""
+    x, y, width, height = crop
+    strip = np.concatenate([picture[y : y + height, x : x + width] for picture in pictures], axis=1)
+    Image.fromarray(strip).save(path, quality=quality, method=6)
 
 
 def rows(source: str, qualities: list[float], folder: Path) -> list[str]:
-    """Writes a strip of crops for each quality, and returns the lines of the page for this photograph."""
+    """Writes a strip of crops for each quality, and returns this photograph's lines of the page."""
     name, _, place = source.rpartition(":")
     x, y = (int(value) for value in place.split(","))
     path = BUNDLED if name == "astronaut" else Path(name)
     rgb = image.load(path).rgb
     [heic] = create(["heic"])
-    assert isinstance(heic, Heic)
     lines = [f"## {path.stem}, {rgb.shape[1]}×{rgb.shape[0]}", ""]
     for quality in qualities:
         data = neurocodec.encode(rgb, quality=quality)
@@ -65,9 +70,8 @@ def rows(source: str, qualities: list[float], folder: Path) -> list[str]:
         shown = {"HEIC": (picture_data(rival), heic.decode(rival))}
         for realism in (0, 1):
             shown[f"realism {realism}"] = (len(data), np.asarray(neurocodec.decode(data, realism=realism)))
-        strip = [picture[y : y + SIDE, x : x + SIDE] for picture in (rgb, *(decoded for _, decoded in shown.values()))]
         file = folder / f"{path.stem}-{quality:g}.webp"
-        Image.fromarray(np.concatenate(strip, axis=1)).save(file, quality=95, method=6)
+        save_strip([rgb, *(decoded for _, decoded in shown.values())], (x, y, SIDE, SIDE), file, quality=95)
         captions = [
             f"{title}: {size:,} bytes, {psnr(rgb, decoded):.1f} dB, LPIPS {lpips(rgb, decoded):.3f}"
             for title, (size, decoded) in shown.items()
@@ -93,7 +97,7 @@ def main() -> int:
     lines = [
         "# Gallery",
         "",
-        f"Made by `python benchmarks/gallery.py {command}`.",
+        f"Made by `python tools/gallery.py {command}`.",
         "From left to right: the original, HEIC (HEVC intra by x265, BPG's coding) at the setting nearest in bytes,",
         "its container not counted, and one `.nic` file decoded with realism 0 and 1. Bytes, PSNR and LPIPS (AlexNet,",
         "smaller is better) are of the whole picture. The photographs come with scikit-image and are free to use: the",

@@ -1,6 +1,6 @@
 """Writes docs/results.md and its figures from the files in benchmarks/results, and nothing else.
 
-python benchmarks/make_results.py
+python tools/make_results.py
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from neurocodec import files
-from neurocodec.bench import curves, figure, speed, tables
-from neurocodec.bench.rate_distortion import load
+from neurocodec.bench import curves, figure, speed, summary
+from neurocodec.bench.results import load
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -25,18 +25,18 @@ def text(folder: Path = RESULTS) -> str:
     parts = [
         "# Results",
         "",
-        "Made by `python benchmarks/make_results.py` from the files in [benchmarks/results](../benchmarks/results), "
+        "Made by `python tools/make_results.py` from the files in [benchmarks/results](../benchmarks/results), "
         "each of which names the command, the commit and the machine that made it; a test holds this page to them.",
         "",
     ]
     for path, results in rate_distortion(folder):
-        heading, rest = tables.table(results, level=2, fold=True).split("\n", 1)
+        heading, rest = summary.markdown(results, level=2, fold=True).split("\n", 1)
         parts += [
             heading,
             "",
             f"From [{path.name}](../benchmarks/results/{path.name}).",
             "",
-            f"![PSNR over bits per pixel on {tables.title(results)}: the tables hold the numbers]({path.stem}.svg)",
+            f"![PSNR over bits per pixel on {summary.title(results)}: the tables hold the numbers]({path.stem}.svg)",
             rest.rstrip(),
             "",
         ]
@@ -47,13 +47,13 @@ def text(folder: Path = RESULTS) -> str:
 
 
 def rate_distortion(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every rd-*.json, with BD-rates: those it holds, or computed for a file older than they are."""
-    found = [(path, load(path)) for path in sorted(folder.glob("rd-*.json"))]
-    return [(path, results if "bd_rates" in results else curves.summarise(results)) for path, results in found]
+    """Every rd-*.json with its BD-rates, which are computed if the file is too old to hold them."""
+    loaded = [(path, load(path)) for path in sorted(folder.glob("rd-*.json"))]
+    return [(path, results if "bd_rates" in results else curves.summarise(results)) for path, results in loaded]
 
 
 def other(results: dict[str, Any]) -> list[str]:
-    """A file of another benchmark: what it says about itself, then its rows."""
+    """A file of another benchmark: its provenance, then its rows."""
     about = [
         f"`{results.get('command', 'unknown command')}`, commit {results.get('commit') or 'unknown'}, "
         f"{results.get('date', 'no date')}, {flat(results.get('machine', {}))}",
@@ -91,7 +91,7 @@ def flat(facts: Mapping[str, Any]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as it stands in a table."""
+    """A value as text for a table."""
     if value is None:
         return ""
     if isinstance(value, Mapping):
@@ -106,7 +106,7 @@ def cell(value: Any) -> str:
 def main() -> int:
     """Writes the page and a figure for each rd-*.json."""
     for path, results in rate_distortion(RESULTS):
-        figure.figure(curves.curves_of(results, []), tables.title(results), [DOCS / f"{path.stem}.svg"])
+        figure.save(curves.curves_of(results, []), summary.title(results), [DOCS / f"{path.stem}.svg"])
     files.write_bytes(DOCS / "results.md", text().encode(), force=True)
     return 0
 

@@ -1,35 +1,54 @@
-"""Data sets: by name with checksums, from a folder, and downloaded from files on this machine."""
+"""Data sets: by name with checksums, from a folder, and downloaded from a server on this machine."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from neurocodec.bench import codecs, datasets, measures
+from neurocodec.bench import datasets, quality, rivals
 from neurocodec.bench.datasets import Dataset, describe, load_dataset
 from neurocodec.errors import ConfigError, ImageError, MissingWeightsError
 from neurocodec.files import download
 
-RGB = [codecs.synthetic_picture(12, 20, seed) for seed in (1, 2, 3)]
+RGB = [rivals.synthetic_picture(12, 20, seed) for seed in (1, 2, 3)]
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of three PNG files that stands for the server of a data set named tiny."""
+def address(tmp_path: Path) -> Iterator[str]:
+    """The address of a server of the folder `server`."""
+    (tmp_path / "server").mkdir()
+    handler = functools.partial(SilentHandler, directory=str(tmp_path / "server"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_address[1]}/"
+        http.shutdown()
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a server that has a data set named tiny, three PNG files."""
     folder = tmp_path / "server"
-    folder.mkdir()
     for index, rgb in enumerate(RGB):
         Image.fromarray(rgb).save(folder / f"{index}.png")
     source = datasets.Source(
         "three tiny pictures",
         "no rights reserved",
         {f"{i}.png": hashlib.sha256(rgb.tobytes()).hexdigest() for i, rgb in enumerate(RGB)},
-        folder.as_uri() + "/",
+        address,
         {f"{i}.png": hashlib.sha256((folder / f"{i}.png").read_bytes()).hexdigest() for i in range(3)},
     )
     monkeypatch.setattr(datasets, "SOURCES", {"tiny": source})
@@ -79,21 +98,18 @@ def test_downloads_are_checked_and_only_done_once(
     assert len(describe(found)) == 3
 
 
-def test_downloads_that_are_something_else_leave_nothing(
-    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_downloads_that_are_something_else_leave_nothing(server: Path, tmp_path: Path, address: str) -> None:
     (server / "1.png").write_bytes(b"an error page")
-    with pytest.raises(ConfigError, match=r"1.png cannot be had: it has the SHA-256 .*; put 1.png into"):
+    with pytest.raises(
+        ConfigError, match=r"1.png cannot be downloaded: .* does not have the SHA-256 .*; put 1.png into"
+    ):
         load_dataset("tiny", download=True)
     assert [path.name for path in (tmp_path / "data" / "tiny").iterdir()] == ["0.png"]
     (server / "1.png").unlink()
-    with pytest.raises(ConfigError, match="cannot be had"):
+    with pytest.raises(ConfigError, match="cannot be downloaded"):
         load_dataset("tiny", download=True)
-    with pytest.raises(OSError, match="it has the SHA-256"):
-        download((server / "2.png").as_uri(), "0" * 64, tmp_path / "out")
-    monkeypatch.setattr("neurocodec.files.LIMIT", 10)
-    with pytest.raises(OSError, match="more than 0 MB"):
-        download((server / "2.png").as_uri(), "0" * 64, tmp_path / "out")
+    with pytest.raises(OSError, match="does not have the SHA-256"):
+        download(f"{address}2.png", "0" * 64, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"data", server.name}
 
 
@@ -152,23 +168,23 @@ def test_the_tables_are_those_of_the_pictures(data_folder: Path, monkeypatch: py
     assert all(files.get(picture["name"], picture["sha256"]) == picture["sha256"] for picture in found)
 
 
-def test_inception_weights_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published = tmp_path / "published"
+def test_inception_weights_are_checked(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = tmp_path / "server" / "weights"
     published.write_bytes(b"weights")
-    monkeypatch.setattr(measures, "INCEPTION_URL", published.as_uri())
+    monkeypatch.setattr(measures, "INCEPTION_URL", f"{address}weights")
     monkeypatch.setattr(measures, "INCEPTION_SHA256", hashlib.sha256(b"weights").hexdigest())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
     with pytest.raises(MissingWeightsError, match=r"put weights-inception-2015-12-05-6726825d\.pth into"):
-        measures._inception_weights(False)
-    cached = measures._inception_weights(True)
+        quality.inception_weights()
+    cached = quality.inception_weights(download=True)
     assert cached.read_bytes() == b"weights"
     published.unlink()
-    assert measures._inception_weights(False) == cached
-    (tmp_path / measures.INCEPTION_FILE).write_bytes(b"others")
+    assert quality.inception_weights() == cached
+    (tmp_path / quality.INCEPTION_FILE).write_bytes(b"others")
     with pytest.raises(MissingWeightsError, match="replace it"):
-        measures._inception_weights(False)
-    (tmp_path / measures.INCEPTION_FILE).unlink()
+        quality.inception_weights()
+    (tmp_path / quality.INCEPTION_FILE).unlink()
     cached.unlink()
-    with pytest.raises(MissingWeightsError, match="cannot be had"):
-        measures._inception_weights(True)
+    with pytest.raises(MissingWeightsError, match="cannot be downloaded"):
+        quality.inception_weights(download=True)

@@ -12,8 +12,8 @@ import torch
 
 from neurocodec import codec, container, model, tiling
 from neurocodec import model as model_files
-from neurocodec.bench import codecs
-from neurocodec.bench.measures import lpips
+from neurocodec.bench.quality import lpips
+from neurocodec.bench.rivals import Nic
 from neurocodec.errors import MissingWeightsError, ModelMismatchError, ModelNotFoundError
 from neurocodec.metrics import psnr
 from neurocodec.model import GeneratorConfig, HyperpriorConfig
@@ -95,15 +95,15 @@ def levels(a, b):
 
 
 def test_benchmarks_name_the_generator(with_generator, small_model):
-    described = codecs.Nic(with_generator, "nic@1", realism=1.0).describe()
+    described = Nic(with_generator, "nic@1", realism=1.0).describe()
     assert described["settings"].endswith("decoded with realism 1")
     assert len(described["generator"]) == 16
     other = generators.new(SMALL, small_model).eval()
-    changed = codecs.Nic(
+    changed = Nic(
         dataclasses.replace(small_model, generator=generators.file_of(other, small_model)), "nic@1", realism=1.0
     ).describe()
     assert {key for key in described if described[key] != changed[key]} == {"generator"}
-    assert "generator" not in codecs.Nic(with_generator).describe()
+    assert "generator" not in Nic(with_generator).describe()
 
 
 def test_decoding_with_realism(with_generator, small_model, photo):

@@ -14,22 +14,22 @@ from paths import SMALL_MODEL
 from PIL import Image
 
 from neurocodec import codec, container
-from neurocodec.bench import codecs
-from neurocodec.bench.measures import Measures
+from neurocodec.bench import rivals
+from neurocodec.bench.quality import Metrics
 from neurocodec.bench.rate_distortion import measure
 from neurocodec.errors import ConfigError, ImageError, MissingPackageError, ModelNotFoundError
 from neurocodec.metrics import psnr
 from neurocodec.model import Model
 
 SMALL = SMALL_MODEL
-RGB = codecs.synthetic_picture(48, 80, seed=5)
-OTHERS = [name for name in codecs.NAMES if name not in ("nic", "bpg")]
+RGB = rivals.synthetic_picture(48, 80, seed=5)
+OTHERS = [name for name in rivals.NAMES if name not in ("nic", "bpg")]
 
 
-def create(name: str) -> codecs.Codec:
+def create(name: str) -> rivals.Codec:
     """The codec; skips where it is not installed."""
     try:
-        return codecs.create([name])[0]
+        return rivals.create([name])[0]
     except MissingPackageError as error:
         pytest.skip(str(error))
 
@@ -52,17 +52,17 @@ def test_jpeg_subsampling_is_in_the_file() -> None:
         at = data.index(b"\xff\xc0")
         return data[at + 11]  # of the first component: horizontal and vertical factors
 
-    assert sampling(codecs.Jpeg().encode(RGB, 50)) == 0x22
-    assert sampling(codecs.Jpeg("4:4:4").encode(RGB, 50)) == 0x11
+    assert sampling(rivals.RIVALS["jpeg"].encode(RGB, 50)) == 0x22
+    assert sampling(rivals.RIVALS["jpeg-444"].encode(RGB, 50)) == 0x11
 
 
 def test_nic_is_the_codec(small_model: Model) -> None:
-    for nic in (codecs.Nic(small_model), codecs.Nic(SMALL), codecs.Nic(str(SMALL))):
+    for nic in (rivals.Nic(small_model), rivals.Nic(SMALL), rivals.Nic(str(SMALL))):
         data = nic.encode(RGB, 50)
         assert data == codec.encode(RGB, quality=50, model=small_model)
         np.testing.assert_array_equal(nic.decode(data), codec.decode_picture(container.read(data), small_model).rgb)
         assert nic.describe()["model_id"] == small_model.model_id.hex()
-    assert codecs.Nic().settings() == (1, *range(5, 101, 5))
+    assert rivals.Nic().settings() == (1, *range(5, 101, 5))
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_settings_that_do_not_exist(name: str, setting: float) -> None:
 @pytest.mark.parametrize("names", [["jpg"], ["jpeg", "jpeg"], [], ["nic@2"], ["nicer"], ["nic:a@b"]])
 def test_names_that_do_not_fit(names: list[str]) -> None:
     with pytest.raises(ConfigError, match="expected"):
-        codecs.create(names)
+        rivals.create(names)
 
 
 def test_synthetic_pictures_repeat() -> None:
-    np.testing.assert_array_equal(codecs.synthetic_picture(48, 80, 5), RGB)
-    assert (codecs.synthetic_picture(48, 80, 6) != RGB).any()
-    assert codecs.synthetic_picture(1, 1).shape == (1, 1, 3)
+    np.testing.assert_array_equal(rivals.synthetic_picture(48, 80, 5), RGB)
+    assert (rivals.synthetic_picture(48, 80, 6) != RGB).any()
+    assert rivals.synthetic_picture(1, 1).shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -120,48 +120,48 @@ def test_several_models_side_by_side(tmp_path: Path, small_model: Model) -> None
     other = tmp_path / "runs" / "small.safetensors"
     other.parent.mkdir()
     other.write_bytes(SMALL.read_bytes())
-    found = codecs.create([f"nic:{SMALL}", "jpeg", f"nic:{other}", f"nic:{other}@0.5"])
+    found = rivals.create([f"nic:{SMALL}", "jpeg", f"nic:{other}", f"nic:{other}@0.5"])
     assert [one.name for one in found] == ["nic:model/small", "jpeg", "nic:runs/small", "nic:runs/small@0.5"]
-    assert codecs.create([f"nic:{other}"])[0].name == "nic:small"
+    assert rivals.create([f"nic:{other}"])[0].name == "nic:small"
     assert found[0].encode(RGB, 50) == codec.encode(RGB, quality=50, model=small_model)
-    assert all(codecs.is_ours(one.name) == (one.name != "jpeg") for one in found)
+    assert all(rivals.is_ours(one.name) == (one.name != "jpeg") for one in found)
     with pytest.raises(ModelNotFoundError, match="nowhere"):
-        codecs.create(["nic:nowhere.safetensors"])
+        rivals.create(["nic:nowhere.safetensors"])
     twin = tmp_path / "deep" / "runs" / "small.safetensors"
     with pytest.raises(ConfigError, match="have one name"):
-        codecs.create([f"nic:{other}", f"nic:{twin}"])
+        rivals.create([f"nic:{other}", f"nic:{twin}"])
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("pillow_heif", "imagecodecs", "pyvips"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setenv("PATH", "")
-    found, missing = codecs.installed(["jpeg", "heic", "jxl", "mozjpeg", "bpg"])
+    found, missing = rivals.installed(["jpeg", "heic", "jxl", "mozjpeg", "bpg"])
     assert [one.name for one in found] == ["jpeg"]
     assert list(missing) == ["heic", "jxl", "mozjpeg", "bpg"]
     for name in ("heic", "jxl", "mozjpeg"):
         assert "neurocodec[bench]" in missing[name]
     assert "NEUROCODEC_BPGENC" in missing["bpg"]
     with pytest.raises(MissingPackageError, match="pillow-heif"):
-        codecs.create(["heic"])
+        rivals.create(["heic"])
     with pytest.raises(ConfigError, match="none of these codecs is installed: HEIC needs"):
-        codecs.installed(["heic"])
+        rivals.installed(["heic"])
 
 
 def test_compressai_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     from neurocodec.bench import compressai
 
-    def benchmark_codec(name: str) -> codecs.Codec:
-        if name == "cai:mbt2018-mean":
-            return codecs.WebP(name)
-        raise MissingPackageError(f"no {name} here")
+    def load(architecture: str, quality: int, **_: object) -> None:
+        if architecture == "mbt2018":
+            raise MissingPackageError(f"no {architecture} here")
 
-    monkeypatch.setattr(compressai, "benchmark_codec", benchmark_codec)
-    found, missing = codecs.installed(["cai:mbt2018-mean", "cai:mbt2018"])
+    monkeypatch.setattr(compressai, "load", load)
+    monkeypatch.setattr(compressai, "qualities", lambda architecture: [1, 2])
+    found, missing = rivals.installed(["cai:mbt2018-mean", "cai:mbt2018"])
     assert [one.name for one in found] == ["cai:mbt2018-mean"]
-    assert missing == {"cai:mbt2018": "no cai:mbt2018 here"}
-    assert not codecs.has_common_quality(codecs.Jxl())
-    assert codecs.has_common_quality(codecs.Jpeg())
+    assert missing == {"cai:mbt2018": "no mbt2018 here"}
+    assert not rivals.has_common_quality(rivals.RIVALS["jxl"])
+    assert rivals.has_common_quality(rivals.RIVALS["jpeg"])
 
 
 TOOL = """#!{python}
@@ -183,7 +183,7 @@ def test_bpg_calls_its_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         tool.write_text(TOOL.format(python=sys.executable))
         tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv(f"NEUROCODEC_{name.upper()}", str(tool))
-    (bpg,) = codecs.create(["bpg"])
+    (bpg,) = rivals.create(["bpg"])
     data = bpg.encode(RGB, 30)
     assert (tmp_path / "bpgenc.called").read_text().startswith("-e x265 -m 8 -f 444 -c ycbcr -b 8 -q 30 -o ")
     np.testing.assert_array_equal(bpg.decode(data), RGB)  # the stand-in for the tools copies a PNG
@@ -194,7 +194,7 @@ def test_bpg_calls_its_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="from 0 to 51"):
         bpg.encode(RGB, 52)
     monkeypatch.setenv("NEUROCODEC_BPGDEC", str(tmp_path / "nowhere"))
-    assert "not where NEUROCODEC_BPGDEC says" in codecs.installed(["jpeg", "bpg"])[1]["bpg"]
+    assert "not where NEUROCODEC_BPGDEC says" in rivals.installed(["jpeg", "bpg"])[1]["bpg"]
 
 
 ANCHORS = [
@@ -222,7 +222,7 @@ def test_anchors_are_reproduced(data_folder: Path, name: str, anchor: str, setti
         rgb = np.asarray(Image.open(data_folder / "kodak" / file).convert("RGB"))
         for setting in settings:
             expected = next(row for row in points[setting] if row["file"] == file)
-            row, _ = measure(one, rgb, setting, Measures(ms_ssim=(name, file, setting) == ("jpeg", "kodim05.png", 50)))
+            row, _ = measure(one, rgb, setting, Metrics(ms_ssim=(name, file, setting) == ("jpeg", "kodim05.png", 50)))
             assert row["bpp"] == pytest.approx(expected["bpp"], rel=0.01)
             assert row["psnr"] == pytest.approx(expected["psnr"], abs=0.05)
             if row["ms_ssim"] is not None:
