@@ -20,6 +20,7 @@ from PIL import Image
 
 import neurocodec
 from neurocodec import codec, container, image
+from neurocodec.bench import rivals
 from neurocodec.cli.main import main
 from neurocodec.errors import (
     ChecksumError,
@@ -317,7 +318,7 @@ def test_published_weights_are_found_again(published: list[str], rgb: NDArray[np
 
 
 def test_benchmark_codec(published: list[str], rgb: NDArray[np.uint8]) -> None:
-    chosen = interop.benchmark_codec("cai:mbt2018-mean")
+    [chosen] = rivals.create(["cai:mbt2018-mean"])
     assert chosen.name == "cai:mbt2018-mean"
     assert chosen.settings() == (1, 2, 3, 4, 5, 6, 7, 8)
     assert chosen.describe().keys() == {"settings", "compressai", "torch"}
@@ -332,14 +333,14 @@ def test_weights_from_files(rgb: NDArray[np.uint8], tmp_path: Path) -> None:
     for seed in (1, 2):
         files.append((float(seed), str(tmp_path / f"{seed}.pth")))
         torch.save(network("mbt2018-mean", seed=seed).state_dict(), files[-1][1])
-    given = pickle.loads(pickle.dumps(interop.ZooCodec("mbt2018-mean", "mine", tuple(files), "cpu")))
+    given = pickle.loads(pickle.dumps(rivals.CompressAI("mbt2018-mean", "mine", tuple(files), "cpu")))
     assert given.settings() == (1, 2)
     assert "1.pth, 2.pth" in given.describe()["settings"]
-    assert given.model(1) is given.model(1)
-    assert given.model(1).model_id == interop.freeze(network("mbt2018-mean", seed=1), device="cpu").model_id
+    assert given.load(1) is given.load(1)
+    assert given.load(1).model_id == interop.freeze(network("mbt2018-mean", seed=1), device="cpu").model_id
     data = given.encode(rgb, 2)
-    assert container.read_header(data).model_id == given.model(2).model_id
-    assert np.array_equal(given.decode(data), interop.decode(data, given.model(2)))
+    assert container.read_header(data).model_id == given.load(2).model_id
+    assert np.array_equal(given.decode(data), interop.decode(data, given.load(2)))
 
     (tmp_path / "text.pth").write_text("no weights")
     (tmp_path / "empty.pth").touch()
@@ -361,7 +362,7 @@ def test_weights_that_cannot_be_had_are_a_sentence(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(zoo, "load_state_dict_from_url", offline)
     for kind in (ModelNotFoundError, MissingPackageError):  # `bench` reports and skips the second
         with pytest.raises(kind, match=r"weights of mbt2018-mean mse 1 .*no route to host.*checkpoints"):
-            interop.benchmark_codec("cai:mbt2018-mean")
+            rivals.create(["cai:mbt2018-mean"])
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from neurocodec.bench.measures import lpips
 
 from neurocodec import checkpoint, codec, container, tiling
 from neurocodec.bench import codecs
-from neurocodec.bench.measures import lpips
 from neurocodec.errors import MissingWeightsError, ModelMismatchError, ModelNotFoundError
 from neurocodec.metrics import psnr
 from neurocodec.models.complexity import count_generator_macs

@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from neurocodec import codec, container
-from neurocodec.training.validation import real_file_points
 from neurocodec.checkpoint import Model
 from neurocodec.image import Picture
 from neurocodec.metrics import psnr
+from neurocodec.training.validation import real_file_points
 
 
 def test_real_file_points(small_model: Model, photo: NDArray[np.uint8]) -> None:
