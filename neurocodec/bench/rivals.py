@@ -265,8 +265,8 @@ def _bpg_decode(data: bytes) -> NDArray[np.uint8]:
 
 
 def _bpg_versions() -> dict[str, str]:
-    _bpg_tool("bpgdec")
-    printed = _call([_bpg_tool("bpgenc"), "-h"], may_fail=True).splitlines()
+    encoder, _ = _bpg_tool("bpgenc"), _bpg_tool("bpgdec")
+    printed = _call([encoder, "-h"], may_fail=True).splitlines()
     return {"version": printed[0] if printed else "?"}
 
 

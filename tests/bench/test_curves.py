@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from neurocodec.bench.page import page
 from numpy.typing import NDArray
 from paths import ROOT
 from PIL import Image
@@ -28,8 +29,6 @@ from neurocodec.bench import (
     tables,
 )
 from neurocodec.bench.bd_rate import bd_rate, bootstrap
-from neurocodec.bench.measures import Measures
-from neurocodec.bench.page import page
 from neurocodec.errors import ConfigError
 
 

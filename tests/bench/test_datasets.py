@@ -171,8 +171,8 @@ def test_the_tables_are_those_of_the_pictures(data_folder: Path, monkeypatch: py
 def test_inception_weights_are_checked(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     published = tmp_path / "server" / "weights"
     published.write_bytes(b"weights")
-    monkeypatch.setattr(measures, "INCEPTION_URL", f"{address}weights")
-    monkeypatch.setattr(measures, "INCEPTION_SHA256", hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setattr(quality, "INCEPTION_URL", f"{address}weights")
+    monkeypatch.setattr(quality, "INCEPTION_SHA256", hashlib.sha256(b"weights").hexdigest())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(tmp_path))
     with pytest.raises(MissingWeightsError, match=r"put weights-inception-2015-12-05-6726825d\.pth into"):

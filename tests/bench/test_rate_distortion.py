@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,18 @@ from numpy.typing import NDArray
 from paths import SMALL_MODEL
 from PIL import Image
 
-from neurocodec.bench import codecs, curves, datasets, gallery, measures, rate_distortion, tables
+from neurocodec.bench import curves, datasets, gallery, provenance, quality, rate_distortion, rivals, summary
+from neurocodec.bench import results as results_file
 from neurocodec.bench.fid import frechet_distance, kernel_distance
-from neurocodec.bench.measures import Measures
-from neurocodec.bench.page import page as page_of
+from neurocodec.bench.quality import Metrics
+from neurocodec.bench.report import page as page_of
 from neurocodec.cli import bench
 from neurocodec.cli.main import main
-from neurocodec.errors import ConfigError, ImageError
-from neurocodec.metrics import psnr
+from neurocodec.errors import ConfigError, ImageError, MissingWeightsError
+from neurocodec.metrics import ms_ssim_available, psnr
 
 SMALL = SMALL_MODEL
+JPEG, WEBP = rivals.RIVALS["jpeg"], rivals.RIVALS["webp"]
 
 
 @dataclass
@@ -55,23 +59,31 @@ class Steps:
         return np.full((height, width, 3), 128 - step, np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def networks_of_this_test() -> Iterator[None]:
+    """No network is left from another test, nor for one."""
+    quality.network.cache_clear()
+    yield
+    quality.network.cache_clear()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three pictures that differ, and a file that is none."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for seed in range(3):
-        Image.fromarray(codecs.synthetic_picture(40, 56 + 8 * seed, seed)).save(pictures / f"{seed}.png")
+        Image.fromarray(rivals.synthetic_picture(40, 56 + 8 * seed, seed)).save(pictures / f"{seed}.png")
     (pictures / "notes.txt").write_text("no picture")
     return pictures
 
 
 def test_rows_are_what_the_files_are(folder: Path, tmp_path: Path) -> None:
-    jpeg = codecs.Jpeg()
+    jpeg = JPEG
     dataset = datasets.load_dataset(str(folder))
     output = tmp_path / "out" / "results.json"
     results = rate_distortion.run(
-        dataset, [jpeg], output, settings=[80, 20], command="a command", measures=Measures(ms_ssim=True)
+        dataset, [jpeg], output, settings=[80, 20], command="a command", metrics=Metrics(ms_ssim=True)
     )
     assert [(row["setting"], row["image"]) for row in results["rows"]] == [
         (quality, f"{seed}.png") for quality in (20, 80) for seed in range(3)
@@ -87,12 +99,12 @@ def test_rows_are_what_the_files_are(folder: Path, tmp_path: Path) -> None:
     assert row["encode_s"] > 0
     assert row["decode_s"] > 0
 
-    points = rate_distortion.averages(results, "jpeg")
+    points = results_file.averages(results, "jpeg")
     assert [point["setting"] for point in points] == [20, 80]
     assert points[1]["psnr"] == pytest.approx(np.mean([r["psnr"] for r in results["rows"][3:]]))
     assert "ms_ssim" not in points[0]
 
-    assert rate_distortion.load(output) == results
+    assert results_file.load(output) == results
     assert results["command"] == "a command"
     assert results["machine"]["cores"] >= 1
     assert {"python", "numpy", "pillow"} <= results["versions"].keys()
@@ -105,42 +117,42 @@ def test_resume_measures_only_what_is_missing(folder: Path, tmp_path: Path) -> N
     dataset = datasets.load_dataset(str(folder))
 
     def calls(steps: Steps, settings: list[float]) -> int:
-        rate_distortion.run(dataset, [steps], output, settings=settings, measures=Measures())
+        rate_distortion.run(dataset, [steps], output, settings=settings, metrics=Metrics())
         return steps.calls - 3  # less those of the fingerprint
 
     assert calls(Steps(), [64, 16]) == 6
     assert calls(Steps(), [64, 16]) == 0
     assert calls(Steps(), [16, 4]) == 3
-    assert len(rate_distortion.load(output)["rows"]) == 9
-    Image.fromarray(codecs.synthetic_picture(40, 64, 9)).save(folder / "1.png")
+    assert len(results_file.load(output)["rows"]) == 9
+    Image.fromarray(rivals.synthetic_picture(40, 64, 9)).save(folder / "1.png")
     assert calls(Steps(), [64, 16, 4]) == 3  # of the picture that changed
     assert calls(Steps(version="2"), [64]) == 3  # a codec that changed: its rows are gone
-    assert len(rate_distortion.load(output)["rows"]) == 3
+    assert len(results_file.load(output)["rows"]) == 3
 
 
 def test_rows_of_other_commits_are_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, output = datasets.load_dataset(str(folder), 1), tmp_path / "results.json"
 
     def run(commit: str, setting: float) -> dict[str, Any]:
-        monkeypatch.setattr(rate_distortion, "commit", lambda: commit)
-        return rate_distortion.run(dataset, [Steps()], output, settings=[setting], measures=Measures())
+        monkeypatch.setattr(provenance, "commit", lambda: commit)
+        return rate_distortion.run(dataset, [Steps()], output, settings=[setting], metrics=Metrics())
 
     for setting in (64, 16):
         assert "earlier" not in run("aaa", setting)
     assert [found["commit"] for found in run("bbb", 4)["earlier"]] == ["aaa"]
     results = run("ccc", 4)
     assert [found["commit"] for found in results["earlier"]] == ["aaa", "bbb"]
-    assert "Rows were kept of earlier runs: commit aaa, 20" in tables.table(results)
+    assert "Some rows are from earlier runs: commit aaa, 20" in summary.markdown(results)
     assert "<dt>rows kept of earlier runs</dt><dd>commit aaa, 20" in page_of(results)
     assert [found["commit"] for found in run("aaa", 4)["earlier"]] == ["bbb", "ccc"]
 
 
 def test_fewer_pictures_do_not_throw_results_away(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    rate_distortion.run(datasets.load_dataset(str(folder)), [Steps()], output, settings=[64], measures=Measures())
+    rate_distortion.run(datasets.load_dataset(str(folder)), [Steps()], output, settings=[64], metrics=Metrics())
     before = output.read_bytes()
     with pytest.raises(ConfigError, match=r"pictures that are not asked for now, such as 1.png"):
-        rate_distortion.run(datasets.load_dataset(str(folder), 1), [Steps()], output, measures=Measures())
+        rate_distortion.run(datasets.load_dataset(str(folder), 1), [Steps()], output, metrics=Metrics())
     assert output.read_bytes() == before
 
 
@@ -148,8 +160,8 @@ def test_other_codecs_keep_their_rows(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     dataset = datasets.load_dataset(str(folder), 2)
     missing = {"heic": "why", "webp": "because"}
-    rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures(), not_installed=missing)
-    results = rate_distortion.run(dataset, [codecs.WebP()], output, settings={"webp": [50]}, measures=Measures())
+    rate_distortion.run(dataset, [JPEG], output, settings=[50], metrics=Metrics(), not_installed=missing)
+    results = rate_distortion.run(dataset, [WEBP], output, settings={"webp": [50]}, metrics=Metrics())
     assert {row["codec"] for row in results["rows"]} == {"jpeg", "webp"} == results["codecs"].keys()
     assert len(results["rows"]) == 4
     assert results["not_installed"] == {"heic": "why"}  # WebP was found after all
@@ -164,19 +176,19 @@ def test_what_was_measured_before_an_error_is_kept(folder: Path, tmp_path: Path)
 
     output = tmp_path / "results.json"
     with pytest.raises(ImageError, match="this one"):
-        rate_distortion.run(datasets.load_dataset(str(folder)), [Failing()], output, settings=[64], measures=Measures())
-    assert [row["image"] for row in rate_distortion.load(output)["rows"]] == ["0.png", "1.png"]
+        rate_distortion.run(datasets.load_dataset(str(folder)), [Failing()], output, settings=[64], metrics=Metrics())
+    assert [row["image"] for row in results_file.load(output)["rows"]] == ["0.png", "1.png"]
 
 
 def test_settings_that_do_not_exist_are_found_before_anything_is_measured(folder: Path, tmp_path: Path) -> None:
     steps, output = Steps(), tmp_path / "results.json"
-    with pytest.raises(ConfigError, match="JPEG quality 0"):
+    with pytest.raises(ConfigError, match="jpeg quality 0"):
         rate_distortion.run(
             datasets.load_dataset(str(folder)),
-            [steps, codecs.Jpeg()],
+            [steps, JPEG],
             output,
             settings={"jpeg": [50, 0]},
-            measures=Measures(),
+            metrics=Metrics(),
         )
     assert steps.calls == 3  # its fingerprint
     assert not output.exists()
@@ -185,9 +197,9 @@ def test_settings_that_do_not_exist_are_found_before_anything_is_measured(folder
 def test_processes_give_the_same_rows(folder: Path, tmp_path: Path) -> None:
     dataset = datasets.load_dataset(str(folder), 2)
     one, two = (
-        rate_distortion.run(
-            dataset, [codecs.Jpeg()], tmp_path / f"{n}.json", settings=[30, 60], processes=n, measures=Measures()
-        )["rows"]
+        rate_distortion.run(dataset, [JPEG], tmp_path / f"{n}.json", settings=[30, 60], processes=n, metrics=Metrics())[
+            "rows"
+        ]
         for n in (1, 2)
     )
     clocks = {"encode_s", "decode_s"}
@@ -200,10 +212,10 @@ def test_lossless_pictures_are_null_in_json_and_infinite_in_averages(tmp_path: P
     Image.new("RGB", (32, 32), (128, 128, 128)).save(tmp_path / "flat.png")
     output = tmp_path / "results.json"
     dataset = datasets.load_dataset(str(tmp_path))
-    results = rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[90], measures=Measures())
+    results = rate_distortion.run(dataset, [JPEG], output, settings=[90], metrics=Metrics())
     assert results["rows"][0]["psnr"] is None
-    assert rate_distortion.averages(results, "jpeg")[0]["psnr"] == math.inf
-    assert "settings at which a picture comes back without any error" in tables.table(curves.summarise(results))
+    assert results_file.averages(results, "jpeg")[0]["psnr"] == math.inf
+    assert "settings at which a picture comes back without any error" in summary.markdown(curves.summarise(results))
 
 
 def test_results_files_that_are_none(folder: Path, tmp_path: Path) -> None:
@@ -221,7 +233,7 @@ def test_results_files_that_are_none(folder: Path, tmp_path: Path) -> None:
     ):
         output.write_text(text)
         with pytest.raises(ConfigError, match="is no results file"):
-            rate_distortion.load(output)
+            results_file.load(output)
     output.unlink()
     rate_distortion.run(datasets.load_dataset(str(folder)), [Steps()], output)
     folder.rename(tmp_path / "others")
@@ -231,13 +243,13 @@ def test_results_files_that_are_none(folder: Path, tmp_path: Path) -> None:
 
 def fake_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
     """LPIPS and AlexNet of random weights, so that tests need none."""
-    from neurocodec.perceptual.features import AlexNet
-    from neurocodec.perceptual.lpips import LPIPS
+    from neurocodec.perceptual import features, lpips
 
     torch.manual_seed(1)
-    network = AlexNet()
-    monkeypatch.setattr(measures, "_lpips", lambda: LPIPS(network, [torch.ones(n) for n in (64, 192, 384, 256, 256)]))
-    monkeypatch.setattr(measures, "_alexnet", lambda: network)
+    network = features.AlexNet()
+    made = lpips.LPIPS(network, [torch.ones(n) for n in (64, 192, 384, 256, 256)])
+    monkeypatch.setattr(lpips, "load_lpips", lambda *_, **__: made)
+    monkeypatch.setattr(features, "load_alexnet", lambda *_, **__: network)
 
 
 def test_a_measure_that_was_missing_is_taken_later(
@@ -245,15 +257,15 @@ def test_a_measure_that_was_missing_is_taken_later(
 ) -> None:
     output = tmp_path / "results.json"
     dataset = datasets.load_dataset(str(folder), 1)
-    rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures())
+    rate_distortion.run(dataset, [JPEG], output, settings=[50], metrics=Metrics())
     fake_lpips(monkeypatch)
-    (row,) = rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures(lpips=True))["rows"]
+    (row,) = rate_distortion.run(dataset, [JPEG], output, settings=[50], metrics=Metrics(lpips=True))["rows"]
     assert row["lpips"] > 0
     steps = Steps()
-    rate_distortion.run(dataset, [steps], output, settings=[64], measures=Measures(lpips=True))
-    rate_distortion.run(dataset, [steps], output, settings=[64], measures=Measures())  # what is there stays
+    rate_distortion.run(dataset, [steps], output, settings=[64], metrics=Metrics(lpips=True))
+    rate_distortion.run(dataset, [steps], output, settings=[64], metrics=Metrics())  # what is there stays
     assert steps.calls == 3 + 1 + 3
-    assert all(row["lpips"] is not None for row in rate_distortion.load(output)["rows"])
+    assert all(row["lpips"] is not None for row in results_file.load(output)["rows"])
 
 
 def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,15 +273,15 @@ def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     fake_lpips(monkeypatch)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    rgb = [codecs.synthetic_picture(260, 520, seed) for seed in (1, 2)]
+    rgb = [rivals.synthetic_picture(260, 520, seed) for seed in (1, 2)]
     for seed, values in enumerate(rgb):
         Image.fromarray(values).save(pictures / f"{seed}.png")
     dataset, output = datasets.load_dataset(str(pictures)), tmp_path / "out" / "results.json"
-    taken = Measures(patches="alexnet")
-    jpeg = codecs.Jpeg()
-    found = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], measures=taken)["patches"]
+    taken = Metrics(patches="alexnet")
+    jpeg = JPEG
+    found = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], metrics=taken)["patches"]
     features = [
-        np.concatenate([measures.patch_features(v, "alexnet") for v in values])
+        np.concatenate([quality.patch_features(v, "alexnet") for v in values])
         for values in (rgb, [jpeg.decode(jpeg.encode(v, 80)) for v in rgb])
     ]
     assert found["patches"] == 4
@@ -279,26 +291,28 @@ def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert low["frechet"] > high["frechet"]
     files = {path: path.stat().st_mtime_ns for path in (output.parent / "features").iterdir()}
     assert len(files) == 2 + 4
-    results = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], measures=taken)
+    results = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], metrics=taken)
     assert results["patches"] == found
     assert {path: path.stat().st_mtime_ns for path in files} == files
-    text = tables.table(curves.summarise(results))
+    text = summary.markdown(curves.summarise(results))
     assert "## Fréchet distance, AlexNet features" in text
     assert "not comparable to published FID" in text
-    assert rate_distortion.run(dataset, [jpeg], output, settings=[5], measures=Measures())["patches"] == found
-    other = codecs.WebP("jpeg")  # the name is the same, the codec is not
-    assert "patches" not in rate_distortion.run(dataset, [other], output, settings=[5], measures=Measures())
+    assert rate_distortion.run(dataset, [jpeg], output, settings=[5], metrics=Metrics())["patches"] == found
+    other = dataclasses.replace(WEBP, name="jpeg")  # the name is the same, the codec is not
+    assert "patches" not in rate_distortion.run(dataset, [other], output, settings=[5], metrics=Metrics())
 
 
 def test_dists_is_measured_at_the_size_of_its_authors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurocodec.perceptual import dists
+
     shapes = []
 
     def network(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         shapes.append((tuple(x.shape), tuple(y.shape)))
         return (x - y).abs().mean((1, 2, 3))
 
-    monkeypatch.setattr(measures, "_dists", lambda: network)
-    taken = Measures(dists=True)
+    monkeypatch.setattr(dists, "load_dists", lambda *_, **__: network)
+    taken = Metrics(dists=True)
     for height, width, expected in ((512, 700, (256, 350)), (100, 90, (100, 90))):
         a, b = np.full((height, width, 3), 100, np.uint8), np.full((height, width, 3), 151, np.uint8)
         assert taken.of(a, b) == {"ms_ssim": None, "lpips": None, "dists": pytest.approx(0.2)}
@@ -311,34 +325,34 @@ def test_dists_is_measured_at_the_size_of_its_authors(monkeypatch: pytest.Monkey
 
 
 def test_averages_that_small_pictures_cost_are_named(tmp_path: Path) -> None:
-    Image.fromarray(codecs.synthetic_picture(170, 180)).save(tmp_path / "large.png")
-    Image.fromarray(codecs.synthetic_picture(160, 180)).save(tmp_path / "small.png")
+    Image.fromarray(rivals.synthetic_picture(170, 180)).save(tmp_path / "large.png")
+    Image.fromarray(rivals.synthetic_picture(160, 180)).save(tmp_path / "small.png")
     results = rate_distortion.run(
         datasets.load_dataset(str(tmp_path)),
-        [codecs.Jpeg()],
+        [JPEG],
         tmp_path / "r.json",
         settings=[50],
-        measures=Measures(True),
+        metrics=Metrics(True),
     )
     assert [row["ms_ssim"] is None for row in results["rows"]] == [False, True]
     why = "no averages, as 1 of 2 pictures, such as small.png, are below 161 pixels"
     assert results["not_available"] == {"MS-SSIM": why}
-    assert f"- not available: MS-SSIM: {why}" in tables.table(results)
+    assert f"- not available: MS-SSIM: {why}" in summary.markdown(results)
 
 
 def test_measures_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is named with its reason, which holds no path of the user's home."""
-    from neurocodec.perceptual import weights
+    from neurocodec.perceptual import dists, features, lpips
 
-    for cached in (measures._lpips, measures._dists, measures._alexnet, measures._inception):
-        monkeypatch.setattr(measures, cached.__name__, cached.__wrapped__)
+    def absent(*_: object, **__: object) -> None:
+        raise MissingWeightsError(f"no weights in {tmp_path}/cache: NEUROCODEC_WEIGHTS names a folder")
+
+    for module, name in ((lpips, "load_lpips"), (dists, "load_dists"), (features, "load_alexnet")):
+        monkeypatch.setattr(module, name, absent)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv("NEUROCODEC_WEIGHTS", raising=False)
-    monkeypatch.setattr(weights, "_package_folder", lambda module: None)
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    taken, missing = measures.available(dists=True, patches=True)
-    assert taken == Measures(ms_ssim=measures.ms_ssim_available())
+    taken, missing = quality.available(dists=True, patches=True)
+    assert taken == Metrics(ms_ssim=ms_ssim_available())
     assert {"LPIPS", "DISTS", "FID/256 and KID/256", "Fréchet distance, AlexNet features"} <= missing.keys()
     assert "NEUROCODEC_WEIGHTS" in missing["LPIPS"]
     assert "neurocodec[fid]" in missing["FID/256 and KID/256"]
@@ -348,9 +362,9 @@ def test_measures_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_codecs_without_distances_are_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_distortion, "patch_features", lambda rgb, key: np.eye(3, dtype=np.float32))
     dataset, output = datasets.load_dataset(str(folder), 1), tmp_path / "results.json"
-    rate_distortion.run(dataset, [codecs.Jpeg()], output, settings=[50], measures=Measures())
-    for codec, without in ((codecs.WebP(), True), (codecs.Jpeg(), False)):
-        results = rate_distortion.run(dataset, [codec], output, settings=[50], measures=Measures(patches="alexnet"))
+    rate_distortion.run(dataset, [JPEG], output, settings=[50], metrics=Metrics())
+    for codec, without in ((WEBP, True), (JPEG, False)):
+        results = rate_distortion.run(dataset, [codec], output, settings=[50], metrics=Metrics(patches="alexnet"))
         assert results["patches"]["note"].endswith("; not of jpeg, measured without them") == without
 
 
@@ -360,7 +374,7 @@ def test_pictures_without_patches_have_no_distances(
     fake_lpips(monkeypatch)
     dataset = datasets.load_dataset(str(folder), 1)
     results = rate_distortion.run(
-        dataset, [codecs.Jpeg()], tmp_path / "results.json", settings=[50], measures=Measures(patches="alexnet")
+        dataset, [JPEG], tmp_path / "results.json", settings=[50], metrics=Metrics(patches="alexnet")
     )
     assert results["patches"]["points"] == []
     assert "fewer than two patches" in results["patches"]["note"]
@@ -374,7 +388,7 @@ def test_bench_rd_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
         assert "## BD-rate against jpeg" in capsys.readouterr().out
     written = {"results.json", "table.md", "rd.png", "rd.svg", "report.html"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == written
-    results = rate_distortion.load(tmp_path / "out" / "results.json")
+    results = results_file.load(tmp_path / "out" / "results.json")
     settings = [(row["codec"], row["setting"]) for row in results["rows"]]
     assert settings == [("jpeg", 30), ("jpeg", 70), ("jpeg", 90), ("nic", 20), ("nic", 90)]
     assert [(rate["reference"], rate["curve"]) for rate in results["bd_rates"]] == [("jpeg", "nic")]
@@ -393,24 +407,23 @@ def test_bench_rd_overwrites_no_files_of_others(
 
 
 def test_lists_of_settings_are_joined() -> None:
-    chosen: list[codecs.Codec] = [codecs.Jpeg(), codecs.WebP(), codecs.Jxl()]
+    chosen: list[rivals.Codec] = [JPEG, WEBP, rivals.RIVALS["jxl"]]
     given = [("", [20.0]), ("jpeg", [30.0]), ("", [40.0]), ("jpeg", [50.0]), ("bpg", [30.0])]
     expected = {"webp": [20.0, 40.0], "jpeg": [30.0, 50.0], "bpg": [30.0]}
-    assert bench._settings(given, chosen, {"bpg": "not installed"}) == expected
+    assert bench.choose_settings(given, chosen, {"bpg": "not installed"}) == expected
 
 
-def test_commands_are_recorded_without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_recorded_without_folders() -> None:
     words = ["/usr/bin/neurocodec", "bench", "--dataset", "/data/kodak/", "--codecs", "jpeg,nic:/a/b.safetensors@1"]
-    monkeypatch.setattr(sys, "argv", [*words, "-o", "out/here"])
     expected = "neurocodec bench --dataset kodak --codecs jpeg,nic:b.safetensors@1 -o out/here"
-    assert bench._command() == expected
+    assert provenance.command_line([*words, "-o", "out/here"]) == expected
 
 
 def test_bench_rd_says_what_is_left_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(measures, "available", lambda **_: (Measures(), {"LPIPS": "no weights <here>"}))
+    monkeypatch.setattr(quality, "available", lambda **_: (Metrics(), {"LPIPS": "no weights <here>"}))
     command = ["bench", "rd", "--dataset", str(folder), "--codecs", "jpeg,bpg", "--qualities", "20,90"]
     assert main([*command, "--gallery", "0", "-o", str(tmp_path / "out")]) == 0
     out, err = capsys.readouterr()
@@ -430,7 +443,7 @@ def test_bench_rd_says_how_many_crops_are_left_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gallery, "MAX_BYTES", 0)
-    monkeypatch.setattr(measures, "available", lambda **_: (Measures(), {}))
+    monkeypatch.setattr(quality, "available", lambda **_: (Metrics(), {}))
     command = ["bench", "rd", "--dataset", str(folder), "--codecs", "jpeg", "--qualities", "20,90"]
     assert main([*command, "--gallery", "9", "-o", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().err == "left out: 6 of 6 panels of crops: too large for a page\n"
@@ -510,17 +523,17 @@ def test_distance_of_patches_rises_as_jpeg_falls(data_folder: Path, monkeypatch:
     """On pictures of CLIC, with Inception where its weights are, else with AlexNet."""
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(data_folder / "weights"))
     monkeypatch.setenv("NEUROCODEC_DATA", str(data_folder))
-    taken, missing = measures.available(patches=True)
+    taken, missing = quality.available(patches=True)
     if not taken.patches:
         pytest.skip(f"no network for patches: {missing}")
     rgb = [
         np.asarray(Image.open(path).convert("RGB"))[:512, :1024]
         for path in datasets.load_dataset("clic2025-validation", 2).paths
     ]
-    jpeg = codecs.Jpeg()
+    jpeg = JPEG
     decoded = [[jpeg.decode(jpeg.encode(picture, quality)) for picture in rgb] for quality in (60, 20, 5)]
     originals, *sets = (
-        np.concatenate([measures.patch_features(picture, taken.patches) for picture in pictures])
+        np.concatenate([quality.patch_features(picture, taken.patches) for picture in pictures])
         for pictures in (rgb, *decoded)
     )
     for distance in (frechet_distance, kernel_distance):

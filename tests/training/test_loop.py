@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from neurocodec.training.losses import rate_distortion_loss
+from neurocodec.training.start import start_from
 from PIL import Image
 
 from neurocodec import codec
@@ -29,10 +31,8 @@ from neurocodec.training import loop
 from neurocodec.training.config import load_config
 from neurocodec.training.distributed import Processes, join_processes
 from neurocodec.training.loop import train
-from neurocodec.training.losses import rate_distortion_loss
 from neurocodec.training.optimizers import make_optimizers
 from neurocodec.training.run import State, load_run
-from neurocodec.training.start import start_from
 
 TINY = """
 [model]
