@@ -394,7 +394,8 @@ class Analysis {
     const Gain::Factors by = y_gain_.at(quality);
     for (size_t p = 0; p < height * width; ++p) {
       for (size_t c = 0; c < latent_channels_; ++c, ++y) {
-        const int64_t value = int64_t{x.values[p * latent_channels_ + c]} * by.mantissa[c] + by.half[c];
+        // Rounded down, so that the symbol chosen from it is the nearest before this rounding.
+        const int64_t value = int64_t{x.values[p * latent_channels_ + c]} * by.mantissa[c];
         *y = static_cast<int32_t>(std::min<int64_t>(std::max<int64_t>(value >> by.shift[c], -kMaxLatent), kMaxLatent));
       }
     }

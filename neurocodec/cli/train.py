@@ -6,8 +6,7 @@ import argparse
 import dataclasses
 import os
 
-from neurocodec.cli.files import complain
-from neurocodec.errors import ConfigError
+from neurocodec.errors import ConfigError, MissingPackageError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,10 +38,9 @@ def run(args: argparse.Namespace) -> int:
         from neurocodec.training.rate_distortion import RateDistortion
         from neurocodec.training.realism import Realism
     except ModuleNotFoundError as error:
-        if error.name not in ("tqdm", "tomli"):
+        if error.name not in ("tqdm", "tomli", "torch"):
             raise
-        complain(f"{error.name} is not installed, and training needs it: pip install 'neurocodec[train]'")
-        return 1
+        raise MissingPackageError(f"training needs {error.name}: pip install 'neurocodec[train]'") from error
 
     config = load_config(args.config, args.overrides)
     if args.init_from:

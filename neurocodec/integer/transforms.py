@@ -64,9 +64,16 @@ class Gain:
         if np.min(shifts) < 0 or np.max(shifts) > 30:
             raise ModelMismatchError(f"a gain of {name} is out of range.")
 
-    def __call__(self, do: Arithmetic, x: Any, quality_index: int, limit: int = LIMIT - 1, lowest: int = -LIMIT) -> Any:
+    def __call__(self, do: Arithmetic, x: Any, quality_index: int) -> Any:
+        """The nearest activations."""
         mantissa, shift = self._mantissa_and_shift(interpolate_rows(self._rows, quality_index))
-        return do.clamp(do.shift(x * do.load(mantissa), shift), lowest, limit)
+        return do.clamp(do.shift(x * do.load(mantissa), shift), -LIMIT, LIMIT - 1)
+
+    def latents(self, do: Arithmetic, x: Any, quality_index: int) -> Any:
+        """Latents, rounded down: the symbols that are chosen from them are then the nearest before this rounding."""
+        mantissa, shift = self._mantissa_and_shift(interpolate_rows(self._rows, quality_index))
+        half = do.load((1 << shift) >> 1)
+        return do.clamp(do.shift(x * do.load(mantissa) - half, shift), -MAX_LATENT, MAX_LATENT)
 
     def _mantissa_and_shift(self, logarithm: IntArray) -> tuple[IntArray, IntArray]:
         exponent, fraction = logarithm >> LOG_GAIN_BITS, logarithm & ((1 << LOG_GAIN_BITS) - 1)
@@ -113,7 +120,7 @@ class Analysis:
         x = _pointwise(do, do.unshuffle(self._gain(do, x, quality_index)), self._down)  # (h, w, M)
         for block in self._latent_blocks:
             x = block(do, x)
-        return do.store(self._y_gain(do, x, quality_index, MAX_LATENT, -MAX_LATENT))
+        return do.store(self._y_gain.latents(do, x, quality_index))
 
 
 class HyperAnalysis:

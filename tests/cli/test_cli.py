@@ -448,7 +448,6 @@ def test_compare_says_what_is_wrong(capsys: pytest.CaptureFixture[str], nic_file
 
 def test_jpeg_has_at_least_the_bytes_it_is_compared_with(photo: np.ndarray) -> None:
     from neurocodec.bench.rivals import create
-
     from neurocodec.cli.compare import jpeg_variant
 
     part = photo[:200, :240]

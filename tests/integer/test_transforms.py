@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from integer.lively import CONFIG, REFERENCE, fast_networks, lively_network
 
 from neurocodec.entropy.grid import LIMIT, MAX_LATENT, UNIT
@@ -97,14 +99,15 @@ def test_integers_follow_the_float_networks(lively, quality_index):
     y = integers.analyse(rgb, quality_index)
     x = torch.from_numpy(rgb / 255.0).permute(2, 0, 1)[None]
     y_float = network.g_a(x, row)[0].permute(1, 2, 0).double().numpy()
-    assert np.abs(y / UNIT - y_float).max() < 0.02 * np.abs(y_float).max()
-    assert np.sqrt(np.mean((y / UNIT - y_float) ** 2)) < 0.004 * y_float.std() + 0.25 / UNIT
+    difference = (y + 0.5) / UNIT - y_float  # y is rounded down
+    assert np.abs(difference).max() < 0.02 * np.abs(y_float).max()
+    assert np.sqrt(np.mean(difference**2)) < 0.004 * y_float.std() + 0.3 / UNIT
 
     _, latents = integers.encode(y, quality_index)
     z = network.h_a(torch.from_numpy(y / UNIT).permute(2, 0, 1)[None], row)[0].permute(1, 2, 0).numpy()
     assert latents.z_hat.any()
     assert np.abs(latents.z_hat - z).max() < 0.55
-    assert np.mean(latents.z_hat == np.rint(z)) > 0.95
+    assert np.mean(latents.z_hat == np.rint(z)) > 0.9  # of 32 values, some lie near a half
 
     y_hat = torch.from_numpy(latents.y_hat / UNIT).permute(2, 0, 1)[None]
     expected = 255 * network.g_s(y_hat, row)[0].permute(1, 2, 0).double().numpy()
@@ -112,6 +115,14 @@ def test_integers_follow_the_float_networks(lively, quality_index):
     assert np.abs(difference).max() < 3.0
     assert np.sqrt(np.mean(difference**2)) < 0.35  # of rounding to whole levels alone it is 0.289
     assert expected.clip(0, 255).std() > 20
+
+
+@given(st.integers(-1_000_000, 1_000_000), st.integers(-(2**20), 2**20))
+def test_rounding_y_down_first_leaves_its_symbol_the_nearest(y, mean):
+    """y in units of 1/512, as the last activations of g_a; means in units of 1/64."""
+    symbol = int(nearest_symbols(np.array([y >> 3]), np.array([mean]))[0])
+    if abs(symbol) < 65535:
+        assert -256 <= y - 8 * mean - 512 * symbol < 256
 
 
 def test_symbols_decode_to_the_nearest_latents():
