@@ -2,8 +2,8 @@
 
     python benchmarks/slider.py GENERATOR PICTURES... --qualities 20,38,56
 
-prints a table for the model "base" and a generator's file. LPIPS has a minimum along the slider: beyond it, detail looks
-real but is less like the original; at high rates, learned detail may be too faint everywhere.
+prints a table for the model "base" and a generator's file. LPIPS has a minimum along the slider: beyond it, detail
+looks real but is less like the original; at high rates, learned detail may be too faint everywhere.
 
     python benchmarks/slider.py GENERATOR --end 0.6 --amount 1.2 -o OUT
 

@@ -17,7 +17,7 @@ from paths import SMALL_MODEL
 from PIL import Image
 
 from neurocodec import checkpoint
-from neurocodec.bench import codecs, coder_speed, speed
+from neurocodec.bench import coder_speed, rivals, speed, stages
 from neurocodec.checkpoint import Model
 from neurocodec.cli.main import main
 from neurocodec.entropy import coder
@@ -33,21 +33,21 @@ from neurocodec.errors import (
 from neurocodec.models.hific import GeneratorConfig
 
 SMALL = SMALL_MODEL
-RGB = codecs.synthetic_picture(48, 80, seed=5)
+RGB = rivals.synthetic_picture(48, 80, seed=5)
 LINUX = os.path.exists("/proc/self/clear_refs")
 
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     """A file of 56 x 40 pixels."""
-    Image.fromarray(codecs.synthetic_picture(40, 56)).save(tmp_path / "0.png")
+    Image.fromarray(rivals.synthetic_picture(40, 56)).save(tmp_path / "0.png")
     return tmp_path / "0.png"
 
 
 def test_rows(picture: Path) -> None:
     threads = [1, 2] if speed.available_cores() > 1 else [1]
     results = speed.run(
-        [codecs.Nic(SMALL, "nic"), codecs.Jpeg()], [(70, 50)], threads=threads, bpp=2.0, repeats=2, picture=picture,
+        [rivals.Nic(SMALL, "nic"), rivals.RIVALS["jpeg"]], [(70, 50)], threads=threads, bpp=2.0, repeats=2, picture=picture,
         device="cpu", missing={"bpg": "not there"},
     )  # fmt: skip
     rows = results["rows"]
@@ -113,7 +113,7 @@ def test_a_codec_that_fails_is_a_row_and_does_not_stop_the_others() -> None:
     results = speed.run(chosen, [(8, 8)], repeats=1, device="cpu", progress=lines.append)
     found = [row.get("not_measured", "") for row in results["rows"]]
     assert found[0] == "no such picture"
-    assert "status 7" in found[1]
+    assert "its process ended" in found[1]
     assert "allocate" in found[2]
     assert found[3] == ""
     text = speed.table(results)
@@ -147,15 +147,17 @@ def test_peaks_are_those_of_the_part_and_not_of_this_process() -> None:
 
 @pytest.mark.skipif(not LINUX, reason="elsewhere peaks are those since the process began")
 def test_stages_have_peaks_of_their_own() -> None:
-    clock, runs = speed.PeakClock("cpu"), []
+    clock, runs = stages.PeakClock("cpu"), []
     with clock.run(runs):
-        clock.time("large", lambda: np.ones(200_000_000, np.uint8).sum())
+        with clock.stage("large"):
+            np.ones(200_000_000, np.uint8).sum()
         np.ones(50_000_000, np.uint8).sum()
-        clock.time("small", lambda: None)
-        clock.time("large", lambda: None)
+        for name in ("small", "large"):
+            with clock.stage(name):
+                pass
     (found,) = runs
     assert found["large"] - found["small"] == pytest.approx(200e6, rel=0.15)
-    assert found[speed.REST] - found["small"] <= 65e6  # 50 MB, less what the allocator had at hand
+    assert found[stages.REST] - found["small"] <= 65e6  # 50 MB, less what the allocator had at hand
 
 
 def test_stages_count_every_pass_of_the_entropy_network_and_the_coder(
@@ -170,25 +172,22 @@ def test_stages_count_every_pass_of_the_entropy_network_and_the_coder(
 
     monkeypatch.setattr(EntropyNetwork, "predict", slowed(EntropyNetwork.predict))
     monkeypatch.setattr(coder.Decoder, "finish", slowed(coder.Decoder.finish))
-    runs = speed.stage_runs(codecs.Nic(small_model), RGB, 50, speed.Clock("cpu"), 1)
+    runs = stages.stage_runs(rivals.Nic(small_model), RGB, 50, stages.Clock("cpu"), 1)
     assert runs is not None
     for (stages,) in runs.values():
         assert stages["h_s and context"] > PASSES * 0.03
         assert stages["pixels and container"] < PASSES * 0.03
     assert runs["decode"][0]["range coder"] > 0.03
-    assert speed.stage_runs(codecs.Jpeg(), RGB, 50, speed.Clock("cpu"), 1) is None
+    assert stages.stage_runs(rivals.RIVALS["jpeg"], RGB, 50, stages.Clock("cpu"), 1) is None
 
 
 def test_realism_is_what_is_measured(small_model: Model) -> None:
     """The generator decodes, in the process that measures and in the runs by stage."""
-    on_cpu = speed._on_device(codecs.Nic(SMALL, "nic@0.5", realism=0.5), "cpu")
-    assert isinstance(on_cpu, codecs.Nic)
-    assert (on_cpu.name, on_cpu.realism) == ("nic@0.5", 0.5)
     with pytest.raises(ModelNotFoundError, match="generative decoder"):
-        speed._load(on_cpu, 50)
+        speed.load(rivals.Nic(SMALL, "nic@0.5", realism=0.5, device="cpu"), 50)
     generator = checkpoint.new_generator(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
-    nic = codecs.Nic(dataclasses.replace(small_model, generator=generator.eval()), "nic@0.5", realism=0.5)
-    runs = speed.stage_runs(nic, RGB, 50, speed.Clock("cpu"), 1)
+    nic = rivals.Nic(dataclasses.replace(small_model, generator=generator.eval()), "nic@0.5", realism=0.5)
+    runs = stages.stage_runs(nic, RGB, 50, stages.Clock("cpu"), 1)
     assert runs is not None
     (stages,) = runs["decode"]
     assert stages["generator"] > 0
@@ -196,7 +195,7 @@ def test_realism_is_what_is_measured(small_model: Model) -> None:
 
 
 def test_setting_near_a_rate() -> None:
-    jpeg = codecs.Jpeg()
+    jpeg = rivals.RIVALS["jpeg"]
     sizes = {setting: 8 * len(jpeg.encode(RGB, setting)) / (48 * 80) for setting in jpeg.settings()}
     for target in (0.01, 2.0, 4.0, 100.0):
         nearest = min(sizes, key=lambda s: abs(math.log(sizes[s] / target)))
@@ -210,10 +209,12 @@ def test_fill_mirrors_and_cuts() -> None:
 
 
 def test_choose_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str, *_: Any) -> None:
+    from neurocodec.interop import compressai
+
+    def absent(*_: Any) -> None:
         raise MissingPackageError("no compressai here")
 
-    monkeypatch.setattr(speed, "_compressai", absent)
+    monkeypatch.setattr(compressai, "qualities", absent)
     with speed.choose(["jpeg", "cai:mbt2018-mean"]) as (found, missing):
         assert [codec.name for codec in found] == ["jpeg"]
         assert missing == {"cai:mbt2018-mean": "no compressai here"}
@@ -247,7 +248,7 @@ def test_compressai_networks_without_weights_are_measured_and_named_so(
 
 
 def test_arguments_that_make_no_sense() -> None:
-    jpeg = [codecs.Jpeg()]
+    jpeg = [rivals.RIVALS["jpeg"]]
     for options in ({"repeats": 0}, {"bpp": 0}, {"threads": []}, {"threads": [0]}):
         with pytest.raises(ConfigError, match="give positive numbers"):
             speed.run(jpeg, [(8, 8)], **options)  # type: ignore[arg-type]
@@ -338,4 +339,4 @@ def test_a_coder_that_decodes_wrongly_is_no_result(monkeypatch: pytest.MonkeyPat
     decode = coder.Decoder.decode
     monkeypatch.setattr(coder.Decoder, "decode", lambda self, indexes: decode(self, indexes) + 1)
     with pytest.raises(RuntimeError, match="other symbols"):
-        coder_speed.run(coder_speed.drawn(100)[:1], repeats=1)
+        coder_speed.run(coder_speed.gaussian_samples(100)[:1], repeats=1)
