@@ -47,9 +47,15 @@ def picture(tmp_path: Path) -> Path:
 def test_rows(picture: Path) -> None:
     threads = [1, 2] if speed.available_cores() > 1 else [1]
     results = speed.run(
-        [rivals.Nic(SMALL, "nic"), rivals.RIVALS["jpeg"]], [(70, 50)], threads=threads, bpp=2.0, repeats=2, picture=picture,
-        device="cpu", missing={"bpg": "not there"},
-    )  # fmt: skip
+        [rivals.Nic(SMALL, "nic"), rivals.RIVALS["jpeg"]],
+        [(70, 50)],
+        threads=threads,
+        bpp=2.0,
+        repeats=2,
+        picture=picture,
+        device="cpu",
+        missing={"bpg": "not there"},
+    )
     rows = results["rows"]
     assert [(row["codec"], row["threads"]) for row in rows] == [(c, t) for c in ("nic", "jpeg") for t in threads]
     for row in rows:
@@ -174,9 +180,9 @@ def test_stages_count_every_pass_of_the_entropy_network_and_the_coder(
     monkeypatch.setattr(coder.Decoder, "finish", slowed(coder.Decoder.finish))
     runs = stages.stage_runs(rivals.Nic(small_model), RGB, 50, stages.Clock("cpu"), 1)
     assert runs is not None
-    for (stages,) in runs.values():
-        assert stages["h_s and context"] > PASSES * 0.03
-        assert stages["pixels and container"] < PASSES * 0.03
+    for (seconds,) in runs.values():
+        assert seconds["h_s and context"] > PASSES * 0.03
+        assert seconds["pixels and container"] < PASSES * 0.03
     assert runs["decode"][0]["range coder"] > 0.03
     assert stages.stage_runs(rivals.RIVALS["jpeg"], RGB, 50, stages.Clock("cpu"), 1) is None
 
@@ -189,9 +195,9 @@ def test_realism_is_what_is_measured(small_model: Model) -> None:
     nic = rivals.Nic(dataclasses.replace(small_model, generator=generator.eval()), "nic@0.5", realism=0.5)
     runs = stages.stage_runs(nic, RGB, 50, stages.Clock("cpu"), 1)
     assert runs is not None
-    (stages,) = runs["decode"]
-    assert stages["generator"] > 0
-    assert "g_s" not in stages
+    (seconds,) = runs["decode"]
+    assert seconds["generator"] > 0
+    assert "g_s" not in seconds
 
 
 def test_setting_near_a_rate() -> None:
