@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from neurocodec.bench.measures import lpips
 
 from neurocodec import checkpoint, codec, container, tiling
-from neurocodec.bench import codecs
+from neurocodec.bench import rivals
+from neurocodec.bench.quality import lpips
 from neurocodec.errors import MissingWeightsError, ModelMismatchError, ModelNotFoundError
 from neurocodec.metrics import psnr
 from neurocodec.models.complexity import count_generator_macs
@@ -92,13 +92,13 @@ def levels(a, b):
 
 
 def test_benchmarks_name_the_generator(with_generator, small_model):
-    described = codecs.Nic(with_generator, "nic@1", realism=1.0).describe()
+    described = rivals.Nic(with_generator, "nic@1", realism=1.0).describe()
     assert described["settings"].endswith("decoded with realism 1")
     assert len(described["generator"]) == 16
     other = checkpoint.new_generator(SMALL, small_model).eval()
-    changed = codecs.Nic(dataclasses.replace(small_model, generator=other), "nic@1", realism=1.0).describe()
+    changed = rivals.Nic(dataclasses.replace(small_model, generator=other), "nic@1", realism=1.0).describe()
     assert {key for key in described if described[key] != changed[key]} == {"generator"}
-    assert "generator" not in codecs.Nic(with_generator).describe()
+    assert "generator" not in rivals.Nic(with_generator).describe()
 
 
 def test_decoding_with_realism(with_generator, small_model, photo):
