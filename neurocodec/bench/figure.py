@@ -90,7 +90,6 @@ def _style() -> Any:
 def _figure(curves: Sequence[Curve], metric: Metric, title: str, tooltips: list[str] | None = None) -> Any:
     """The figure. Adds the text of each point to `tooltips`; its group in the SVG is point-N, N the index there."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     figure = Figure(figsize=(8.0, 5.0), layout="constrained")
     axes: Any = figure.add_subplot()
@@ -118,8 +117,9 @@ def _figure(curves: Sequence[Curve], metric: Metric, title: str, tooltips: list[
     axes.set_xlim(0, right)
     axes.set_ylim(low, high)
     if metric.falls:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda height, _: f"{10**height:.2g}"))
-        axes.yaxis.set_major_locator(MultipleLocator(0.1 if high - low < 1 else 0.5))
+        ticks = [digit * 10.0**power for power in range(-9, 2) for digit in (1, 2, 5)]
+        ticks = [value for value in ticks if low <= math.log10(value) <= high]
+        axes.set_yticks([math.log10(value) for value in ticks], [f"{value:g}" for value in ticks])
     _name_ends(axes, ends, low, high, right)
     axes.set_xlabel("bits per pixel (whole file)")
     axes.set_ylabel(metric.axis)

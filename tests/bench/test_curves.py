@@ -1,4 +1,4 @@
-"""Curves, anchors and BD-rates of results; the table, the figure, the page and its gallery."""
+"""Curves, anchors and BD-rates of results; the table, figures, the page and its gallery."""
 
 from __future__ import annotations
 
@@ -12,23 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from neurocodec.bench.page import page
 from numpy.typing import NDArray
 from paths import ROOT
 from PIL import Image
 
-from neurocodec.bench import (
-    codecs,
-    curves,
-    datasets,
-    figure,
-    gallery,
-    plot,
-    rate_distortion,
-    report,
-    tables,
-)
+from neurocodec.bench import curves, datasets, figure, gallery, rate_distortion, report, rivals, summary
+from neurocodec.bench import results as results_file
 from neurocodec.bench.bd_rate import bd_rate, bootstrap
+from neurocodec.bench.quality import METRICS, Metrics
+from neurocodec.bench.report import page
 from neurocodec.errors import ConfigError
 
 
@@ -86,14 +78,14 @@ def test_table(tmp_path: Path) -> None:
 def test_figure_repeats(tmp_path: Path) -> None:
     found = curves.curves_of(made({"nic": HALF, "jpeg": CURVE, "a": CURVE, "b": HALF}), [])
     paths = [tmp_path / "rd.png", tmp_path / "rd.svg"]
-    figure.figure(found, "title", paths)
+    figure.save(found, "title", paths)
     with Image.open(tmp_path / "rd.png") as im:
         assert im.size == (1280, 800)
         assert len(im.convert("RGB").getcolors(2**20) or ()) > 10
     svg = (tmp_path / "rd.svg").read_text()
     assert all(f">{name}<" in svg for name in ("nic", "jpeg", "a", "b"))
     assert len(set(figure.colours(found))) == 4
-    figure.figure(found, "title", paths)
+    figure.save(found, "title", paths)
     assert (tmp_path / "rd.svg").read_text() == svg
 
 
@@ -107,7 +99,7 @@ def test_curves_that_cannot_be_compared_say_so() -> None:
     falling = [(0.1, 25.0), (0.3, 24.0)]
     results = made({"nic": falling, "webp": [(3.0, 45.0), (4.0, 46.0)], "jpeg": CURVE})
     del results["rows"][-1]  # one picture of JPEG's best setting
-    text = tables.table(curves.summarise(results))
+    text = summary.markdown(curves.summarise(results))
     assert "| nic | none |" in text
     assert "the test curve is not increasing" in text
     assert "| webp | none |" in text
@@ -165,7 +157,7 @@ def test_anchors_that_do_not_fit_are_left_out_aloud(tmp_path: Path) -> None:
     one = anchor_file(tmp_path / "one.json", CURVE, ["kodim01.png"])
     clic = anchor_file(tmp_path / "clic.json", CURVE, [], dataset="clic2025-validation")
     known = anchor_file(tmp_path / "known.json", CURVE, [], source="a paper")
-    text = tables.table(curves.summarise(results, [one, clic, known]))
+    text = summary.markdown(curves.summarise(results, [one, clic, known]))
     assert "Anchor one is left out: it covers 1 pictures" in text
     assert "Anchor clic is left out: it was measured on clic2025-validation, not on kodak" in text
     assert "Anchor known is left out: only its average over the whole of kodak is known" in text
@@ -191,8 +183,8 @@ def test_published_anchors_are_marked_and_kept(tmp_path: Path) -> None:
     anchor_file(folder / "paper.json", HALF, [], source="a paper, table 2")
     anchor_file(folder / "vtm.json", [(bpp / 3, psnr) for bpp, psnr in CURVE], [], source="theirs")
     results = curves.summarise(made({"jpeg": CURVE}, pictures=24), [folder], ["paper"])
-    rate_distortion.save(results, tmp_path / "results.json")
-    results = rate_distortion.load(tmp_path / "results.json")
+    results_file.save(results, tmp_path / "results.json")
+    results = results_file.load(tmp_path / "results.json")
     text = report.write(results, tmp_path)
     for reference in ("jpeg", "vtm (published)", "paper (published)"):
         assert f"## BD-rate against {reference}" in text
@@ -201,8 +193,8 @@ def test_published_anchors_are_marked_and_kept(tmp_path: Path) -> None:
     assert "- paper (published): as set; from a paper, table 2" in text
     assert ">paper (published)<" in (tmp_path / "rd.svg").read_text()
     document = page(results)
-    assert "paper (published)" in document
-    assert 'class="c1 published"' in document
+    assert ">paper (published)<" in document
+    assert "<title>paper (published): 0.050 bpp, PSNR 25.00 dB</title>" in document
 
 
 def test_references(tmp_path: Path) -> None:
@@ -226,15 +218,15 @@ def test_older_results_files_are_read(tmp_path: Path) -> None:
     results = made({"nic": HALF, "jpeg": CURVE})
     for row in results["rows"]:
         del row["lpips"]
-    assert "## nic" in tables.table(results)
-    assert "| nic | -50.0 %" in tables.table(curves.summarise(results))
+    assert "## nic" in summary.markdown(results)
+    assert "| nic | -50.0 %" in summary.markdown(curves.summarise(results))
     assert "<h2>Averages by setting</h2>" in page(results)
     for path in sorted((ROOT / "benchmarks" / "results").glob("rd-*.json")):
-        assert curves.curves_of(rate_distortion.load(path), [])
+        assert curves.curves_of(results_file.load(path), [])
 
 
 class Page(HTMLParser):
-    """Checks nesting, and collects pictures and every address."""
+    """Checks nesting, and collects pictures and every address outside the page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -245,14 +237,16 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href")]
+        links = [value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href")]
+        self.addresses += [link for link in links if not link.startswith("#")]
         if tag == "img":
             self.images.append(dict(attrs))
         if tag not in ("img", "meta", "br"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in ("path", "rect", "circle")
+        assert tag in ("path", "rect", "circle", "use")
+        self.addresses += [value or "" for name, value in attrs if name == "xlink:href" and value and value[0] != "#"]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -277,15 +271,17 @@ def test_page_needs_nothing_else(folder: Path) -> None:
 
 def test_plots_tell_their_numbers() -> None:
     found = curves.curves_of(made({"nic": HALF, "jpeg": CURVE}), [])
-    psnr = plot.plot(found, curves.METRICS["psnr"], 960, 480, named=True)
+    psnr = figure.svg(found, METRICS["psnr"])
     assert "<title>nic: 0.150 bpp, PSNR 29.00 dB</title>" in psnr
     assert ">jpeg</text>" in psnr
-    assert ">jpeg</text>" not in plot.plot(found, curves.METRICS["psnr"], 360, 330, named=False)
-    lpips = plot.plot(found, curves.METRICS["lpips"], 960, 480, named=True)
+    lpips = figure.svg(found, METRICS["lpips"])
     assert "<title>jpeg: 0.100 bpp, LPIPS 0.4000</title>" in lpips
-    heights = [float(y) for y in re.findall(r'cy="([\d.]+)" r="2.6"', lpips)[:4]]
+    assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]+"', "", lpips)
+    points = re.findall(r'<title>nic: [^<]+</title>.*?<use [^>]*y="([\d.]+)"', lpips, re.DOTALL)
+    heights = [float(y) for y in points]
+    assert len(heights) == 4
     assert heights == sorted(heights)  # less is lower
-    assert plot.plot([], curves.METRICS["psnr"], 960, 480, named=True) == ""
+    assert figure.svg([], METRICS["psnr"]) == ""
 
 
 def test_a_point_without_any_error_is_not_drawn() -> None:
@@ -294,34 +290,27 @@ def test_a_point_without_any_error_is_not_drawn() -> None:
     best = {codec: max(row["setting"] for row in results["rows"] if row["codec"] == codec) for codec in ("nic", "jpeg")}
     for row in results["rows"]:
         row["ms_ssim"] = 1.0 if row["setting"] == best[row["codec"]] else 0.9
-    (curve, _), key = curves.curves_of(results, []), curves.METRICS["ms_ssim"]
-    drawn = plot.plot([curve], key, 960, 480, named=True)
-    assert drawn.count("<circle") == 2 * (len(curve.values["ms_ssim"]) - 1)
+    (curve, _), metric = curves.curves_of(results, []), METRICS["ms_ssim"]
+    assert figure.svg([curve], metric).count("<title>") == len(curve.values["ms_ssim"]) - 1
     for row in results["rows"]:
         row["ms_ssim"] = 1.0
-    assert plot.plot(curves.curves_of(results, []), key, 960, 480, named=True) == ""
+    assert figure.svg(curves.curves_of(results, []), metric) == ""
     assert "<h3>MS-SSIM" not in page(results)
-
-
-def test_ticks() -> None:
-    assert plot.ticks(0.0, 2.0, 6) == [0.0, 0.5, 1.0, 1.5, 2.0]
-    assert plot.ticks(24.3, 42.1, 5) == [25.0, 30.0, 35.0, 40.0]
-    assert plot.ticks(-0.04, 0.11, 5) == [0.0, 0.05, 0.1]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three pictures, the smoothest last."""
     for index, strength in enumerate((1.0, 0.6, 0.1)):
-        rgb = codecs.synthetic_picture(300, 400, index).astype(float)
+        rgb = rivals.synthetic_picture(300, 400, index).astype(float)
         Image.fromarray((128 + strength * (rgb - 128)).astype(np.uint8)).save(tmp_path / f"{index}.png")
     return tmp_path
 
 
 def measured(folder: Path, **options: Any) -> tuple[dict[str, Any], list[gallery.Panel]]:
-    chosen = codecs.create(["jpeg", "webp", "jpeg-444"])
+    chosen = rivals.create(["jpeg", "webp", "jpeg-444"])
     dataset = datasets.load_dataset(str(folder))
-    results = rate_distortion.run(dataset, chosen, folder / "results.json", settings=[5, 50], measures=Measures())
+    results = rate_distortion.run(dataset, chosen, folder / "results.json", settings=[5, 50], metrics=Metrics())
     results = curves.summarise(results, resamples=10)
     return results, gallery.panels(results, dataset, chosen, **options)
 
@@ -338,12 +327,12 @@ def test_gallery(folder: Path) -> None:
         assert original.bpp is None
         assert [crop.codec for crop in (jpeg, *others)] == ["jpeg", "webp", "jpeg-444"]
         assert jpeg.setting is not None
-        one = codecs.Jpeg()
+        one = rivals.RIVALS["jpeg"]
         data = one.encode(rgb, jpeg.setting)
         assert jpeg.bpp == 8 * len(data) / (300 * 400)
         np.testing.assert_array_equal(pixels(jpeg), one.decode(data)[cut])
     rgb = np.asarray(Image.open(folder / "2.png"))
-    sizes = {quality: 8 * len(codecs.Jpeg().encode(rgb, quality)) / (300 * 400) for quality in range(5, 51)}
+    sizes = {quality: 8 * len(rivals.RIVALS["jpeg"].encode(rgb, quality)) / (300 * 400) for quality in range(5, 51)}
     assert panels[0].crops[1].setting == min(sizes, key=lambda quality: abs(math.log(sizes[quality] / 0.1)))
     assert measured(folder, pictures=0)[1] == []
 
@@ -357,7 +346,7 @@ def test_gallery_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_crops_are_taken_where_there_is_something() -> None:
     rgb = np.full((500, 700, 3), 90, np.uint8)
-    rgb[300:420, 404:560] = codecs.synthetic_picture(120, 156)
+    rgb[300:420, 404:560] = rivals.synthetic_picture(120, 156)
     x, y = gallery.most_structure(rgb)
     assert x <= 404
     assert x + gallery.WIDTH >= 560
@@ -371,11 +360,12 @@ def test_gallery_searches_settings_of_any_scale(folder: Path) -> None:
     """A distance that falls as files grow, and rates that are no whole numbers."""
     rgb = np.asarray(Image.open(folder / "1.png"))
     for name in ("jxl", "jpeg2000"):
-        (one,), _ = codecs.installed([name])
-        row, _ = gallery._near(one, rgb, 0.8, {}, Measures())
-        assert row["bpp"] == pytest.approx(0.8, rel=0.1)
-    row, _ = gallery._near(codecs.Jpeg(), rgb, 1e-3, {}, Measures())
-    assert row["setting"] == codecs.Jpeg().settings()[0]  # the nearest it gets
+        (one,), _ = rivals.installed([name])
+        near = gallery.setting_near(one, rgb, 0.8, {})
+        assert rivals.bits_per_pixel(one.encode(rgb, near), rgb) == pytest.approx(0.8, rel=0.1)
+    jpeg = rivals.RIVALS["jpeg"]
+    assert gallery.setting_near(jpeg, rgb, 1e-3, {}) == jpeg.settings()[0]  # the nearest it gets
+    assert gallery.setting_near(jpeg, rgb, 1e-3, {2.0: 0.1}) == 2.0  # measured already, beyond its own settings
 
 
 def pixels(crop: gallery.Crop) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""docs/results.md and its figures are those of the files in benchmarks/results."""
+"""docs/results.md and its figures are made from the files in benchmarks/results."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from types import ModuleType
 import pytest
 from paths import ROOT
 
-from neurocodec.bench import curves, tables
+from neurocodec.bench import curves, summary
 
 
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
-    """benchmarks/make_results.py."""
-    spec = importlib.util.spec_from_file_location("make_results", ROOT / "benchmarks" / "make_results.py")
+    """tools/make_results.py."""
+    spec = importlib.util.spec_from_file_location("make_results", ROOT / "tools" / "make_results.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,14 +26,14 @@ def maker() -> ModuleType:
 
 def test_results_page_is_up_to_date(maker: ModuleType) -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == maker.text(), (
-        "benchmarks/results changed: run python benchmarks/make_results.py"
+        "benchmarks/results changed: run python tools/make_results.py"
     )
 
 
 def test_figures_show_every_curve(maker: ModuleType) -> None:
     for path, results in maker.rate_distortion(ROOT / "benchmarks" / "results"):
         svg = (ROOT / "docs" / f"{path.stem}.svg").read_text(encoding="utf-8")
-        assert f">{tables.title(results)}<" in svg
+        assert f">{summary.title(results)}<" in svg
         for curve in curves.curves_of(results, []):
             assert f">{curve.label}<" in svg, path.name
 

@@ -1,4 +1,4 @@
-"""The scripts in benchmarks/ that read results: the slider beside other codecs, and points that others measured."""
+"""The scripts in benchmarks/ and tools/: the slider beside other codecs, points measured by others, the gallery."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SMALL = SMALL_MODEL
 PICTURES = ("one.png", "two.png")
 
 
-def script(name: str) -> ModuleType:
-    """benchmarks/NAME.py."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+def script(name: str, folder: str = "benchmarks") -> ModuleType:
+    """FOLDER/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -151,7 +151,7 @@ def test_a_quality_and_a_quantiser_are_compared_by_their_curves() -> None:
 
 
 def test_the_gallery_counts_picture_data_and_takes_the_nearest_file() -> None:
-    gallery = script("gallery")
+    gallery = script("gallery", "tools")
 
     def file(size: int) -> bytes:
         boxes = ((b"ftyp", 16), (b"mdat", size), (b"meta", 400))

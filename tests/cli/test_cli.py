@@ -398,7 +398,7 @@ def test_compare_of_a_picture_too_small_for_ms_ssim(capsys: pytest.CaptureFixtur
 def test_compare_shows_both_ends_of_realism(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: Any
 ) -> None:
-    from neurocodec.bench import measures
+    from neurocodec.bench import quality
     from neurocodec.model import GeneratorConfig
 
     torch.manual_seed(1)
@@ -406,8 +406,8 @@ def test_compare_shows_both_ends_of_realism(
     generator.head.weight.data.normal_(0.0, 0.02)
     with_generator = dataclasses.replace(small_model, generator=generators.file_of(generator.eval(), small_model))
     monkeypatch.setattr(model_files, "load", lambda *_, **__: with_generator)
-    monkeypatch.setattr(measures, "available", lambda: (measures.Measures(lpips=True), {}))
-    monkeypatch.setattr(measures, "lpips", lambda a, b: float(np.abs(a.astype(int) - b).mean()))
+    monkeypatch.setattr(quality, "available", lambda: (quality.Metrics(lpips=True), {}))
+    monkeypatch.setattr(quality, "lpips", lambda a, b: float(np.abs(a.astype(int) - b).mean()))
     source, page = make_picture(tmp_path / "a.png", size=(60, 50)), tmp_path / "page.html"
     status, out, err = run(capsys, "compare", source, "-o", page)
     assert (status, err) == (0, "")
@@ -424,7 +424,7 @@ def test_compare_shows_both_ends_of_realism(
     assert [row[0].split(",")[0] for row in rows] == ["neurocodec", "neurocodec", "JPEG"]
     assert len(set(re.findall(r'src="(data:[^"]+)"', text))) == 4
 
-    monkeypatch.setattr(measures, "available", lambda: (measures.Measures(), {"LPIPS": "no weights"}))
+    monkeypatch.setattr(quality, "available", lambda: (quality.Metrics(), {"LPIPS": "no weights"}))
     status, out, _ = run(capsys, "compare", source, "-o", page, "--force")
     assert status == 0
     assert "no LPIPS: no weights" in out
@@ -447,7 +447,7 @@ def test_compare_says_what_is_wrong(capsys: pytest.CaptureFixture[str], nic_file
 
 
 def test_jpeg_has_at_least_the_bytes_it_is_compared_with(photo: np.ndarray) -> None:
-    from neurocodec.bench.rivals import create
+    from neurocodec.bench.rivals import RIVALS
     from neurocodec.cli.compare import jpeg_variant
 
     part = photo[:200, :240]
@@ -455,7 +455,7 @@ def test_jpeg_has_at_least_the_bytes_it_is_compared_with(photo: np.ndarray) -> N
         chosen = jpeg_variant(part, size)
         quality = int(chosen.name.split()[-1])
         assert len(chosen.data) >= size
-        assert quality == 1 or len(create(["jpeg"])[0].encode(part, quality - 1)) < size
+        assert quality == 1 or len(RIVALS["jpeg"].encode(part, quality - 1)) < size
     assert jpeg_variant(part, 10**9).name.endswith("quality 100")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurocodec.errors import ImageError, MissingPackageError, NeurocodecError
+from neurocodec.errors import ImageError
 from neurocodec.metrics import ms_ssim, ms_ssim_db, psnr
 
 RNG = np.random.default_rng(3)
@@ -60,9 +60,3 @@ def test_ms_ssim() -> None:
 def test_ms_ssim_refuses_what_it_cannot_measure(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError, match="above 160"):
         ms_ssim(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
-
-
-def test_missing_package_is_a_sentence() -> None:
-    with pytest.raises(MissingPackageError, match=r"rainbows needs Unicorn.*pip install") as caught:
-        packages.require("neurocodec_no_such_module", "Unicorn", "rainbows")
-    assert isinstance(caught.value, NeurocodecError)
