@@ -69,6 +69,15 @@ inline std::vector<Kernel> kernels() {
   return list;
 }
 
+inline const char* name_of(Kernel kernel) {
+  switch (kernel) {
+    case Kernel::kAvx512: return "avx512";
+    case Kernel::kAvx2: return "avx2";
+    case Kernel::kNeon: return "neon";
+    default: return "generic";
+  }
+}
+
 constexpr size_t kPanel = 16;  // outputs packed together
 constexpr size_t kTile = 12;   // positions computed together
 constexpr size_t kPanels = 2;  // panels computed together
