@@ -1,4 +1,6 @@
-"""Builds the native range coder and integer layers; everything else is in pyproject.toml."""
+"""Builds the core in C++; everything else is in pyproject.toml."""
+
+from glob import glob
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext, has_flag
 from setuptools import setup
@@ -18,9 +20,9 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "neurocodec._native",
-            ["csrc/bindings.cpp"],
+            ["csrc/bindings.cpp", "csrc/c_api.cpp"],
             include_dirs=["csrc"],
-            depends=[f"csrc/{name}.hpp" for name in ("range_coder", "integer_layers", "network", "tile", "parallel")],
+            depends=glob("csrc/*.h*"),
             cxx_std=17,
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-pthread"],
             extra_link_args=["-pthread"],

@@ -1,23 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// neurocodec._native: NumPy arrays in, bytes or arrays out. Types, lengths, the GIL and errors; the rest is
-// tile.hpp and what it includes.
+// neurocodec._native: NumPy arrays in, bytes or arrays out. Types, lengths, the GIL and errors; a model is that of
+// c_api.h, the rest is range_coder.hpp and integer_layers.hpp.
 //
-// Surprises: arrays must be contiguous and of the exact type (neurocodec.entropy.coder ensures it); a decoder holds a
-// lock, because it works without the GIL.
+// Surprises:
+//  * Arrays must be contiguous, aligned and of the exact type; anything else is a TypeError or ValueError.
+//  * A decoder takes a lock, because it works without the GIL.
+//  * `Class.__new__(Class)` runs no constructor: pybind11 then hands out bare memory. Classes with methods are therefore
+//    one pointer in memory that was cleared, so that the missing constructor is seen.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "tile.hpp"
+#include "c_api.h"
+#include "integer_layers.hpp"
+#include "range_coder.hpp"
 
 namespace py = pybind11;
 namespace nc = neurocodec;
@@ -49,6 +56,12 @@ void check(nc::Status status) {
   }
 }
 
+void check_aligned(const py::array& values, const std::string& name) {
+  if ((values.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
+    throw std::invalid_argument(name + " is not aligned as its type.");
+  }
+}
+
 void check_indexes(const uint8_t* indexes, size_t n, size_t rows) {
   uint8_t largest = 0;
   for (size_t i = 0; i < n; ++i) largest = indexes[i] > largest ? indexes[i] : largest;
@@ -60,6 +73,9 @@ void check_indexes(const uint8_t* indexes, size_t n, size_t rows) {
 
 std::shared_ptr<nc::Tables> make_tables(const Array<uint16_t>& frequencies, const Array<int32_t>& offsets,
                                         const Array<int32_t>& lengths) {
+  check_aligned(frequencies, "frequencies");
+  check_aligned(offsets, "offsets");
+  check_aligned(lengths, "lengths");
   if (offsets.size() != lengths.size()) throw std::invalid_argument("offsets and lengths differ in size.");
   std::shared_ptr<nc::Tables> tables =
       nc::Tables::build(frequencies.data(), static_cast<size_t>(frequencies.size()), offsets.data(), lengths.data(),
@@ -71,6 +87,7 @@ std::shared_ptr<nc::Tables> make_tables(const Array<uint16_t>& frequencies, cons
 py::bytes encode(const std::shared_ptr<nc::Tables>& tables, const Array<int32_t>& symbols,
                  const Array<uint8_t>& indexes, const std::vector<size_t>& calls, int lanes_log2, int groups_log2,
                  size_t threads) {
+  check_aligned(symbols, "symbols");
   const auto n = static_cast<size_t>(symbols.size());
   if (static_cast<size_t>(indexes.size()) != n) throw std::invalid_argument("symbols and indexes differ in size.");
   size_t total = 0;
@@ -95,18 +112,32 @@ py::bytes encode(const std::shared_ptr<nc::Tables>& tables, const Array<int32_t>
   return py::reinterpret_steal<py::bytes>(bytes);
 }
 
-class Decoder {
+// Memory for an object of which no constructor may ever run.
+struct Cleared {
+  static void* operator new(size_t size) {
+    void* const memory = ::operator new(size);
+    std::memset(memory, 0, size);
+    return memory;
+  }
+  static void* operator new(size_t, void* place) { return place; }
+  static void operator delete(void* memory) { ::operator delete(memory); }
+};
+
+template <typename T>
+T& made(const std::unique_ptr<T>& object) {
+  if (!object) throw py::type_error("__init__ was not called.");
+  return *object;
+}
+
+class Decoder : public Cleared {
  public:
   Decoder(py::bytes data, std::shared_ptr<nc::Tables> tables, size_t threads)
-      : data_(std::move(data)),
-        tables_(std::move(tables)),
-        threads_(threads),
-        decoder_(reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(data_.ptr())),
-                 static_cast<size_t>(PyBytes_GET_SIZE(data_.ptr())), *tables_) {
-    check(decoder_.status());
+      : state_(std::make_unique<State>(std::move(data), std::move(tables), threads)) {
+    check(state_->decoder.status());
   }
 
   Array<int32_t> decode(const Array<uint8_t>& indexes) {
+    State& state = made(state_);
     const auto n = static_cast<size_t>(indexes.size());
     Array<int32_t> symbols(indexes.size());
     const uint8_t* const in = indexes.data();
@@ -114,50 +145,53 @@ class Decoder {
     nc::Status status;
     {
       const py::gil_scoped_release release;
-      check_indexes(in, n, tables_->size());
-      const std::lock_guard<std::mutex> lock(mutex_);
-      status = decoder_.decode(in, out, n, threads_);
+      check_indexes(in, n, state.tables->size());
+      const std::lock_guard<std::mutex> lock(state.mutex);
+      status = state.decoder.decode(in, out, n, state.threads);
     }
     check(status);
     return symbols;
   }
 
   void finish() {
+    State& state = made(state_);
     nc::Status status;
     {
       const py::gil_scoped_release release;
-      const std::lock_guard<std::mutex> lock(mutex_);
-      status = decoder_.finish();
+      const std::lock_guard<std::mutex> lock(state.mutex);
+      status = state.decoder.finish();
     }
     check(status);
   }
 
  private:
-  const py::bytes data_;
-  const std::shared_ptr<nc::Tables> tables_;
-  const size_t threads_;
-  std::mutex mutex_;
-  nc::StreamDecoder decoder_;
-};
+  struct State {
+    State(py::bytes bytes, std::shared_ptr<nc::Tables> rows, size_t most)
+        : data(std::move(bytes)),
+          tables(std::move(rows)),
+          threads(most),
+          decoder(reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(data.ptr())),
+                  static_cast<size_t>(PyBytes_GET_SIZE(data.ptr())), *tables) {}
 
-const char* name_of(nc::Kernel kernel) {
-  switch (kernel) {
-    case nc::Kernel::kAvx512: return "avx512";
-    case nc::Kernel::kAvx2: return "avx2";
-    case nc::Kernel::kNeon: return "neon";
-    default: return "generic";
-  }
-}
+    const py::bytes data;
+    const std::shared_ptr<nc::Tables> tables;
+    const size_t threads;
+    std::mutex mutex;
+    nc::StreamDecoder decoder;
+  };
+
+  std::unique_ptr<State> state_;
+};
 
 std::vector<std::string> kernel_names() {
   std::vector<std::string> names;
-  for (const nc::Kernel kernel : nc::kernels()) names.emplace_back(name_of(kernel));
+  for (size_t i = 0; nc_kernel(i) != nullptr; ++i) names.emplace_back(nc_kernel(i));
   return names;
 }
 
 nc::Kernel kernel_named(const std::string& name) {
   for (const nc::Kernel kernel : nc::kernels()) {
-    if (name == name_of(kernel)) return kernel;
+    if (name == nc::name_of(kernel)) return kernel;
   }
   throw std::invalid_argument("This machine runs no kernel named " + name + ".");
 }
@@ -171,6 +205,7 @@ Array<Out> pointwise(const Array<int16_t>& x, const Array<int16_t>& weight, cons
       bias.shape(0) != weight.shape(0) || shift.shape(0) != weight.shape(0)) {
     throw std::invalid_argument("The shapes of the layer do not fit each other.");
   }
+  for (const py::array& values : {py::array(x), py::array(weight), py::array(bias)}) check_aligned(values, "An array");
   const auto inputs = static_cast<size_t>(x.shape(2)), outputs = static_cast<size_t>(weight.shape(0));
   const auto positions = static_cast<size_t>(x.shape(0) * x.shape(1));
   const nc::Pointwise layer(weight.data(), bias.data(), shift.data(), outputs, inputs);
@@ -192,6 +227,7 @@ Array<int16_t> depthwise(const Array<int16_t>& x, const Array<int16_t>& weight, 
       shift.shape(0) != x.shape(2)) {
     throw std::invalid_argument("The shapes of the layer do not fit each other.");
   }
+  for (const py::array& values : {py::array(x), py::array(weight), py::array(bias)}) check_aligned(values, "An array");
   const auto height = static_cast<size_t>(x.shape(0)), width = static_cast<size_t>(x.shape(1));
   const auto channels = static_cast<size_t>(x.shape(2)), row = width * channels;
   const nc::Depthwise layer(weight.data(), bias.data(), shift.data(), channels);
@@ -204,95 +240,93 @@ Array<int16_t> depthwise(const Array<int16_t>& x, const Array<int16_t>& weight, 
   return out;
 }
 
-nc::Array array_of(const py::array& values, const std::string& name) {
-  nc::Array array;
-  const auto kind = values.dtype().kind();
-  const auto size = values.dtype().itemsize();
-  if (kind == 'i' && size == 1) {
-    array.type = nc::Type::kInt8;
-  } else if (kind == 'i' && size == 2) {
-    array.type = nc::Type::kInt16;
-  } else if (kind == 'i' && size == 4) {
-    array.type = nc::Type::kInt32;
-  } else if (kind == 'u' && size == 2) {
-    array.type = nc::Type::kUint16;
-  } else {
-    throw nc::ModelError("the model file holds " + name + " with a type that no network uses.");
-  }
-  if ((values.flags() & py::array::c_style) == 0) throw nc::ModelError(name + " is not contiguous.");
-  array.data = values.data();
-  for (py::ssize_t i = 0; i < values.ndim(); ++i) array.shape.push_back(static_cast<size_t>(values.shape(i)));
-  return array;
-}
-
-class Model {
+class Model : public Cleared {
  public:
-  Model(const std::map<std::string, size_t>& shape, const std::map<std::string, py::array>& arrays)
-      : model_(shape_of(shape), all(arrays)) {}
+  Model(const std::map<std::string, size_t>& shape, const std::map<std::string, py::array>& arrays) {
+    const nc_shape numbers = shape_of(shape);
+    std::vector<nc_array> all;
+    for (const auto& [name, values] : arrays) all.push_back(array_of(values, name));
+    nc_model* made = nullptr;
+    call([&](char* message, size_t size) {
+      return nc_model_new(&numbers, all.data(), all.size(), &made, message, size);
+    });
+    model_.reset(made);
+  }
 
   Array<int32_t> analyse(const Array<uint8_t>& rgb, int quality, const std::string& kernel, size_t threads) const {
-    encoder();
-    if (rgb.ndim() != 3 || rgb.shape(2) != 3 || rgb.shape(0) % 16 != 0 || rgb.shape(1) % 16 != 0 || rgb.size() == 0) {
+    const nc_shape& shape = this->shape();
+    if (rgb.ndim() != 3 || rgb.shape(2) != 3 || rgb.shape(0) % 16 != 0 || rgb.shape(1) % 16 != 0) {
       throw std::invalid_argument("The pixels are not of shape (16 h, 16 w, 3).");
     }
-    const nc::Run run = checked(quality, kernel, threads);
     const auto height = static_cast<size_t>(rgb.shape(0)) / 16, width = static_cast<size_t>(rgb.shape(1)) / 16;
-    Array<int32_t> y({height, width, model_.shape().latent_channels});
-    const uint8_t* const from = rgb.data();
-    int32_t* const to = y.mutable_data();
-    const py::gil_scoped_release release;
-    model_.analyse(run, from, height, width, quality, to);
+    Array<int32_t> y({height, width, shape.latent_channels});
+    run(quality, kernel, threads, [&, from = rgb.data(), to = y.mutable_data()](const nc_run& how, char* m, size_t n) {
+      return nc_analyse(model_.get(), &how, from, height, width, to, m, n);
+    });
     return y;
   }
 
   py::tuple encode(const Array<int32_t>& y, int quality, const std::string& kernel, size_t threads) const {
-    encoder();
     check_latents(y);
-    const nc::Run run = checked(quality, kernel, threads);
-    const auto height = static_cast<size_t>(y.shape(0)), width = static_cast<size_t>(y.shape(1));
-    const int32_t* const from = y.data();
-    nc::Latents latents;
-    std::vector<uint8_t> stream;
-    {
-      const py::gil_scoped_release release;
-      stream = model_.encode(run, from, height, width, quality, latents);
-    }
-    return py::make_tuple(py::bytes(reinterpret_cast<const char*>(stream.data()), stream.size())) +
-           arrays_of(latents, height, width);
+    Latents latents(shape(), static_cast<size_t>(y.shape(0)), static_cast<size_t>(y.shape(1)));
+    uint8_t* stream = nullptr;
+    size_t size = 0;
+    run(quality, kernel, threads, [&, from = y.data()](const nc_run& how, char* m, size_t n) {
+      return nc_encode(model_.get(), &how, from, latents.height, latents.width, &stream, &size, latents.z, latents.s,
+                       latents.y, &latents.checksum, m, n);
+    });
+    const std::unique_ptr<uint8_t, decltype(&nc_free)> owner(stream, &nc_free);
+    return py::make_tuple(py::bytes(reinterpret_cast<const char*>(stream), size)) + latents.tuple();
   }
 
   py::tuple decode(const py::bytes& stream, size_t height, size_t width, int quality, const std::string& kernel,
                    size_t threads) const {
-    if (height == 0 || width == 0 || height > 4096 || width > 4096) {
-      throw std::invalid_argument("A tile has 1 to 4096 latents in each direction.");
-    }
-    const nc::Run run = checked(quality, kernel, threads);
+    // A tile so large has no memory; nc_decode refuses it, and says why.
+    const bool fits = height <= kMaxTile && width <= kMaxTile;
+    Latents latents(shape(), fits ? height : 0, fits ? width : 0);
     const auto* const bytes = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(stream.ptr()));
     const auto size = static_cast<size_t>(PyBytes_GET_SIZE(stream.ptr()));
-    nc::Latents latents;
-    nc::Status status;
-    {
-      const py::gil_scoped_release release;
-      status = model_.decode(run, bytes, size, height, width, quality, latents);
-    }
-    check(status);
-    return arrays_of(latents, height, width);
+    run(quality, kernel, threads, [&](const nc_run& how, char* m, size_t n) {
+      return nc_decode(model_.get(), &how, bytes, size, height, width, latents.z, latents.s, latents.y,
+                       &latents.checksum, m, n);
+    });
+    return latents.tuple();
   }
 
   Array<uint8_t> synthesise(const Array<int32_t>& y_hat, int quality, const std::string& kernel, size_t threads) const {
     check_latents(y_hat);
-    const nc::Run run = checked(quality, kernel, threads);
     const auto height = static_cast<size_t>(y_hat.shape(0)), width = static_cast<size_t>(y_hat.shape(1));
     Array<uint8_t> rgb({16 * height, 16 * width, size_t{3}});
-    const int32_t* const from = y_hat.data();
-    uint8_t* const to = rgb.mutable_data();
-    const py::gil_scoped_release release;
-    model_.synthesise(run, from, height, width, quality, to);
+    run(quality, kernel, threads,
+        [&, from = y_hat.data(), to = rgb.mutable_data()](const nc_run& how, char* m, size_t n) {
+          return nc_synthesise(model_.get(), &how, from, height, width, to, m, n);
+        });
     return rgb;
   }
 
  private:
-  static nc::Shape shape_of(const std::map<std::string, size_t>& shape) {
+  static constexpr size_t kMaxTile = 4096, kMaxDimensions = 4;
+
+  struct Latents {
+    Latents(const nc_shape& shape, size_t h, size_t w)
+        : height(h),
+          width(w),
+          z_hat({(h + 3) / 4, (w + 3) / 4, shape.hyper_channels}),
+          symbols({size_t{4}, h, w, shape.latent_channels / 4}),
+          y_hat({h, w, shape.latent_channels}),
+          z(z_hat.mutable_data()),
+          s(symbols.mutable_data()),
+          y(y_hat.mutable_data()) {}
+
+    py::tuple tuple() const { return py::make_tuple(z_hat, symbols, y_hat, checksum); }
+
+    size_t height, width;
+    Array<int32_t> z_hat, symbols, y_hat;
+    int32_t *z, *s, *y;
+    uint32_t checksum = 0;
+  };
+
+  static nc_shape shape_of(const std::map<std::string, size_t>& shape) {
     const auto at = [&](const char* name) {
       const auto entry = shape.find(name);
       if (entry == shape.end()) throw std::invalid_argument(std::string("The shape lacks ") + name + ".");
@@ -302,45 +336,68 @@ class Model {
             at("encoder_blocks"), at("decoder_blocks"),  at("latent_blocks")};
   }
 
-  static std::map<std::string, nc::Array> all(const std::map<std::string, py::array>& arrays) {
-    std::map<std::string, nc::Array> result;
-    for (const auto& [name, values] : arrays) result.emplace(name, array_of(values, name));
-    return result;
+  static nc_array array_of(const py::array& values, const std::string& name) {
+    const char kind = values.dtype().kind(), order = values.dtype().byteorder();
+    const auto size = values.dtype().itemsize();
+    nc_array array = {};
+    array.name = name.c_str();
+    array.type = kind == 'i' && size == 1   ? NC_INT8
+                 : kind == 'i' && size == 2 ? NC_INT16
+                 : kind == 'i' && size == 4 ? NC_INT32
+                 : kind == 'u' && size == 2 ? NC_UINT16
+                                            : -1;
+    if (order != '=' && order != '|') array.type = -1;
+    if ((values.flags() & py::array::c_style) == 0) throw std::invalid_argument(name + " is not contiguous.");
+    if (values.ndim() > static_cast<py::ssize_t>(kMaxDimensions)) array.type = -1;
+    array.data = values.data();
+    array.dimensions = std::min(static_cast<size_t>(values.ndim()), kMaxDimensions);
+    for (size_t i = 0; i < array.dimensions; ++i) array.shape[i] = static_cast<size_t>(values.shape(static_cast<py::ssize_t>(i)));
+    return array;
   }
 
-  static nc::Run checked(int quality, const std::string& kernel, size_t threads) {
-    if (quality < 0 || quality > nc::kMaxQuality) throw std::invalid_argument("The quality index is not in 0..960.");
-    return {kernel_named(kernel), std::max<size_t>(1, threads)};
+  // Calls a function of c_api.h without the GIL and turns its code into an exception.
+  template <typename Function>
+  static void call(const Function& function) {
+    char message[256] = "";
+    int code;
+    {
+      const py::gil_scoped_release release;
+      code = function(message, sizeof(message));
+    }
+    switch (code) {
+      case NC_OK: return;
+      case NC_TRUNCATED: raise("TruncatedError", message);
+      case NC_BAD_STREAM: raise("NicFormatError", message);
+      case NC_BAD_END: raise("ChecksumError", message);
+      case NC_NO_MEMORY: throw std::bad_alloc();
+      case NC_INTERNAL: throw std::runtime_error(message);
+      default: throw std::invalid_argument(message);
+    }
   }
 
-  void encoder() const {
-    if (!model_.encodes()) throw std::invalid_argument("This model is for decoding alone.");
+  template <typename Function>
+  static void run(int quality, const std::string& kernel, size_t threads, const Function& function) {
+    const nc_run how = {quality, kernel.empty() ? nullptr : kernel.c_str(), threads};
+    call([&](char* message, size_t size) { return function(how, message, size); });
+  }
+
+  const nc_shape& shape() const { return *nc_model_shape(&made_model()); }
+
+  const nc_model& made_model() const {
+    if (!model_) throw py::type_error("__init__ was not called.");
+    return *model_;
   }
 
   void check_latents(const Array<int32_t>& y) const {
-    if (y.ndim() != 3 || static_cast<size_t>(y.shape(2)) != model_.shape().latent_channels || y.size() == 0) {
+    if (y.ndim() != 3 || static_cast<size_t>(y.shape(2)) != shape().latent_channels) {
       throw std::invalid_argument("The latents are not of shape (h, w, M).");
     }
   }
 
-  // z_hat, the symbols of the four passes, y_hat.
-  py::tuple arrays_of(const nc::Latents& latents, size_t height, size_t width) const {
-    const auto copy = [](const int32_t* from, std::vector<size_t> shape) {
-      Array<int32_t> array(shape);
-      std::copy_n(from, array.size(), array.mutable_data());
-      return array;
-    };
-    const size_t quarter = model_.shape().latent_channels / nc::kPasses;
-    py::list symbols;
-    for (size_t step = 0; step < nc::kPasses; ++step) {
-      symbols.append(copy(latents.symbols.data() + step * height * width * quarter, {height, width, quarter}));
-    }
-    return py::make_tuple(
-        copy(latents.z_hat.data(), {(height + 3) / 4, (width + 3) / 4, model_.shape().hyper_channels}), symbols,
-        copy(latents.y_hat.data(), {height, width, 4 * quarter}));
-  }
-
-  nc::Model model_;
+  struct Free {
+    void operator()(nc_model* model) const { nc_model_free(model); }
+  };
+  std::unique_ptr<nc_model, Free> model_;
 };
 
 }  // namespace

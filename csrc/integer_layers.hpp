@@ -27,7 +27,9 @@
 #define NC_X86 1
 #include <immintrin.h>
 #define NC_AVX2 __attribute__((target("avx2")))
+#ifndef NC_AVX512  // csrc/test/kernels.cpp emulates these instructions
 #define NC_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx2")))
+#endif
 #endif
 
 #if defined(__aarch64__)
@@ -67,6 +69,15 @@ inline std::vector<Kernel> kernels() {
 #endif
   list.push_back(Kernel::kGeneric);
   return list;
+}
+
+inline const char* name_of(Kernel kernel) {
+  switch (kernel) {
+    case Kernel::kAvx512: return "avx512";
+    case Kernel::kAvx2: return "avx2";
+    case Kernel::kNeon: return "neon";
+    default: return "generic";
+  }
 }
 
 constexpr size_t kPanel = 16;  // outputs packed together
@@ -182,6 +193,26 @@ inline void sums_neon(const int16_t* const* x, size_t count, const int16_t* weig
       }
     }
   }
+}
+#endif
+
+#ifdef NC_NEON
+// Returns the number of channels that it computed.
+inline size_t depthwise_neon(const int16_t* const* taps, const int16_t* weights, const int32_t* bias,
+                             const int32_t* shift, size_t channels, int16_t* out) {
+  size_t c = 0;
+  for (; c + 8 <= channels; c += 8) {
+    int32x4_t low = vld1q_s32(bias + c), high = vld1q_s32(bias + c + 4);
+    for (size_t t = 0; t < 9; ++t) {
+      const int16x8_t x = vld1q_s16(taps[t] + c), w = vld1q_s16(weights + t * channels + c);
+      low = vmlal_s16(low, vget_low_s16(x), vget_low_s16(w));
+      high = vmlal_s16(high, vget_high_s16(x), vget_high_s16(w));
+    }
+    low = vshlq_s32(low, vnegq_s32(vld1q_s32(shift + c)));  // to the left by a negative number: to the right
+    high = vshlq_s32(high, vnegq_s32(vld1q_s32(shift + c + 4)));
+    vst1q_s16(out + c, vcombine_s16(vqmovn_s32(low), vqmovn_s32(high)));
+  }
+  return c;
 }
 #endif
 
@@ -352,11 +383,62 @@ NC_AVX2 inline void finish_avx2(const int32_t* sums, const int32_t* bias, const 
 }
 #endif
 
+#ifdef NC_NEON
+inline void leaky_relu_neon(int16_t* x, size_t count) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const int16x8_t v = vld1q_s16(x + i);
+    vst1q_s16(x + i, vmaxq_s16(v, vqrdmulhq_n_s16(v, 328)));
+  }
+  leaky_relu_body(x + i, count - i);
+}
+
+inline void add_neon(const int16_t* x, const int16_t* y, size_t count, int16_t* out) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) vst1q_s16(out + i, vqaddq_s16(vld1q_s16(x + i), vld1q_s16(y + i)));
+  add_body(x + i, y + i, count - i, out + i);
+}
+
+inline void gate_neon(const int16_t* value, const int16_t* gate, size_t count, int16_t* out) {
+  const int16x8_t most = vdupq_n_s16(1536), least = vdupq_n_s16(-1536);
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const int16x8_t inside = vshlq_n_s16(vmaxq_s16(vminq_s16(vld1q_s16(gate + i), most), least), 4);
+    const int16x8_t open = vqaddq_s16(vqrdmulhq_n_s16(inside, 21845), vdupq_n_s16(1 << 14));
+    vst1q_s16(out + i, vqrdmulhq_s16(vld1q_s16(value + i), open));
+  }
+  gate_body(value + i, gate + i, count - i, out + i);
+}
+
+inline void gain_neon(const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
+                      size_t count, int16_t* out) {
+  gain_body(x, mantissa, shift, half, count, out);
+}
+
+inline void finish16_neon(const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count, int16_t* out) {
+  size_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const int32x4_t sum = vaddq_s32(vld1q_s32(sums + i), vld1q_s32(bias + i));
+    vst1_s16(out + i, vqmovn_s32(vshlq_s32(sum, vnegq_s32(vld1q_s32(shift + i)))));
+  }
+  finish_body(sums + i, bias + i, shift + i, count - i, -32768, 32767, out + i);
+}
+
+template <typename Out>
+inline void finish_neon(const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count, int32_t low,
+                        int32_t high, Out* out) {
+  finish_body(sums, bias, shift, count, low, high, out);
+}
+#endif
+
 }  // namespace layers
 
-#ifdef NC_X86
+#if defined(NC_X86)
 #define NC_CHOOSE(kernel, name, ...) \
-  ((kernel) == Kernel::kAvx2 || (kernel) == Kernel::kAvx512 ? layers::name##_avx2(__VA_ARGS__) : layers::name##_generic(__VA_ARGS__))
+  ((kernel) == Kernel::kGeneric ? layers::name##_generic(__VA_ARGS__) : layers::name##_avx2(__VA_ARGS__))
+#elif defined(NC_NEON)
+#define NC_CHOOSE(kernel, name, ...) \
+  ((kernel) == Kernel::kGeneric ? layers::name##_generic(__VA_ARGS__) : layers::name##_neon(__VA_ARGS__))
 #else
 #define NC_CHOOSE(kernel, name, ...) (static_cast<void>(kernel), layers::name##_generic(__VA_ARGS__))
 #endif
@@ -463,13 +545,15 @@ class Pointwise {
   template <typename Out>
   static void finish(Kernel kernel, const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count,
                      int32_t low, int32_t high, Out* out) {
-#ifdef NC_X86
     if constexpr (std::is_same_v<Out, int16_t>) {
       if (kernel != Kernel::kGeneric && low == -32768 && high == 32767) {
+#if defined(NC_X86)
         return layers::finish16_avx2(sums, bias, shift, count, out);
+#elif defined(NC_NEON)
+        return layers::finish16_neon(sums, bias, shift, count, out);
+#endif
       }
     }
-#endif
     NC_CHOOSE(kernel, finish, sums, bias, shift, count, low, high, out);
   }
 
@@ -506,11 +590,15 @@ class Depthwise {
       }
       int16_t* const to = out + c * out_stride;
       size_t done = 0;
-#ifdef NC_X86
-      if (kernel == Kernel::kAvx2 || kernel == Kernel::kAvx512) {
+#if defined(NC_X86)
+      if (kernel != Kernel::kGeneric) {
         const size_t blocks = channels_ / layers::kDepthwiseBlock;
         layers::depthwise_avx2(taps, packed_.data(), rounded_.bias.data(), rounded_.shift.data(), blocks, to);
         done = blocks * layers::kDepthwiseBlock;
+      }
+#elif defined(NC_NEON)
+      if (kernel != Kernel::kGeneric) {
+        done = layers::depthwise_neon(taps, weights_.data(), rounded_.bias.data(), rounded_.shift.data(), channels_, to);
       }
 #endif
       static_cast<void>(kernel);

@@ -19,9 +19,12 @@
 
 namespace neurocodec {
 
-// What the stream of a tile holds: z_hat, the symbols of the four passes one after another, and y_hat in units of 1/64.
+// Where the latents of a tile of height × width go, all int32: z_hat (ceil(height / 4), ceil(width / 4), N), the symbols of
+// the four passes (4, height, width, M / 4), and y_hat (height, width, M) in units of 1/64.
 struct Latents {
-  std::vector<int32_t> z_hat, symbols, y_hat;
+  int32_t* z_hat;
+  int32_t* symbols;
+  int32_t* y_hat;
 };
 
 class Model {
@@ -43,63 +46,57 @@ class Model {
     (*g_a_)(run, rgb, height, width, quality, y);
   }
 
-  // The stream of y, and the latents that it decodes to. The model must encode.
-  std::vector<uint8_t> encode(const Run& run, const int32_t* y, size_t height, size_t width, int quality,
-                              Latents& latents) const {
-    const size_t positions = height * width, quarter = entropy_.group(), size = positions * quarter;
-    latents.z_hat = (*h_a_)(run, y, height, width, quality);
-    latents.y_hat.assign(4 * size, 0);
-    latents.symbols.resize(4 * size);
-    std::vector<int32_t> symbols = latents.z_hat, means(size);
-    std::vector<uint8_t> rows = all_z_rows(latents.z_hat.size(), quality), pass_rows(size);
-    EntropyNetwork::Walk walk(entropy_, run, latents.z_hat.data(), height, width, quality);
+  // What writes the stream of y; the latents are those that it decodes to. y is in ±kMaxLatent. The model must encode.
+  StreamEncoder encode(const Run& run, const int32_t* y, size_t height, size_t width, int quality,
+                       const Latents& latents) const {
+    const size_t quarter = entropy_.group(), size = height * width * quarter;
+    std::vector<int32_t> symbols = (*h_a_)(run, y, height, width, quality), means(size);
+    const size_t z_size = symbols.size();
+    std::copy(symbols.begin(), symbols.end(), latents.z_hat);
+    symbols.resize(z_size + kPasses * size);
+    std::vector<uint8_t> rows = all_z_rows(z_size, quality);
+    rows.resize(symbols.size());
+    EntropyNetwork::Walk walk(entropy_, run, latents.z_hat, height, width, quality);
     for (size_t step = 0; step < kPasses; ++step) {
-      walk.predict(means.data(), pass_rows.data());
-      int32_t* const coded = latents.symbols.data() + step * size;
+      int32_t* to = symbols.data() + z_size + step * size;
+      walk.predict(means.data(), rows.data() + z_size + step * size);
+      const int32_t* mean = means.data();
       for (size_t r = 0; r < height; ++r) {
         for (size_t c = 0; c < width; ++c) {
-          const size_t place = r * width + c;
           const int32_t* const from =
-              y + place * 4 * quarter + EntropyNetwork::group_at(step, r, c) * quarter;
+              y + (r * width + c) * kPasses * quarter + EntropyNetwork::group_at(step, r, c) * quarter;
           for (size_t k = 0; k < quarter; ++k) {
-            const int32_t nearest = (from[k] - means[place * quarter + k] + 32) >> kMeanBits;
-            coded[place * quarter + k] = std::min(std::max(nearest, -kLargestSymbol), kLargestSymbol);
+            const int32_t nearest = (from[k] - *mean++ + 32) >> kMeanBits;
+            *to++ = std::min(std::max(nearest, -kLargestSymbol), kLargestSymbol);
           }
         }
       }
-      symbols.insert(symbols.end(), coded, coded + size);
-      rows.insert(rows.end(), pass_rows.begin(), pass_rows.end());
-      walk.put(coded, means.data(), latents.y_hat.data());
+      walk.put(to - size, means.data(), latents.y_hat);
     }
-    const std::vector<size_t> calls = {latents.z_hat.size(), size, size, size, size};
+    std::copy(symbols.begin() + static_cast<std::ptrdiff_t>(z_size), symbols.end(), latents.symbols);
     const auto [lanes_log2, groups_log2] = choose_layout(symbols);
-    const StreamEncoder encoder(*tables_, symbols.data(), rows.data(), calls, lanes_log2, groups_log2, run.threads);
-    std::vector<uint8_t> stream(encoder.size());
-    encoder.write(stream.data());
-    return stream;
+    return StreamEncoder(*tables_, symbols.data(), rows.data(), {z_size, size, size, size, size}, lanes_log2,
+                         groups_log2, run.threads);
   }
 
-  // The latents of a stream. They are those of the encoder only if their checksum says so.
+  // The latents of a stream; unless the status is kOk they are incomplete.
   Status decode(const Run& run, const uint8_t* stream, size_t bytes, size_t height, size_t width, int quality,
-                Latents& latents) const {
-    const size_t size = height * width * entropy_.group();
+                const Latents& latents) const {
     StreamDecoder decoder(stream, bytes, *tables_);
-    if (decoder.status() != Status::kOk) return decoder.status();
-    latents.z_hat.assign((height + 3) / 4 * ((width + 3) / 4) * shape_.hyper_channels, 0);
-    const std::vector<uint8_t> z_rows = all_z_rows(latents.z_hat.size(), quality);
-    Status status = decoder.decode(z_rows.data(), latents.z_hat.data(), z_rows.size(), run.threads);
+    const size_t z_size = (height + 3) / 4 * ((width + 3) / 4) * shape_.hyper_channels;
+    const std::vector<uint8_t> z_rows = all_z_rows(z_size, quality);
+    Status status = decoder.decode(z_rows.data(), latents.z_hat, z_size, run.threads);
     if (status != Status::kOk) return status;
-    latents.y_hat.assign(4 * size, 0);
-    latents.symbols.assign(4 * size, 0);
+    const size_t size = height * width * entropy_.group();
     std::vector<int32_t> means(size);
     std::vector<uint8_t> rows(size);
-    EntropyNetwork::Walk walk(entropy_, run, latents.z_hat.data(), height, width, quality);
+    EntropyNetwork::Walk walk(entropy_, run, latents.z_hat, height, width, quality);
     for (size_t step = 0; step < kPasses; ++step) {
-      int32_t* const symbols = latents.symbols.data() + step * size;
+      int32_t* const symbols = latents.symbols + step * size;
       walk.predict(means.data(), rows.data());
       status = decoder.decode(rows.data(), symbols, size, run.threads);
       if (status != Status::kOk) return status;
-      walk.put(symbols, means.data(), latents.y_hat.data());
+      walk.put(symbols, means.data(), latents.y_hat);
     }
     return decoder.finish();
   }

@@ -58,12 +58,12 @@ class NativeNetwork:
     def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
         check_encodes(self.model)
         result = self._native.encode(np.ascontiguousarray(y), quality_index, self.kernel, self.threads)
-        stream, z_hat, symbols, y_hat = result
+        stream, z_hat, symbols, y_hat, _ = result
         return stream, Latents(z_hat, tuple(symbols), y_hat)
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         result = self._native.decode(bytes(stream), height, width, quality_index, self.kernel, self.threads)
-        z_hat, symbols, y_hat = result
+        z_hat, symbols, y_hat, _ = result
         return Latents(z_hat, tuple(symbols), y_hat)
 
     def synthesise(self, y_hat: NDArray[np.int32], quality_index: int) -> NDArray[np.uint8]:

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// c_api.h on top of tile.hpp: checks of arguments, and exceptions turned into codes.
+
+#include "c_api.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <stdexcept>
+
+#include "crc32.hpp"
+#include "tile.hpp"
+
+namespace nc = neurocodec;
+
+struct nc_model {
+  nc::Model model;
+  nc_shape shape;
+};
+
+namespace {
+
+constexpr size_t kMaxTile = 4096;    // latents in each direction
+constexpr size_t kMaxThreads = 256;  // more would not be faster
+constexpr size_t kMaxDimensions = 4;
+
+struct Failure : std::runtime_error {
+  Failure(int number, const std::string& sentence) : std::runtime_error(sentence), code(number) {}
+  int code;
+};
+
+[[noreturn]] void refuse(const std::string& sentence) { throw Failure(NC_BAD_ARGUMENT, sentence); }
+
+int fail(int code, const char* sentence, char* message, size_t size) noexcept {
+  if (message != nullptr && size > 0) {
+    const size_t length = std::min(std::strlen(sentence), size - 1);
+    std::memcpy(message, sentence, length);
+    message[length] = 0;
+  }
+  return code;
+}
+
+// Runs the body of a function of the interface.
+template <typename Body>
+int guarded(char* message, size_t size, const Body& body) noexcept {
+  try {
+    body();
+    return NC_OK;
+  } catch (const Failure& failure) {
+    return fail(failure.code, failure.what(), message, size);
+  } catch (const nc::ModelError& error) {
+    return fail(NC_BAD_MODEL, error.what(), message, size);
+  } catch (const std::bad_alloc&) {
+    return fail(NC_NO_MEMORY, "There is not enough memory.", message, size);
+  } catch (const std::exception& error) {
+    return fail(NC_INTERNAL, error.what(), message, size);
+  } catch (...) {
+    return fail(NC_INTERNAL, "An unknown error.", message, size);
+  }
+}
+
+void check(nc::Status status) {
+  switch (status) {
+    case nc::Status::kOk: return;
+    case nc::Status::kTruncated: throw Failure(NC_TRUNCATED, "The coded stream ends before its symbols do.");
+    case nc::Status::kBadLayout:
+      throw Failure(NC_BAD_STREAM,
+                    "The layout byte of the coded stream has reserved bits or unknown lane or group counts.");
+    case nc::Status::kBadGroup:
+      throw Failure(NC_BAD_STREAM, "A group of the coded stream has an impossible length or state.");
+    case nc::Status::kBadEscape:
+      throw Failure(NC_BAD_STREAM, "An escape of the coded stream is missing or malformed.");
+    case nc::Status::kBadEnd:
+      throw Failure(NC_BAD_END,
+                    "The coded stream does not end where its symbols do: damaged, or decoded with other tables.");
+  }
+}
+
+template <typename T>
+void check_array(const T* values, const char* name) {
+  if (values == nullptr) refuse(std::string(name) + " is missing.");
+  if (reinterpret_cast<uintptr_t>(values) % alignof(T) != 0) refuse(std::string(name) + " is not aligned as its type.");
+}
+
+nc::Run checked(const nc_model* model, const nc_run* run, size_t h, size_t w) {
+  if (model == nullptr || run == nullptr) refuse("The model, or how to run it, is missing.");
+  if (h < 1 || w < 1 || h > kMaxTile || w > kMaxTile) refuse("A tile has 1 to 4096 latents in each direction.");
+  if (run->quality_index < 0 || run->quality_index > nc::kMaxQuality) refuse("The quality index is not in 0..960.");
+  const size_t threads = std::min(std::max<size_t>(run->threads, 1), kMaxThreads);
+  for (const nc::Kernel kernel : nc::kernels()) {
+    if (run->kernel == nullptr || std::strcmp(run->kernel, nc::name_of(kernel)) == 0) return {kernel, threads};
+  }
+  refuse(std::string("This machine runs no kernel named ") + run->kernel + ".");
+}
+
+nc::Array array_of(const nc_array& array) {
+  const std::string name = array.name;
+  nc::Array result;
+  switch (array.type) {
+    case NC_INT8: result.type = nc::Type::kInt8; break;
+    case NC_INT16: result.type = nc::Type::kInt16; break;
+    case NC_INT32: result.type = nc::Type::kInt32; break;
+    case NC_UINT16: result.type = nc::Type::kUint16; break;
+    default: throw nc::ModelError("the model file holds " + name + " with a type that no network uses.");
+  }
+  if (array.dimensions > kMaxDimensions) throw nc::ModelError(name + " has too many dimensions.");
+  if (array.data == nullptr || reinterpret_cast<uintptr_t>(array.data) % nc::size_of(result.type) != 0) {
+    refuse(name + " is missing, or not aligned as its type.");
+  }
+  result.data = array.data;
+  result.shape.assign(array.shape, array.shape + array.dimensions);
+  return result;
+}
+
+// Where the latents of a tile go: to the caller, or to memory of their own where the caller wants none.
+class Place {
+ public:
+  Place(const nc_shape& shape, size_t h, size_t w, int32_t* z_hat, int32_t* symbols, int32_t* y_hat)
+      : latents_{at(z_hat, "z_hat", (h + 3) / 4 * ((w + 3) / 4) * shape.hyper_channels, 0),
+                 at(symbols, "symbols", h * w * shape.latent_channels, 1),
+                 at(y_hat, "y_hat", h * w * shape.latent_channels, 2)} {}
+
+  const nc::Latents& latents() const { return latents_; }
+
+  uint32_t checksum() const {
+    nc::Crc32 crc;
+    crc.update(latents_.z_hat, sizes_[0]);
+    crc.update(latents_.y_hat, sizes_[2]);
+    return crc.value();
+  }
+
+ private:
+  int32_t* at(int32_t* values, const char* name, size_t size, size_t i) {
+    sizes_[i] = size;
+    if (values == nullptr) {
+      own_[i].resize(size);
+      values = own_[i].data();
+    }
+    check_array(values, name);
+    return values;
+  }
+
+  std::vector<int32_t> own_[3];
+  size_t sizes_[3];
+  nc::Latents latents_;
+};
+
+void need_encoder(const nc_model* model) {
+  if (model != nullptr && !model->model.encodes()) {
+    throw Failure(NC_NO_ENCODER, "This model is for decoding alone: it has no encoder.");
+  }
+}
+
+}  // namespace
+
+const char* nc_kernel(size_t i) {
+  const auto& list = nc::kernels();
+  return i < list.size() ? nc::name_of(list[i]) : nullptr;
+}
+
+int nc_model_new(const nc_shape* shape, const nc_array* arrays, size_t count, nc_model** model, char* message,
+                 size_t message_size) {
+  return guarded(message, message_size, [&] {
+    if (shape == nullptr || model == nullptr || (arrays == nullptr && count > 0)) refuse("An argument is missing.");
+    *model = nullptr;
+    std::map<std::string, nc::Array> all;
+    for (size_t i = 0; i < count; ++i) {
+      if (arrays[i].name == nullptr) refuse("An array has no name.");
+      all.emplace(arrays[i].name, array_of(arrays[i]));
+    }
+    const nc::Shape inner{shape->channels,       shape->latent_channels, shape->hyper_channels, shape->hidden_channels,
+                          shape->encoder_blocks, shape->decoder_blocks,  shape->latent_blocks};
+    *model = new nc_model{nc::Model(inner, all), *shape};
+  });
+}
+
+void nc_model_free(nc_model* model) { delete model; }
+
+const nc_shape* nc_model_shape(const nc_model* model) { return model == nullptr ? nullptr : &model->shape; }
+
+int nc_analyse(const nc_model* model, const nc_run* run, const uint8_t* rgb, size_t h, size_t w, int32_t* y,
+               char* message, size_t message_size) {
+  return guarded(message, message_size, [&] {
+    need_encoder(model);
+    const nc::Run how = checked(model, run, h, w);
+    check_array(rgb, "rgb");
+    check_array(y, "y");
+    model->model.analyse(how, rgb, h, w, run->quality_index, y);
+  });
+}
+
+int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, size_t h, size_t w, uint8_t** stream,
+              size_t* stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat, uint32_t* checksum, char* message,
+              size_t message_size) {
+  return guarded(message, message_size, [&] {
+    if (stream == nullptr || stream_size == nullptr) refuse("The place for the stream is missing.");
+    *stream = nullptr;
+    need_encoder(model);
+    const nc::Run how = checked(model, run, h, w);
+    check_array(y, "y");
+    for (size_t i = 0; i < h * w * model->shape.latent_channels; ++i) {
+      if (y[i] < -nc::kMaxLatent || y[i] > nc::kMaxLatent) refuse("A latent is beyond 2^22 - 1 in magnitude.");
+    }
+    const Place place(model->shape, h, w, z_hat, symbols, y_hat);
+    const nc::StreamEncoder encoder = model->model.encode(how, y, h, w, run->quality_index, place.latents());
+    auto* const bytes = static_cast<uint8_t*>(std::malloc(encoder.size()));
+    if (bytes == nullptr) throw std::bad_alloc();
+    encoder.write(bytes);
+    *stream = bytes;
+    *stream_size = encoder.size();
+    if (checksum != nullptr) *checksum = place.checksum();
+  });
+}
+
+void nc_free(uint8_t* stream) { std::free(stream); }
+
+int nc_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, size_t stream_size, size_t h, size_t w,
+              int32_t* z_hat, int32_t* symbols, int32_t* y_hat, uint32_t* checksum, char* message,
+              size_t message_size) {
+  return guarded(message, message_size, [&] {
+    const nc::Run how = checked(model, run, h, w);
+    if (stream == nullptr && stream_size > 0) refuse("The stream is missing.");
+    const Place place(model->shape, h, w, z_hat, symbols, y_hat);
+    check(model->model.decode(how, stream, stream_size, h, w, run->quality_index, place.latents()));
+    if (checksum != nullptr) *checksum = place.checksum();
+  });
+}
+
+int nc_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint8_t* rgb,
+                  char* message, size_t message_size) {
+  return guarded(message, message_size, [&] {
+    const nc::Run how = checked(model, run, h, w);
+    check_array(y_hat, "y_hat");
+    check_array(rgb, "rgb");
+    model->model.synthesise(how, y_hat, h, w, run->quality_index, rgb);
+  });
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The core for programs in C, and for every language that calls C: a model, and the four steps of coding a tile,
+ *
+ *     pixels -nc_analyse-> y -nc_encode-> stream -nc_decode-> y_hat -nc_synthesise-> pixels
+ *
+ * Arrays are dense, the last dimension without gaps, in the machine's byte order, and aligned as their type. A tile of
+ * h x w latents has 16 h x 16 w pixels; M and N are the shape's latent_channels and hyper_channels. docs/arithmetic.md
+ * defines every number: results depend on no kernel, thread count or machine.
+ *
+ * Every function returns a code, 0 for success, and after an error writes one sentence, ended by a zero, into `message`
+ * (`message_size` bytes; NULL and 0 if it is not wanted). No exception leaves these functions. A model may be used by
+ * several threads at once.
+ */
+
+#ifndef NEUROCODEC_C_API_H
+#define NEUROCODEC_C_API_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  NC_OK = 0,
+  NC_BAD_ARGUMENT = 1, /* a pointer, size, quality or kernel that no call accepts */
+  NC_BAD_MODEL = 2,    /* the model's arrays do not fit its shape, or its sums could overflow */
+  NC_NO_ENCODER = 3,   /* the model is for decoding alone */
+  NC_TRUNCATED = 4,    /* the stream ends before its symbols do */
+  NC_BAD_STREAM = 5,   /* a stream that no encoder writes */
+  NC_BAD_END = 6,      /* the stream does not end where its symbols do: damaged, or of another model */
+  NC_NO_MEMORY = 7,
+  NC_INTERNAL = 8
+};
+
+enum { NC_INT8 = 0, NC_INT16 = 1, NC_INT32 = 2, NC_UINT16 = 3 };
+
+/* An array of a model file. */
+typedef struct {
+  const char* name;
+  int type; /* NC_INT8, ... */
+  const void* data;
+  size_t dimensions; /* at most 4 */
+  size_t shape[4];
+} nc_array;
+
+/* The numbers of a model file's configuration that its networks depend on. */
+typedef struct {
+  size_t channels, latent_channels, hyper_channels, hidden_channels, encoder_blocks, decoder_blocks, latent_blocks;
+} nc_shape;
+
+/* How to compute. kernel: a name that nc_kernel gives, or NULL for the fastest. threads: at most as many. */
+typedef struct {
+  int quality_index; /* 0 to 960 */
+  const char* kernel;
+  size_t threads;
+} nc_run;
+
+typedef struct nc_model nc_model;
+
+/* Names of the kernels that this machine runs, best first; NULL after the last. */
+const char* nc_kernel(size_t i);
+
+/* A model, to be freed by nc_model_free. The arrays are copied; without those of g_a and h_a it decodes only. */
+int nc_model_new(const nc_shape* shape, const nc_array* arrays, size_t count, nc_model** model, char* message,
+                 size_t message_size);
+void nc_model_free(nc_model* model);
+const nc_shape* nc_model_shape(const nc_model* model);
+
+/* rgb: (16 h, 16 w, 3); y: (h, w, M) in units of 1/64. */
+int nc_analyse(const nc_model* model, const nc_run* run, const uint8_t* rgb, size_t h, size_t w, int32_t* y,
+               char* message, size_t message_size);
+
+/* y -> a stream of *stream_size bytes, to be freed by nc_free, and the latents that it decodes to: see nc_decode. */
+int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, size_t h, size_t w, uint8_t** stream,
+              size_t* stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat, uint32_t* checksum, char* message,
+              size_t message_size);
+void nc_free(uint8_t* stream);
+
+/* z_hat: (ceil(h / 4), ceil(w / 4), N); symbols: of the four passes, (4, h, w, M / 4); y_hat: (h, w, M) in units of
+ * 1/64; checksum: CRC-32 of z_hat and then y_hat, as little-endian bytes. Each of the four may be NULL. The latents are
+ * the encoder's only if the checksum is. */
+int nc_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, size_t stream_size, size_t h, size_t w,
+              int32_t* z_hat, int32_t* symbols, int32_t* y_hat, uint32_t* checksum, char* message, size_t message_size);
+
+/* y_hat: (h, w, M) in units of 1/64; rgb: (16 h, 16 w, 3). */
+int nc_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint8_t* rgb,
+                  char* message, size_t message_size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* NEUROCODEC_C_API_H */
