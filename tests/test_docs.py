@@ -201,6 +201,8 @@ def parse(words: list[str]) -> None:
 def check_script(words: list[str]) -> None:
     """A script of this checkout, which has the options that the page gives it."""
     source = (ROOT / words[0]).read_text("utf-8")
+    if words[0].startswith("examples/"):
+        source += (ROOT / "examples" / "pixels.py").read_text("utf-8")  # the options that they share
     if "neurocodec.cli.main" in source:
         return
     options = [word for word in words[1:] if word.startswith("-")]

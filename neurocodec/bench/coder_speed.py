@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -107,7 +108,7 @@ def run(
             f"  {'coder':36} {'bytes':>10} {'over ideal':>11} {'encode':>9} {'decode':>9}  million symbols a second"
         )
         rows = []
-        for build in (_ours, _two_threads, _constriction_tables, _constriction_gaussian, _compressai_ans):
+        for build in (_ours, partial(_ours, threads=2), _constriction_tables, _constriction_gaussian, _compressai_ans):
             if build is not _constriction_gaussian or sample.gaussian:
                 rows.append(_row(build, sample, repeats))
                 progress(_line(rows[-1]))
@@ -166,10 +167,6 @@ def _ours(sample: Sample, threads: int = 1) -> _Coder:
 
     name = "neurocodec" if threads == 1 else f"neurocodec, {threads} threads"
     return _Coder(name, symbols, lambda: coder.encode(symbols, indexes, tables, threads=threads), decode)
-
-
-def _two_threads(sample: Sample) -> _Coder:
-    return _ours(sample, 2)
 
 
 def _constriction_tables(sample: Sample) -> _Coder:

@@ -20,7 +20,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,20 +53,6 @@ _HEADS = (
     *("Codec", "Size", "MP", "Threads", "bpp", "PSNR (dB)", "encode (s)", "decode (s)", "encode (MB)", "decode (MB)"),
     *("load (s)", "file write, read (ms)"),
 )
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one process measures. picture: a file, or None for a synthetic picture."""
-
-    codec: Codec
-    setting: float
-    width: int
-    height: int
-    threads: int
-    repeats: int
-    picture: Path | None
-    device: str
 
 
 @contextlib.contextmanager
@@ -126,7 +111,8 @@ def run(
     for codec in codecs:
         setting = setting_near(codec, sample, bpp)
         for (width, height), count in itertools.product(sizes, threads):
-            rows.append(_in_own_process(Task(codec, setting, width, height, count, repeats, picture, device)))
+            head = {"codec": codec.name, "width": width, "height": height, "threads": count}
+            rows.append(head | _in_own_process(codec, setting, width, height, count, repeats, picture, device))
             progress(_line(rows[-1]))
     return about | {
         "picture": "synthetic" if picture is None else picture.name,
@@ -202,23 +188,27 @@ def _line(row: dict[str, Any]) -> str:
     return f"{_head(row)}: encode {row['encode']['median_s']:.3f} s, decode {row['decode']['median_s']:.3f} s"
 
 
-def _in_own_process(task: Task) -> dict[str, Any]:
-    """The row of a task; with `not_measured`, a sentence, if it failed."""
-    head = {"codec": task.codec.name, "width": task.width, "height": task.height, "threads": task.threads}
+def _in_own_process(codec: Codec, setting: float, width: int, height: int, threads: int, *more: Any) -> dict[str, Any]:
+    """What `_measure` returns with the same arguments in another process, or `not_measured`, why it failed."""
     before = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(task.threads)))  # read when libraries are loaded
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))  # read when libraries are loaded
     try:
-        with contextlib.closing(map_in_order(_measure, [task], 2, functools.partial(_limit, task.threads))) as outcomes:
+        measure = functools.partial(_measure, codec, setting, width, height, threads, *more)
+        with contextlib.closing(map_in_order(_call, [measure], 2, functools.partial(_limit, threads))) as outcomes:
             outcome = next(outcomes)
         if isinstance(outcome, (NeurocodecError, MemoryError, RuntimeError, OSError)):  # torch raises RuntimeError
-            return head | {"not_measured": one_line(outcome)[:300]}
+            return {"not_measured": one_line(outcome)[:300]}
         if isinstance(outcome, Exception):
             raise outcome
-        return head | outcome
+        return outcome
     finally:
         for name in _THREAD_VARIABLES:
             del os.environ[name]
         os.environ.update(before)
+
+
+def _call(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    return measure()
 
 
 def _limit(threads: int) -> None:
@@ -227,49 +217,58 @@ def _limit(threads: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
-def _measure(task: Task) -> dict[str, Any]:
-    """The row of the task, measured in this process."""
-    codec, networks = task.codec, isinstance(task.codec, (Nic, CompressAI))
-    device = task.device if networks else "cpu"
+def _measure(
+    codec: Codec,
+    setting: float,
+    width: int,
+    height: int,
+    threads: int,
+    repeats: int,
+    picture: Path | None,
+    device: str,
+) -> dict[str, Any]:
+    """A row, measured in this process."""
+    networks = isinstance(codec, (Nic, CompressAI))
+    device = device if networks else "cpu"
     if device == "cpu":
         _limit_memory()
     times = [time.perf_counter()]
     if networks:
         import torch
 
-        torch.set_num_threads(task.threads)
+        torch.set_num_threads(threads)
     times.append(time.perf_counter())
     if isinstance(codec, (Nic, CompressAI)):
         codec = dataclasses.replace(codec, device=device)
-        load(codec, task.setting)
+        load(codec, setting)
         synchronise(device)
     times.append(time.perf_counter())
-    rgb = fill(_source(task.picture, task.width, task.height), task.height, task.width)
+    rgb = fill(_source(picture, width, height), height, width)
     resting = status("VmRSS")
 
-    encode: Callable[[], bytes] = lambda: codec.encode(rgb, task.setting)  # noqa: E731
+    encode: Callable[[], bytes] = lambda: codec.encode(rgb, setting)  # noqa: E731
     data, encode_peak = _with_peaks(encode, device)  # these two also warm up
     decoded, decode_peak = _with_peaks(lambda: codec.decode(data), device)
     distortion = psnr(rgb, decoded)
     del decoded
     rows = {
-        "encode": encode_peak | _seconds(encode, task.repeats, device),
-        "decode": decode_peak | _seconds(lambda: codec.decode(data), task.repeats, device),
+        "encode": encode_peak | _seconds(encode, repeats, device),
+        "decode": decode_peak | _seconds(lambda: codec.decode(data), repeats, device),
     }
-    if stages := stage_runs(codec, rgb, task.setting, Clock(device), task.repeats):
-        peaks = stage_runs(codec, rgb, task.setting, PeakClock(device), 1) or {}
+    if stages := stage_runs(codec, rgb, setting, Clock(device), repeats):
+        peaks = stage_runs(codec, rgb, setting, PeakClock(device), 1) or {}
         for way, runs in stages.items():
             medians = {name: round(statistics.median(run[name] for run in runs), 6) for name in runs[0]}
             rows[way] |= {"stages_s": medians, "stages_peak_bytes": peaks[way][0]}
     with tempfile.TemporaryDirectory(prefix="neurocodec-") as folder:  # the file is in the system's cache
         path = Path(folder) / "file"
-        rows["encode"]["file_s"] = _seconds(lambda: path.write_bytes(data), task.repeats, "cpu")["median_s"]
-        rows["decode"]["file_s"] = _seconds(path.read_bytes, task.repeats, "cpu")["median_s"]
+        rows["encode"]["file_s"] = _seconds(lambda: path.write_bytes(data), repeats, "cpu")["median_s"]
+        rows["decode"]["file_s"] = _seconds(path.read_bytes, repeats, "cpu")["median_s"]
     if codec.name == "bpg":  # its tools are other processes
         rows["encode"]["peak_bytes"] = rows["decode"]["peak_bytes"] = None
     return {
         "device": device,
-        "setting": task.setting,
+        "setting": setting,
         "bytes": len(data),
         "bpp": bits_per_pixel(data, rgb),
         "psnr": None if UNTRAINED in codec.name or not math.isfinite(distortion) else round(distortion, 4),

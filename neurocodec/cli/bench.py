@@ -264,10 +264,7 @@ def run_coder(args: argparse.Namespace) -> int:
 
     samples = [coder_speed.read(args.symbols)] if args.symbols else coder_speed.gaussian_samples(args.count)
     results = coder_speed.run(
-        samples,
-        repeats=args.repeats,
-        command=command_line(sys.argv),
-        progress=lambda line: print(line, flush=True),
+        samples, repeats=args.repeats, command=command_line(sys.argv), progress=lambda line: print(line, flush=True)
     )
     _write(results, args)
     return 0

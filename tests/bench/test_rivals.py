@@ -149,7 +149,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_compressai_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from neurocodec.bench import compressai
+    from neurocodec.interop import compressai
 
     def load(architecture: str, quality: int, **_: object) -> None:
         if architecture == "mbt2018":
