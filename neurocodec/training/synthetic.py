@@ -23,11 +23,11 @@ def draw(rng: np.random.Generator, size: int, photograph: Rgb) -> Rgb:
     if kind < 0.1:
         return _background(rng, size)
     if kind < 0.25:
-        return _pattern(rng, size)
+        return pattern(rng, size)
     if kind < 0.35:
         return _noise(rng, _background(rng, size) if rng.random() < 0.5 else photograph)
     if kind < 0.65:
-        return _page(rng, size)
+        return page(rng, size)
     return _screen(rng, _background(rng, size) if rng.random() < 0.6 else photograph)
 
 
@@ -50,7 +50,7 @@ def _background(rng: np.random.Generator, size: int) -> Rgb:
     return _to_rgb(first + (second - first) * np.clip(way, 0, 1)[:, :, None])
 
 
-def _pattern(rng: np.random.Generator, size: int) -> Rgb:
+def pattern(rng: np.random.Generator, size: int) -> Rgb:
     """Stripes or a checkerboard, squares of 1 to 32 pixels."""
     period = int(np.exp(rng.uniform(0, np.log(33))))
     y, x = (np.mgrid[:size, :size] + rng.integers(0, period, (2, 1, 1))) // period
@@ -101,7 +101,7 @@ def _screen(rng: np.random.Generator, rgb: Rgb) -> Rgb:
     return np.asarray(im)
 
 
-def _page(rng: np.random.Generator, size: int) -> Rgb:
+def page(rng: np.random.Generator, size: int) -> Rgb:
     """A page as screens show them: dark upon light, or light upon dark, with columns, boxes and lines of text."""
     light = rng.uniform(225, 255) if rng.random() < 0.6 else 255.0
     paper, ink = np.full(3, light), np.full(3, rng.uniform(0, 90))

@@ -29,6 +29,7 @@ def test_overrides_have_the_types_of_the_settings(config_file):
     assert config.training.steps == 3
     assert (config.training.learning_rate, config.training.optimizer, config.training.compile) == (1.0, "muon", True)
     assert config.data.folder == "a b"
+    assert load_config(config_file, ['data.mix={"a/b" = 0.3, c = 0.2}']).data.mix == {"a/b": 0.3, "c": 0.2}
     assert config_from_dict(dataclasses.asdict(config)) == config
 
 
@@ -48,7 +49,12 @@ def test_overrides_have_the_types_of_the_settings(config_file):
         ("data.crop=100", "data.crop is not a multiple of 64"),
         ("data.final_crop=0", "data.final_crop is not a multiple of 64"),
         ("data.workers=0", "data.workers is not at least 1"),
-        ("training.optimizer=sgd", "training.optimizer is not adam or muon"),
+        ("training.optimizer=sgd", "training.optimizer is not adam, muon or soap"),
+        ("data.mix=0.3", "data.mix is 0.3, and a value of type dict is needed"),
+        ("data.mix={a = 0.6, b = 0.4}", "data.mix is not a table of other folders and their shares"),
+        ("data.mix={a = 0.0}", "data.mix is not a table of other folders and their shares"),
+        ('data.mix={a = "half"}', "data.mix is not a table of other folders and their shares"),
+        ('data.mix={"" = 0.5}', "data.mix is not a table of other folders and their shares"),
         ("training.device=gpu", "training.device is not auto, cpu or cuda"),
         ("training.learning_rate=-1e-3", "training.learning_rate is not at least 0"),
         ("training.learning_rate=nan", "training.learning_rate is nan, and a finite number is needed"),
@@ -109,6 +115,12 @@ def test_the_learning_rate_warms_up_and_falls():
     assert rates[2] > 0.97
     assert rates[3] == pytest.approx(0.505)
     assert rates[4] == pytest.approx(0.01)
+
+
+def test_the_learning_rate_can_stay_flat():
+    settings = TrainingConfig(warmup=0.1, final_learning_rate=1.0)
+    assert [learning_rate(fraction, settings) for fraction in (0.1, 0.5, 1.0)] == [1.0, 1.0, 1.0]
+    assert learning_rate(0.05, settings) == pytest.approx(0.5, abs=0.01)
 
 
 def test_seeds_differ_by_step_member_and_stream():

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from neurocodec.errors import ConfigError
+from neurocodec.errors import ConfigError, OutputError
 from neurocodec.training import data, synthetic
 from neurocodec.training.config import Config, DataConfig, TrainingConfig
-from neurocodec.training.data import Batches, Crops, Photographs, Pictures, find_images, open_pictures, recolour
+from neurocodec.training.data import (
+    Batches,
+    Crops,
+    MixedCrops,
+    Photographs,
+    Pictures,
+    find_images,
+    open_pictures,
+    recolour,
+)
 from neurocodec.training.distributed import Processes
 from neurocodec.training.schedule import stages
 
@@ -70,20 +80,20 @@ def test_photographs_are_decoded_once_and_again_when_they_change(folder, tmp_pat
         Photographs(paths, tmp_path, min_side=500)
     next(tmp_path.glob("*.u8")).unlink()
     assert (Photographs(paths, tmp_path, min_side=64)[3] == first[3]).all()
-    with pytest.raises(ConfigError, match="no pictures"):
+    with pytest.raises(ConfigError, match="which holds no pictures"):
         find_images(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "nosuch"])
 def test_folders_that_are_none(name):
     """The empty name is not the folder that the command happens to run in."""
-    with pytest.raises(ConfigError, match=f"data.folder is '{name}', which is no folder"):
+    with pytest.raises(ConfigError, match=f"data.folder is '{name}', which is not a folder"):
         find_images(name)
 
 
 def test_one_picture_is_too_few(photo, tmp_path):
     Image.fromarray(photo[:100, :100]).save(tmp_path / "one.png")
-    with pytest.raises(ConfigError, match=r"one picture found below .* training needs another"):
+    with pytest.raises(ConfigError, match=r"data.folder is .*, which holds one picture, and training needs two"):
         open_pictures(DataConfig(folder=str(tmp_path), crop=64), tmp_path / "run")
 
 
@@ -94,6 +104,17 @@ def test_an_interrupted_decoding_leaves_nothing(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Photographs(find_images(folder), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_written(folder, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"\.u8 cannot be written: File too large"):
+            Photographs(find_images(folder), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
 
 
@@ -158,7 +179,8 @@ def test_the_last_stage_has_larger_crops_of_large_pictures_and_as_many_pixels(ph
 
 
 def test_stages_of_several_processes():
-    config = Config(data=DataConfig(crop=256, final_crop=384), training=TrainingConfig(batch=8))
+    data = DataConfig(crop=256, final_crop=384, final_crop_share=0.2)
+    config = Config(data=data, training=TrainingConfig(batch=8))
     assert [[stage.images for stage in stages(config, world)] for world in (1, 2, 4, 8)] == [
         [8, 4],
         [8, 4],
@@ -167,11 +189,12 @@ def test_stages_of_several_processes():
     ]
     with pytest.raises(ConfigError, match="3 processes cannot share"):
         stages(config, 3)
+    assert [stage.crop for stage in stages(Config(), 1)] == [256]
 
 
 def test_pictures_too_small_for_the_last_stage_are_an_error_only_if_all_are(photographs):
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, final_crop=256))
-    with pytest.raises(ConfigError, match="none of the 8 training pictures has sides of at least 256"):
+    with pytest.raises(ConfigError, match="none of the 8 training pictures has sides of at least the crops' 256"):
         Batches(Pictures(photographs, (), photographs), config, Processes(CPU))
     unused = dataclasses.replace(config, data=dataclasses.replace(config.data, final_crop_share=0.0))
     assert {x.shape[2] for x, _ in batches(photographs, unused)} == {64}
@@ -204,14 +227,14 @@ def test_recoloured_crops_are_of_stronger_and_weaker_colours(photo):
     def spread(rgb):
         return np.abs(rgb - rgb.mean(2, keepdims=True)).mean()
 
-    found = [recolour(np.random.default_rng(i), crop) for i in range(60)]
-    assert {(c.shape, c.dtype.name) for c in found} == {((64, 64, 3), "uint8")}
-    ratios = [spread(c) / spread(crop) for c in found]
+    recoloured = [recolour(np.random.default_rng(i), crop) for i in range(60)]
+    assert {(c.shape, c.dtype.name) for c in recoloured} == {((64, 64, 3), "uint8")}
+    ratios = [spread(c) / spread(crop) for c in recoloured]
     assert min(ratios) < 0.7
     assert max(ratios) > 1.6
-    kept = [np.abs(c @ np.array([0.299, 0.587, 0.114]) - luma).mean() < 3 for c in found]
+    kept = [np.abs(c @ np.array([0.299, 0.587, 0.114]) - luma).mean() < 3 for c in recoloured]
     assert 30 <= sum(kept) < 60  # the others have channels exchanged, or left the range
-    assert (found[5] == recolour(np.random.default_rng(5), crop)).all()
+    assert (recoloured[5] == recolour(np.random.default_rng(5), crop)).all()
 
 
 def test_a_share_of_the_crops_is_recoloured(photographs, monkeypatch):
@@ -221,8 +244,72 @@ def test_a_share_of_the_crops_is_recoloured(photographs, monkeypatch):
     assert share == pytest.approx(0.7 * 0.4, abs=0.07)
 
 
+# Several folders
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Folders of eight pictures each: red ones, and green and blue ones of columns that alternate by one level."""
+    columns = np.arange(90, dtype=np.uint8) % 2
+    for name, level in {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}.items():
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            picture = np.broadcast_to(np.array(level, np.uint8), (80, 90, 3)) + columns[:, None]
+            Image.fromarray(picture + np.uint8(2 * i)).save(tmp_path / name / f"{i}.png")
+    mix = {str(tmp_path / "green"): 0.3, str(tmp_path / "blue"): 0.1}
+    shares = {"magnified_share": 0.5, "drawn_share": 0.0, "recoloured_share": 0.0}
+    return DataConfig(folder=str(tmp_path / "red"), mix=mix, crop=64, validation_every=4, validation_images=2, **shares)
+
+
+def colour(rgb):
+    return int(np.asarray(rgb).reshape(-1, 3).mean(0).argmax())
+
+
+def test_folders_provide_their_shares_of_the_crops(mixed, tmp_path):
+    pictures = open_pictures(mixed, tmp_path / "run")
+    crops = MixedCrops(pictures, mixed, 64)
+    colours = [colour(crops.draw(np.random.default_rng(i))) for i in range(600)]
+    assert np.bincount(colours) / 600 == pytest.approx([0.6, 0.3, 0.1], abs=0.05)
+    assert pictures.counts == {mixed.folder: 6, **dict.fromkeys(mixed.mix, 6)}
+
+
+def test_only_crops_of_the_first_folder_are_varied(mixed, tmp_path):
+    data = dataclasses.replace(mixed, magnified_share=1.0, recoloured_share=1.0)
+    crops = MixedCrops(open_pictures(data, tmp_path / "run"), data, 64)
+    drawn = [crops.draw(np.random.default_rng(i)).astype(int) for i in range(100)]
+    steps = {0: set(), 1: set(), 2: set()}
+    for crop in drawn:
+        level = crop.reshape(-1, 3).max(0)
+        kind = 1 if level[1] >= 190 and level[0] < 50 else 2 if level[2] >= 190 and level[0] < 50 else 0
+        lines = crop if (crop[0] != crop[0, 0]).any() else crop.transpose(1, 0, 2)
+        steps[kind].add(bool((np.abs(np.diff(lines[0], axis=0)) == 1).all()))
+    assert steps[1] == steps[2] == {True}  # each pixel differs from the next, as in the pictures
+    assert False in steps[0]
+
+
+def test_held_out_pictures_come_from_every_folder(mixed, tmp_path):
+    held_out = open_pictures(mixed, tmp_path / "run").held_out
+    assert [colour(held_out[i]) for i in range(len(held_out))] == [0, 0, 1, 2]
+
+
+def test_batches_of_several_folders_depend_on_seed_and_step_alone(mixed, tmp_path):
+    config = dataclasses.replace(CONFIG, data=mixed)
+    pictures = open_pictures(mixed, tmp_path / "run")
+
+    def source(step):
+        return Batches(pictures, config, Processes(CPU), step)
+
+    whole, half = source(0), source(4)
+    batches = [whole.next(step / 8) for step in range(8)]
+    assert same(batches[4:], [half.next(step / 8) for step in range(4, 8)])
+    assert {colour(x.permute(0, 2, 3, 1)[i]) for x, _ in batches for i in range(8)} == {0, 1, 2}
+
+
+# Drawn pictures
+
+
 def test_pages_are_dark_upon_light_or_light_upon_dark():
-    pages = [synthetic._page(np.random.default_rng(i), 96).astype(int) for i in range(60)]
+    pages = [synthetic.page(np.random.default_rng(i), 96).astype(int) for i in range(60)]
     assert {page.shape for page in pages} == {(96, 96, 3)}
     light = sum(np.median(page) > 200 for page in pages)
     assert 35 < light < 58
@@ -245,7 +332,7 @@ def test_drawn_pictures_are_varied_and_repeatable(photo):
 
 def test_fine_patterns_are_of_low_contrast():
     for i in range(300):
-        pattern = synthetic._pattern(np.random.default_rng(i), 64).astype(int)
+        pattern = synthetic.pattern(np.random.default_rng(i), 64).astype(int)
         rows, columns = (np.abs(np.diff(pattern, axis=axis)).sum((2, 1 - axis)) > 0 for axis in (0, 1))
         if max(rows.sum(), columns.sum()) > 64 // 4 + 1:  # a change at least every third pixel
             assert np.ptp(pattern, axis=(0, 1)).max() <= 64
