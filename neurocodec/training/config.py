@@ -84,7 +84,7 @@ class TrainingConfig:
     log_every: int = 20
     checkpoint_every: int = 500
     validate_every: int = 2000
-    validate_actual: bool = True  # by real files besides
+    validate_actual: bool = True  # also measures real files
     tensorboard: bool = False  # writes RUN/tensorboard
 
     def __post_init__(self) -> None:

@@ -65,7 +65,7 @@ def open_pictures(data: DataConfig, run: Path) -> Pictures:
     for folder, setting, share in folders:
         paths = find_images(folder, setting)
         if len(paths) < 2:
-            raise ConfigError(f"{setting} is {folder!r}, which holds one picture: training needs two.")
+            raise ConfigError(f"{setting} is {folder!r}, which holds one picture, and training needs two.")
         held_out += paths[::every][: math.ceil(share * data.validation_images)]
         training.append(Photographs([p for i, p in enumerate(paths) if i % every], cache, min_side=data.crop))
     counts = {folder: len(photographs) for (folder, _, _), photographs in zip(folders, training, strict=True)}
@@ -90,8 +90,8 @@ class Photographs:
         self.entries: list[tuple[int, int, int]] = [tuple(entry) for entry in json.loads(index.read_text())]
         if not self.entries:
             raise ConfigError(
-                f"none of the {len(paths)} pictures from {paths[0]} on can be decoded and has sides of at least the "
-                f"crops' {min_side} pixels."
+                f"none of the {len(paths)} pictures from {paths[0]} on can be decoded and has sides of at least "
+                f"{min_side} pixels, the size of a crop."
             )
         self._pixels = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))
 
@@ -149,7 +149,7 @@ class Crops:
         self._areas = sides.prod(1)[self._fitting].cumsum()
         if not self._fitting.size:
             raise ConfigError(
-                f"none of the {len(photographs)} training pictures has sides of at least the crops' {size} pixels."
+                f"none of the {len(photographs)} training pictures has sides of at least {size} pixels, as a crop."
             )
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.uint8]:

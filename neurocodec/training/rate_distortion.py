@@ -83,7 +83,7 @@ class RateDistortion:
 
     @torch.no_grad()
     def validate(self, ema: Hyperprior, held_out: Photographs, fraction: float) -> list[dict[str, float]]:
-        """Mean bpp and PSNR at four quality indexes; with `validate_actual`, of real files besides."""
+        """Mean bpp and PSNR at four quality indexes; with `validate_actual`, also of real files."""
         ema.fake_quantise = in_last(self.config.training.integer_share, fraction)
         frozen = freeze(ema) if self.config.training.validate_actual else None
         rows = []

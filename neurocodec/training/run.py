@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from neurocodec.training.measured_tables import measured_tables
 from neurocodec.training.objective import Objective
 
 LEFT_BEHIND = ("model.pt", "model.safetensors", "realism.safetensors")
-"""What a run leaves for use, besides its checkpoint; a new run does not overwrite it."""
+"""Models of a run; a new run does not overwrite them."""
 
 PROGRESS = ("step", "seconds", "skipped", "crops")
 
@@ -86,7 +87,9 @@ class State:
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["peak"] = peak
         except (LookupError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"the checkpoint does not fit the networks of this release: {error}") from error
+            raise ConfigError(
+                "the checkpoint does not fit the networks of this release: start a new run with --init-from."
+            ) from error
         for name in PROGRESS:
             setattr(self, name, saved["state"].get(name, 0))  # earlier releases did not count crops
         self.warned = set(saved["state"].get("warned", ()))
@@ -210,5 +213,6 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def save_tensors(path: Path, value: dict[str, Any]) -> None:
     """Writes a .pt file, whole or not at all. Raises OutputError."""
-    with files.writing(path, force=True) as file:
-        torch.save(value, file)
+    buffer = io.BytesIO()  # torch turns an error of a real file into one of its own
+    torch.save(value, buffer)
+    files.write_bytes(path, buffer.getvalue(), force=True)

@@ -228,7 +228,7 @@ def test_a_new_run_does_not_overwrite_the_model_of_another(config_file, tmp_path
         (["data.folder=nosuch"], "data.folder is 'nosuch', which is not a folder"),
         (["data.mix={nosuch = 0.5}"], "data.mix is 'nosuch', which is not a folder"),
         (["training.init_from=nosuch"], "cannot start from 'nosuch'"),
-        (["data.final_crop=512", "data.final_crop_share=0.5"], "has sides of at least the crops' 512 pixels"),
+        (["data.final_crop=512", "data.final_crop_share=0.5"], "has sides of at least 512 pixels"),
     ],
 )
 def test_a_run_that_cannot_start_says_so_in_one_line(config_file, tmp_path, capsys, overrides, message):

@@ -71,8 +71,8 @@ def test_only_the_generator_learns_and_realism_0_stays_the_base_decoder(config_f
     assert np.array_equal(codec.decode(data, model=trained, realism=0.0), plain)
     with torch.no_grad():
         y_hat, index = torch.randn(1, 16, 4, 4), torch.tensor([3.0])
-        assert torch.equal(trained.generator(y_hat, index, torch.zeros(1)), small_model.g_s(y_hat, index))
-        assert not torch.equal(trained.generator(y_hat, index, torch.ones(1)), small_model.g_s(y_hat, index))
+        assert torch.equal(trained.generator(y_hat, index, torch.zeros(1)), thaw(small_model).g_s(y_hat, index))
+        assert not torch.equal(trained.generator(y_hat, index, torch.ones(1)), thaw(small_model).g_s(y_hat, index))
 
 
 def test_the_average_ships_and_decode_finds_it(config_file, tmp_path, small_model, photo, monkeypatch):
@@ -86,7 +86,6 @@ def test_the_average_ships_and_decode_finds_it(config_file, tmp_path, small_mode
     fresh = dataclasses.replace(small_model, generator=None)
     data = codec.encode(photo[:64, :64], model=small_model)
     assert codec.decode(data, model=fresh, realism=1.0).size == (64, 64)
-    assert fresh.generator is not None
 
 
 def test_learning_lowers_the_losses(config_file, tmp_path):
@@ -115,7 +114,7 @@ def test_one_step_of_each_side_and_none_of_the_discriminator_before_its_start(co
     train(config_file, run, ["realism.gan_start=0.5", "training.log_every=1"])
     saved, log = weights(run), rows(run)
     assert {int(state["step"]) for state in saved["optimizers"][0]["state"].values()} == {6}
-    assert {int(state["step"]) for state in saved["discriminator_optimizer"]["state"].values()} == {3}
+    assert {int(state["step"]) for state in saved["optimizers"][-1]["state"].values()} == {3}
     for i, row in enumerate(log):
         assert ("real" in row) == ("gan" in row) == ("discriminator_gradient" in row) == (i >= 3)
         assert row["gradient"] > 0
@@ -290,9 +289,8 @@ def test_the_joint_objective_makes_a_new_model_and_its_generator(config_file, tm
     model = model_files.load(run / "model.safetensors")
     assert model.model_id != small_model.model_id
     trained = dataclasses.replace(model, generator=generators.load(path, model))
-    assert all(
-        torch.equal(value, saved["ema"]["generator.trunk." + name]) for name, value in model.g_s.state_dict().items()
-    )
+    generator = trained.generator.state_dict()
+    assert all(torch.equal(value, saved["ema"]["generator." + name]) for name, value in generator.items())
     data = codec.encode(photo[:64, :64], model=trained)
     assert np.array_equal(codec.decode(data, model=trained, realism=0.0), codec.decode(data, model=model))
 
@@ -462,7 +460,7 @@ def test_guard_by_hand():
 # Configuration and command
 
 
-def test_the_command_decides_by_the_section(config_file, tmp_path, capsys):
+def test_the_command_decides_by_the_section(config_file, tmp_path, capsys, pictures):
     run = tmp_path / "run"
     assert main(["train", str(config_file), "--run", str(run), "training.steps=2", "training.precision=bfloat16"]) == 0
     assert capsys.readouterr().out == f"{run / 'realism.safetensors'}: the trained generative decoder\n"
@@ -470,7 +468,7 @@ def test_the_command_decides_by_the_section(config_file, tmp_path, capsys):
     saved = config_from_dict(rows(run, "config")[0]["config"])
     assert isinstance(saved, GenerativeConfig)
     assert saved.model == model_files.load(SMALL_MODEL).config
-    assert rows(run, "config")[0]["pictures"] == 3
+    assert rows(run, "config")[0]["pictures"] == {str(pictures): 5}
 
 
 @pytest.mark.parametrize(
