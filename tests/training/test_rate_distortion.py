@@ -14,13 +14,13 @@ from training.runs import rows, train, weights
 from neurocodec import codec, container
 from neurocodec import model as model_files
 from neurocodec.cli.main import main
+from neurocodec.entropy.grid import index_of_scale
 from neurocodec.errors import ConfigError, MissingPackageError
 from neurocodec.image import Picture
 from neurocodec.metrics import psnr
 from neurocodec.model import HyperpriorConfig
 from neurocodec.models.freeze import freeze, thaw
 from neurocodec.models.hyperprior import Hyperprior
-from neurocodec.entropy.grid import index_of_scale
 from neurocodec.models.rate import gaussian_bits, scale_of_index, training_bits
 from neurocodec.training.config import Config, load_config
 from neurocodec.training.optimizers import make_optimizers
