@@ -1,4 +1,5 @@
 # make demo · make test · make check · make bench · make wheel. The first of them sets up .venv.
+# For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,8 +10,14 @@ DEV := $(VENV)/.dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 BENCH_DATA ?= data/kodak
 BENCH_OUT ?= bench-output
+NATIVE := build/native
+CXXFLAGS_NATIVE := -std=c++17 -Wall -Wextra -pthread -Icsrc
+SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+CLANG ?= clang++
+FUZZ_SECONDS ?= 600
+AARCH64 ?= aarch64-linux-gnu-g++
 
-.PHONY: demo test check bench wheel clean
+.PHONY: demo test check bench wheel sanitize fuzz neon-test clean
 
 demo: $(CORE) # the core alone: NumPy, Pillow, safetensors
 	$(BIN)/neurocodec demo -o demo-output --force
@@ -32,6 +39,27 @@ wheel: $(DEV) # dist/: an sdist, and a wheel for this machine's Python, as manyl
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	@if $(BIN)/python -c 'import auditwheel' 2>/dev/null; \
 	then $(BIN)/python -m auditwheel repair --wheel-dir dist dist/*-linux_*.whl && rm dist/*-linux_*.whl; fi
+
+sanitize: # every kernel, damaged streams and damaged models, under the address and undefined-behaviour sanitizers
+	@mkdir -p $(NATIVE)
+	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/test/kernels.cpp -o $(NATIVE)/kernels-sanitized
+	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/fuzz/stream.cpp -o $(NATIVE)/stream-sanitized
+	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/fuzz/tile.cpp csrc/c_api.cpp -o $(NATIVE)/tile-sanitized
+	$(NATIVE)/kernels-sanitized
+	$(NATIVE)/stream-sanitized 20000
+	$(NATIVE)/tile-sanitized 5000
+
+fuzz: # libFuzzer, guided by coverage, FUZZ_SECONDS for each target; needs clang
+	@mkdir -p $(NATIVE)/corpus-stream $(NATIVE)/corpus-tile
+	$(CLANG) $(CXXFLAGS_NATIVE) $(SANITIZERS) -fsanitize=fuzzer -DNEUROCODEC_LIBFUZZER csrc/fuzz/stream.cpp -o $(NATIVE)/fuzz-stream
+	$(CLANG) $(CXXFLAGS_NATIVE) $(SANITIZERS) -fsanitize=fuzzer -DNEUROCODEC_LIBFUZZER csrc/fuzz/tile.cpp csrc/c_api.cpp -o $(NATIVE)/fuzz-tile
+	$(NATIVE)/fuzz-stream -max_total_time=$(FUZZ_SECONDS) -max_len=3000 $(NATIVE)/corpus-stream
+	$(NATIVE)/fuzz-tile -max_total_time=$(FUZZ_SECONDS) -max_len=3000 $(NATIVE)/corpus-tile
+
+neon-test: # NEON under emulation: Debian's g++-aarch64-linux-gnu and qemu-user
+	@mkdir -p $(NATIVE)
+	$(AARCH64) $(CXXFLAGS_NATIVE) -O2 -static csrc/test/kernels.cpp -o $(NATIVE)/kernels-neon
+	qemu-aarch64 $(NATIVE)/kernels-neon
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

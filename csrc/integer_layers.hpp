@@ -167,26 +167,41 @@ NC_AVX512 inline void sums_avx512(const int16_t* const* x, size_t count, const i
 #endif
 
 #ifdef NC_NEON
-// Four positions share each load of weights; the sixteen sums of a position are four vectors.
+constexpr size_t kGroup = 4;  // positions that share each load of weights; sums of a position: four vectors
+
+// Adds the products of input number kLane of each x to the sums.
+template <int kLane>
+NC_INLINE void add_products_neon(const int16x4_t* x, const int16_t* weights, int32x4_t (*total)[4]) {
+  const int16x8_t low = vld1q_s16(weights), high = vld1q_s16(weights + 8);
+  for (size_t p = 0; p < kGroup; ++p) {
+    total[p][0] = vmlal_lane_s16(total[p][0], vget_low_s16(low), x[p], kLane);
+    total[p][1] = vmlal_high_lane_s16(total[p][1], low, x[p], kLane);
+    total[p][2] = vmlal_lane_s16(total[p][2], vget_low_s16(high), x[p], kLane);
+    total[p][3] = vmlal_high_lane_s16(total[p][3], high, x[p], kLane);
+  }
+}
+
 inline void sums_neon(const int16_t* const* x, size_t count, const int16_t* weights, size_t inputs, size_t panels,
                       Sums* sums) {
-  constexpr size_t kGroup = 4;
   for (size_t n = 0; n < panels; ++n) {
     for (size_t first = 0; first < count; first += kGroup) {
       int32x4_t total[kGroup][4];
       for (auto& position : total) {
         for (auto& vector : position) vector = vdupq_n_s32(0);
       }
-      for (size_t k = 0; k < inputs; ++k) {
-        const int16_t* const w = weights + (n * inputs + k) * kPanel;
-        const int16x8_t low = vld1q_s16(w), high = vld1q_s16(w + 8);
-        for (size_t p = 0; p < kGroup; ++p) {
-          const int16_t value = x[first + p][k];
-          total[p][0] = vmlal_n_s16(total[p][0], vget_low_s16(low), value);
-          total[p][1] = vmlal_n_s16(total[p][1], vget_high_s16(low), value);
-          total[p][2] = vmlal_n_s16(total[p][2], vget_low_s16(high), value);
-          total[p][3] = vmlal_n_s16(total[p][3], vget_high_s16(high), value);
-        }
+      const int16_t* w = weights + n * inputs * kPanel;
+      int16x4_t values[kGroup];
+      size_t k = 0;
+      for (; k + 4 <= inputs; k += 4, w += 4 * kPanel) {
+        for (size_t p = 0; p < kGroup; ++p) values[p] = vld1_s16(x[first + p] + k);
+        add_products_neon<0>(values, w, total);
+        add_products_neon<1>(values, w + kPanel, total);
+        add_products_neon<2>(values, w + 2 * kPanel, total);
+        add_products_neon<3>(values, w + 3 * kPanel, total);
+      }
+      for (; k < inputs; ++k, w += kPanel) {
+        for (size_t p = 0; p < kGroup; ++p) values[p] = vdup_n_s16(x[first + p][k]);
+        add_products_neon<0>(values, w, total);
       }
       for (size_t p = 0; p < kGroup; ++p) {
         for (size_t v = 0; v < 4; ++v) vst1q_s32(sums[first + p] + n * kPanel + 4 * v, total[p][v]);

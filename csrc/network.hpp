@@ -571,7 +571,10 @@ class EntropyNetwork {
   // Table rows of z, one for each channel.
   std::vector<uint8_t> z_rows(int quality) const {
     std::vector<uint8_t> result;
-    for (size_t n = 0; n < shape_.hyper_channels; ++n) result.push_back(table_row(z_index_.at(quality, n)));
+    for (size_t n = 0; n < shape_.hyper_channels; ++n) {
+      const int32_t index = z_index_.at(quality, n);  // any 32-bit number: a model file holds it
+      result.push_back(table_row(std::min(std::max(index, -kOutputLimit), kOutputLimit)));
+    }
     return result;
   }
 

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Fuzzes the decoder: damaged streams must end in a status, never in a bad read or write.
+// Fuzzes the range decoder: damaged streams must end in a status, never in a bad read or write. `make fuzz` runs it.
 //
-//   clang++ -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -DNEUROCODEC_LIBFUZZER csrc/fuzz_decoder.cpp -o fuzz
-//   g++ -std=c++17 -O1 -g -fsanitize=address,undefined -pthread csrc/fuzz_decoder.cpp -o fuzz && ./fuzz 20000
-//
-// Without libFuzzer the program makes its own input: random bytes, and real streams with bytes flipped, cut or added.
-// Input of the entry point: one byte for the number of symbols, one for the size of the calls, then the stream.
+// With libFuzzer (-DNEUROCODEC_LIBFUZZER -fsanitize=fuzzer) inputs are found by coverage; without, the program makes its
+// own: random bytes, and real streams with bytes flipped, cut or added. Input of the entry point: one byte for the number
+// of symbols, one for the size of the calls, then the stream.
 
 #include <cstdio>
 #include <cstdlib>
