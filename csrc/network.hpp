@@ -228,10 +228,12 @@ struct Run {
   Kernel kernel;
   size_t threads;
 
+  size_t bands_of(size_t rows) const { return std::max<size_t>(1, std::min(threads, rows)); }
+
   // task(first, last) for bands of rows.
   template <typename Task>
   void bands(size_t rows, const Task& task) const {
-    const size_t parts = std::max<size_t>(1, std::min(threads, rows));
+    const size_t parts = bands_of(rows);
     parallel(parts, parts, [&](size_t part) { task(rows * part / parts, rows * (part + 1) / parts); });
   }
 };
@@ -246,39 +248,52 @@ class Block {
         gate_in_(arrays.pointwise(name + ".gate_in", 2 * channels, channels)),
         gate_out_(arrays.pointwise(name + ".gate_out", channels, channels)) {}
 
-  Map operator()(const Run& run, const Map& x) const {
-    Map y(x.height, x.width, x.channels);
-    run.bands(x.height, [&](size_t first, size_t last) { band(run.kernel, x, first, last, y); });
-    return y;
+  // In place: a band keeps copies of the rows beside it, which other threads overwrite.
+  void operator()(const Run& run, Map& x) const {
+    const size_t bands = run.bands_of(x.height);
+    const auto first_row = [&](size_t band) { return x.height * band / bands; };
+    std::vector<std::vector<int16_t>> edges(2 * bands);
+    const auto keep = [&](std::vector<int16_t>& copy, size_t r) { copy.assign(x.row(r), x.row(r) + x.row_size() + 1); };
+    for (size_t band = 1; band < bands; ++band) {
+      keep(edges[2 * band], first_row(band) - 1);
+      keep(edges[2 * band - 1], first_row(band));
+    }
+    parallel(bands, bands, [&](size_t band) {
+      compute(run.kernel, x, first_row(band), first_row(band + 1), edges[2 * band], edges[2 * band + 1]);
+    });
   }
 
  private:
-  void band(Kernel kernel, const Map& x, size_t first, size_t last, Map& y) const {
+  // Rows first to last - 1. before, after: the rows beside them, empty at the edge of the picture.
+  void compute(Kernel kernel, Map& x, size_t first, size_t last, const std::vector<int16_t>& before,
+               const std::vector<int16_t>& after) const {
     const size_t size = x.row_size(), channels = x.channels;
     std::array<std::vector<int16_t>, 3> ring;
     for (auto& row : ring) row.resize(size + 1);
-    std::vector<int16_t> u(size + 1), gates(2 * size + 1);
-    const auto inner = [&](size_t r) -> const int16_t* {
-      if (r >= x.height) return nullptr;
-      int16_t* const row = ring[r % 3].data();
-      in_.run(kernel, x.row(r), x.width, row);
-      leaky_relu(kernel, row, size);
-      return row;
+    std::vector<int16_t> u(size + 1), v(2 * size + 1);
+    const auto inner = [&](const int16_t* from, size_t r) -> const int16_t* {
+      int16_t* const to = ring[r % 3].data();
+      in_.run(kernel, from, x.width, to);
+      leaky_relu(kernel, to, size);
+      return to;
     };
-    const int16_t* above = first > 0 ? inner(first - 1) : nullptr;
-    const int16_t* here = inner(first);
+    const int16_t* above = before.empty() ? nullptr : inner(before.data(), first + 2);
+    const int16_t* here = inner(x.row(first), first);
     for (size_t r = first; r < last; ++r) {
-      const int16_t* const below = inner(r + 1);
+      int16_t* const row = x.row(r);
+      const int16_t* const below = r + 1 < last     ? inner(x.row(r + 1), r + 1)
+                                   : after.empty() ? nullptr
+                                                   : inner(after.data(), r + 1);
       dw_.run_row(kernel, above, here, below, x.width, channels, u.data(), channels);
-      out_.run(kernel, u.data(), x.width, y.row(r));
-      add(kernel, x.row(r), y.row(r), size, y.row(r));
-      gate_in_.run(kernel, y.row(r), x.width, gates.data());
+      out_.run(kernel, u.data(), x.width, v.data());
+      add(kernel, row, v.data(), size, row);
+      gate_in_.run(kernel, row, x.width, v.data());
       for (size_t c = 0; c < x.width; ++c) {
-        const int16_t* const value = gates.data() + 2 * c * channels;
+        const int16_t* const value = v.data() + 2 * c * channels;
         gate(kernel, value, value + channels, channels, u.data() + c * channels);
       }
-      gate_out_.run(kernel, u.data(), x.width, gates.data());
-      add(kernel, y.row(r), gates.data(), size, y.row(r));
+      gate_out_.run(kernel, u.data(), x.width, v.data());
+      add(kernel, row, v.data(), size, row);
       above = here;
       here = below;
     }
@@ -387,10 +402,10 @@ class Analysis {
         stem_.run(run.kernel, row.data(), x.width, x.row(r));
       }
     });
-    for (const Block& block : blocks_) x = block(run, x);
+    for (const Block& block : blocks_) block(run, x);
     apply(run, gain_, quality, x);
     x = unshuffle_and_apply(run, down_, x);
-    for (const Block& block : latent_blocks_) x = block(run, x);
+    for (const Block& block : latent_blocks_) block(run, x);
     const Gain::Factors by = y_gain_.at(quality);
     for (size_t p = 0; p < height * width; ++p) {
       for (size_t c = 0; c < latent_channels_; ++c, ++y) {
@@ -438,10 +453,10 @@ class Synthesis {
             static_cast<int16_t>(std::min<int64_t>(std::max<int64_t>(value >> by.shift[c], -32768), 32767));
       }
     }
-    for (const Block& block : latent_blocks_) x = block(run, x);
+    for (const Block& block : latent_blocks_) block(run, x);
     x = apply_and_shuffle(run, up_, x, -32768, 32767);
     apply(run, gain_, quality, x);
-    for (const Block& block : blocks_) x = block(run, x);
+    for (const Block& block : blocks_) block(run, x);
     run.bands(x.height, [&](size_t first, size_t last) {
       std::vector<int16_t> row(x.width * kPixelChannels);
       for (size_t r = first; r < last; ++r) {

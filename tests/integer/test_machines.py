@@ -13,7 +13,7 @@ HEADERS = "#include <immintrin.h>\n#include <simde/x86/avx512/dpwssd.h>\n"
 
 
 def compare(folder: Path, compiler: str, *flags: str, emulator: str = "") -> tuple[list[str], list[str]]:
-    """Compares the kernels of a machine: their names, and checksums of layers and tiles that are the same everywhere."""
+    """Names of the kernels that the machine compared, and checksums that are the same on every machine."""
     program = folder / "kernels"
     source = ROOT / "csrc" / "test" / "kernels.cpp"
     command = [compiler, "-std=c++17", "-O1", "-w", "-pthread", f"-I{ROOT / 'csrc'}", *flags, source, "-o", program]
