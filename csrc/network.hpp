@@ -16,6 +16,7 @@
 #include <array>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -210,17 +211,20 @@ class Gain {
   int more_ = 0;
 };
 
-// Activations, (height, width, channels). One value more is allocated: a layer reads its inputs in pairs.
+// Activations, (height, width, channels), not cleared. One value more is allocated: a layer reads its inputs in pairs.
 struct Map {
   size_t height, width, channels;
-  std::vector<int16_t> values;
+  std::unique_ptr<int16_t[]> values;
 
   Map(size_t rows, size_t columns, size_t depth)
-      : height(rows), width(columns), channels(depth), values(rows * columns * depth + 1) {}
+      : height(rows), width(columns), channels(depth), values(new int16_t[rows * columns * depth + 1]) {
+    values[size()] = 0;
+  }
 
+  size_t size() const { return height * row_size(); }
   size_t row_size() const { return width * channels; }
-  int16_t* row(size_t r) { return values.data() + r * row_size(); }
-  const int16_t* row(size_t r) const { return values.data() + r * row_size(); }
+  int16_t* row(size_t r) { return values.get() + r * row_size(); }
+  const int16_t* row(size_t r) const { return values.get() + r * row_size(); }
 };
 
 // How a network is run.
@@ -308,7 +312,7 @@ inline void apply(const Run& run, const Gain& gains, int quality, Map& x) {
   const Gain::Factors by = gains.at(quality);
   run.bands(x.height, [&](size_t first, size_t last) {
     for (size_t p = first * x.width; p < last * x.width; ++p) {
-      int16_t* const at = x.values.data() + p * x.channels;
+      int16_t* const at = x.values.get() + p * x.channels;
       gain(run.kernel, at, by.mantissa.data(), by.shift.data(), by.half.data(), x.channels, at);
     }
   });
@@ -533,7 +537,7 @@ class HyperAnalysis {
       }
     });
     x = unshuffle_and_apply(run, down1_, apply(run, dw1_, x));
-    leaky_relu(run.kernel, x.values.data(), x.height * x.row_size());
+    leaky_relu(run.kernel, x.values.get(), x.size());
     x = apply(run, dw2_, x);
     std::vector<int32_t> z(x.height / 2 * (x.width / 2) * down2_.outputs());
     std::vector<int16_t> patch(down2_.inputs() + 1);
@@ -606,6 +610,7 @@ class EntropyNetwork {
           base_(0, 0, 0),
           context_(height, width, 2 * network.shape_.latent_channels),
           joined_(height, width, 2 * network.shape_.latent_channels + network.shape_.hidden_channels) {
+      std::fill_n(context_.row(0), context_.size(), int16_t{0});
       const Map features = network.features(run, z_hat, height, width, quality);
       base_ = Map(height, width, network.shape_.hidden_channels);
       run.bands(height, [&](size_t first, size_t last) {
@@ -668,14 +673,15 @@ class EntropyNetwork {
       for (size_t r = 0; r < height_; ++r) {
         for (size_t c = 0; c < width_; ++c) {
           const size_t g = group_at(step_, r, c), place = r * width_ + c;
-          int16_t* const context = context_.values.data() + place * context_.channels + g * quarter;
+          int32_t* const y = y_hat + place * channels + g * quarter;
           for (size_t k = 0; k < quarter; ++k) {
             const int32_t symbol = std::min(std::max(symbols[place * quarter + k], -(1 << 20)), 1 << 20);
-            const int32_t y = std::min(std::max(symbol * 64 + means[place * quarter + k], -kMaxLatent), kMaxLatent);
-            y_hat[place * channels + g * quarter + k] = y;
-            context[k] = network_.input_.linear(y);
-            context[channels + k] = network_.input_.logarithm(y);
+            y[k] = std::min(std::max(symbol * 64 + means[place * quarter + k], -kMaxLatent), kMaxLatent);
           }
+          if (step_ + 1 == kPasses) continue;  // nothing is predicted from the last
+          int16_t* const context = context_.row(0) + place * context_.channels + g * quarter;
+          for (size_t k = 0; k < quarter; ++k) context[k] = network_.input_.linear(y[k]);
+          for (size_t k = 0; k < quarter; ++k) context[channels + k] = network_.input_.logarithm(y[k]);
         }
       }
       ++step_;
@@ -815,8 +821,8 @@ class EntropyNetwork {
     for (size_t o = 0; o < bias.size(); ++o) bias[o] += h_s_bias_.at(quality, o);
     Map x(rows, columns, shape_.hidden_channels);
     conv_in_.run<int16_t>(
-        run.kernel, rows * columns, [&](size_t p) { return z.values.data() + p * z.channels; },
-        [&](size_t) { return bias.data(); }, 0, kHiddenMax, [&](size_t p) { return x.values.data() + p * x.channels; });
+        run.kernel, rows * columns, [&](size_t p) { return z.values.get() + p * z.channels; },
+        [&](size_t) { return bias.data(); }, 0, kHiddenMax, [&](size_t p) { return x.values.get() + p * x.channels; });
     x = apply_and_shuffle(run, up1_, apply(run, dw1_, x), 0, kHiddenMax);
     x = apply_and_shuffle(run, up2_, apply(run, dw2_, x), 0, kHiddenMax);
     x = apply(run, conv_out_, apply(run, dw3_, x), 0, kHiddenMax);
