@@ -46,8 +46,8 @@ sanitize: # every kernel, damaged streams and damaged models, under the address 
 	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/fuzz/stream.cpp -o $(NATIVE)/stream-sanitized
 	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/fuzz/tile.cpp csrc/c_api.cpp -o $(NATIVE)/tile-sanitized
 	$(NATIVE)/kernels-sanitized
-	$(NATIVE)/stream-sanitized 20000
-	$(NATIVE)/tile-sanitized 5000
+	$(NATIVE)/stream-sanitized 5000
+	$(NATIVE)/tile-sanitized 1000
 
 fuzz: # libFuzzer, guided by coverage, FUZZ_SECONDS for each target; needs clang
 	@mkdir -p $(NATIVE)/corpus-stream $(NATIVE)/corpus-tile
