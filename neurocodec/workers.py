@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from neurocodec.errors import NeurocodecError
@@ -120,7 +121,7 @@ def _work(connection: Connection, start: Callable[[], object], function: Callabl
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             outcome = _call(function, connection.recv())
-            connection.send(_picklable(outcome) if isinstance(outcome, Exception) else outcome)
+            connection.send(_sendable(outcome) if isinstance(outcome, Exception) else outcome)
 
 
 def _call(function: Callable[[Item], Result], item: Item) -> Result | Exception:
@@ -130,12 +131,13 @@ def _call(function: Callable[[Item], Result], item: Item) -> Result | Exception:
         return error
 
 
-def _picklable(error: Exception) -> Exception:
-    """The error with the worker's traceback as a note, or its text if it cannot be pickled."""
+def _sendable(error: Exception) -> Exception:
+    """The error with the worker's traceback as a note; as a RuntimeError with its text if it cannot be sent."""
     if hasattr(error, "add_note"):  # Python 3.11
         error.add_note("".join(traceback.format_exception(error)))
     try:
-        pickle.loads(pickle.dumps(error))
+        copy.copy(error)  # calls the class, as the receiver will
+        ForkingPickler.dumps(error)
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
