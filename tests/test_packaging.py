@@ -11,8 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from paths import ROOT
+from PIL import Image
 
 import neurocodec
 from neurocodec import errors
@@ -110,3 +112,41 @@ def test_licence(project: dict[str, Any]) -> None:
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
     assert "public domain" in (ROOT / "neurocodec" / "data" / "astronaut.txt").read_text()
+
+
+def test_a_wheel_in_a_clean_environment_codes_pictures_without_torch(tmp_path: Path) -> None:
+    pytest.importorskip("build", reason="pip install build")
+    source, environment = tmp_path / "source", tmp_path / "environment"
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "csrc", source / "csrc")
+    shutil.copytree(
+        ROOT / "neurocodec", source / "neurocodec", ignore=shutil.ignore_patterns("_native*", "__pycache__")
+    )
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, source)
+    run(sys.executable, "-m", "venv", environment)
+    python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    try:
+        run(*install, "numpy", "pillow", "safetensors")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"NumPy, Pillow and safetensors cannot be installed: {error.stderr[-200:]}")
+    run(*install, "--no-deps", *tmp_path.glob("*.whl"))
+
+    photo = ROOT / "neurocodec" / "data" / "astronaut.png"
+    assert "exact" in run(python, "-m", "neurocodec", "doctor", cwd=tmp_path)
+    run(python, "-m", "neurocodec", "encode", photo, "-o", "photo.nic", cwd=tmp_path)
+    run(python, "-m", "neurocodec", "decode", "photo.nic", "-o", "photo.png", cwd=tmp_path)
+    data = (tmp_path / "photo.nic").read_bytes()
+    assert data == neurocodec.encode(photo)
+    assert np.array_equal(Image.open(tmp_path / "photo.png"), neurocodec.decode(data))
+    with pytest.raises(subprocess.CalledProcessError):
+        run(python, "-c", "import torch", cwd=tmp_path)
+
+
+def run(*command: object, cwd: Path | None = None) -> str:
+    """The standard output of a command, which has neither this checkout nor its settings in its environment."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "NEUROCODEC_"))}
+    words = [str(word) for word in command]
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=True).stdout
