@@ -22,7 +22,7 @@ from neurocodec.bench import provenance
 from neurocodec.entropy import coder
 from neurocodec.entropy.native import extension
 from neurocodec.entropy.tables import Tables, gaussian_tables
-from neurocodec.errors import ConfigError, NativeUnavailableError
+from neurocodec.errors import ConfigError, NativeUnavailableError, one_line
 from neurocodec.packages import import_with_torchvision
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def read(path: Path) -> Sample:
         symbols, indexes = symbols.reshape(-1).astype(np.int32), indexes.reshape(-1).astype(np.uint8)
         return Sample(path.name, _clipped(symbols, indexes, tables), indexes, tables)
     except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is no .npz file with the arrays {', '.join(_ARRAYS)}: {reason}") from error
+        raise ConfigError(f"{path} is no .npz file with the arrays {', '.join(_ARRAYS)}: {one_line(error)}") from error
 
 
 def run(
@@ -132,7 +131,7 @@ def _row(build: Callable[[Sample], _Coder], sample: Sample, repeats: int) -> dic
     try:
         one = build(sample)
     except ImportError as error:
-        return {"not_measured": " ".join(str(error).split())}
+        return {"not_measured": one_line(error)}
     repeats = repeats if one.name.startswith("neurocodec") else FEW
     encode_s, data = _fastest(repeats, one.encode)
     decode_s, decoded = _fastest(repeats, lambda: one.decode(data))
