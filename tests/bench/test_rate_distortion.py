@@ -139,12 +139,12 @@ def test_rows_of_other_commits_are_named(folder: Path, tmp_path: Path, monkeypat
 
     for setting in (64, 16):
         assert "earlier" not in run("aaa", setting)
-    assert [found["commit"] for found in run("bbb", 4)["earlier"]] == ["aaa"]
+    assert [earlier["commit"] for earlier in run("bbb", 4)["earlier"]] == ["aaa"]
     results = run("ccc", 4)
-    assert [found["commit"] for found in results["earlier"]] == ["aaa", "bbb"]
+    assert [earlier["commit"] for earlier in results["earlier"]] == ["aaa", "bbb"]
     assert "Some rows are from earlier runs: commit aaa, 20" in summary.markdown(results)
     assert "<dt>rows kept of earlier runs</dt><dd>commit aaa, 20" in page_of(results)
-    assert [found["commit"] for found in run("aaa", 4)["earlier"]] == ["bbb", "ccc"]
+    assert [earlier["commit"] for earlier in run("aaa", 4)["earlier"]] == ["bbb", "ccc"]
 
 
 def test_fewer_pictures_do_not_throw_results_away(folder: Path, tmp_path: Path) -> None:
@@ -277,27 +277,27 @@ def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for seed, values in enumerate(rgb):
         Image.fromarray(values).save(pictures / f"{seed}.png")
     dataset, output = datasets.load_dataset(str(pictures)), tmp_path / "out" / "results.json"
-    taken = Metrics(patches="alexnet")
+    metrics = Metrics(patches="alexnet")
     jpeg = JPEG
-    found = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], metrics=taken)["patches"]
+    distances = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], metrics=metrics)["patches"]
     features = [
         np.concatenate([quality.patch_features(v, "alexnet") for v in values])
         for values in (rgb, [jpeg.decode(jpeg.encode(v, 80)) for v in rgb])
     ]
-    assert found["patches"] == 4
-    low, high = found["points"]
+    assert distances["patches"] == 4
+    low, high = distances["points"]
     assert (low["codec"], low["setting"], high["setting"]) == ("jpeg", 5, 80)
     assert high["frechet"] == pytest.approx(frechet_distance(*features))
     assert low["frechet"] > high["frechet"]
     files = {path: path.stat().st_mtime_ns for path in (output.parent / "features").iterdir()}
     assert len(files) == 2 + 4
-    results = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], metrics=taken)
-    assert results["patches"] == found
+    results = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], metrics=metrics)
+    assert results["patches"] == distances
     assert {path: path.stat().st_mtime_ns for path in files} == files
     text = summary.markdown(curves.summarise(results))
     assert "## Fréchet distance, AlexNet features" in text
     assert "not comparable to published FID" in text
-    assert rate_distortion.run(dataset, [jpeg], output, settings=[5], metrics=Metrics())["patches"] == found
+    assert rate_distortion.run(dataset, [jpeg], output, settings=[5], metrics=Metrics())["patches"] == distances
     other = dataclasses.replace(WEBP, name="jpeg")  # the name is the same, the codec is not
     assert "patches" not in rate_distortion.run(dataset, [other], output, settings=[5], metrics=Metrics())
 
@@ -312,16 +312,16 @@ def test_dists_is_measured_at_the_size_of_its_authors(monkeypatch: pytest.Monkey
         return (x - y).abs().mean((1, 2, 3))
 
     monkeypatch.setattr(dists, "load_dists", lambda *_, **__: network)
-    taken = Metrics(dists=True)
+    metrics = Metrics(dists=True)
     for height, width, expected in ((512, 700, (256, 350)), (100, 90, (100, 90))):
         a, b = np.full((height, width, 3), 100, np.uint8), np.full((height, width, 3), 151, np.uint8)
-        assert taken.of(a, b) == {"ms_ssim": None, "lpips": None, "dists": pytest.approx(0.2)}
+        assert metrics.of(a, b) == {"ms_ssim": None, "lpips": None, "dists": pytest.approx(0.2)}
         assert shapes.pop() == ((1, 3, *expected),) * 2
     small = np.zeros((15, 90, 3), np.uint8)
-    assert taken.of(small, small)["dists"] is None
-    assert taken.lacking({"dists": None}, 16, 90)
-    assert not taken.lacking({"dists": None}, 15, 90)
-    assert not taken.lacking({"dists": 0.1}, 16, 90)
+    assert metrics.of(small, small)["dists"] is None
+    assert metrics.lacking({"dists": None}, 16, 90)
+    assert not metrics.lacking({"dists": None}, 15, 90)
+    assert not metrics.lacking({"dists": 0.1}, 16, 90)
 
 
 def test_averages_that_small_pictures_cost_are_named(tmp_path: Path) -> None:
@@ -351,8 +351,8 @@ def test_measures_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(module, name, absent)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    taken, missing = quality.available(dists=True, patches=True)
-    assert taken == Metrics(ms_ssim=ms_ssim_available())
+    metrics, missing = quality.available(dists=True, patches=True)
+    assert metrics == Metrics(ms_ssim=ms_ssim_available())
     assert {"LPIPS", "DISTS", "FID/256 and KID/256", "Fréchet distance, AlexNet features"} <= missing.keys()
     assert "NEUROCODEC_WEIGHTS" in missing["LPIPS"]
     assert "neurocodec[fid]" in missing["FID/256 and KID/256"]
@@ -523,8 +523,8 @@ def test_distance_of_patches_rises_as_jpeg_falls(data_folder: Path, monkeypatch:
     """On pictures of CLIC, with Inception where its weights are, else with AlexNet."""
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(data_folder / "weights"))
     monkeypatch.setenv("NEUROCODEC_DATA", str(data_folder))
-    taken, missing = quality.available(patches=True)
-    if not taken.patches:
+    metrics, missing = quality.available(patches=True)
+    if not metrics.patches:
         pytest.skip(f"no network for patches: {missing}")
     rgb = [
         np.asarray(Image.open(path).convert("RGB"))[:512, :1024]
@@ -533,10 +533,10 @@ def test_distance_of_patches_rises_as_jpeg_falls(data_folder: Path, monkeypatch:
     jpeg = JPEG
     decoded = [[jpeg.decode(jpeg.encode(picture, quality)) for picture in rgb] for quality in (60, 20, 5)]
     originals, *sets = (
-        np.concatenate([quality.patch_features(picture, taken.patches) for picture in pictures])
+        np.concatenate([quality.patch_features(picture, metrics.patches) for picture in pictures])
         for pictures in (rgb, *decoded)
     )
     for distance in (frechet_distance, kernel_distance):
-        found = [distance(originals, features) for features in sets]
-        assert found == sorted(found)
-        assert found[0] > distance(originals, originals)
+        distances = [distance(originals, features) for features in sets]
+        assert distances == sorted(distances)
+        assert distances[0] > distance(originals, originals)

@@ -120,11 +120,11 @@ def test_several_models_side_by_side(tmp_path: Path, small_model: Model) -> None
     other = tmp_path / "runs" / "small.safetensors"
     other.parent.mkdir()
     other.write_bytes(SMALL.read_bytes())
-    found = rivals.create([f"nic:{SMALL}", "jpeg", f"nic:{other}", f"nic:{other}@0.5"])
-    assert [one.name for one in found] == ["nic:model/small", "jpeg", "nic:runs/small", "nic:runs/small@0.5"]
+    codecs = rivals.create([f"nic:{SMALL}", "jpeg", f"nic:{other}", f"nic:{other}@0.5"])
+    assert [one.name for one in codecs] == ["nic:model/small", "jpeg", "nic:runs/small", "nic:runs/small@0.5"]
     assert rivals.create([f"nic:{other}"])[0].name == "nic:small"
-    assert found[0].encode(RGB, 50) == codec.encode(RGB, quality=50, model=small_model)
-    assert all(rivals.is_ours(one.name) == (one.name != "jpeg") for one in found)
+    assert codecs[0].encode(RGB, 50) == codec.encode(RGB, quality=50, model=small_model)
+    assert all(rivals.is_ours(one.name) == (one.name != "jpeg") for one in codecs)
     with pytest.raises(ModelNotFoundError, match="nowhere"):
         rivals.create(["nic:nowhere.safetensors"])
     twin = tmp_path / "deep" / "runs" / "small.safetensors"
@@ -136,8 +136,8 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     for module in ("pillow_heif", "imagecodecs", "pyvips"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setenv("PATH", "")
-    found, missing = rivals.installed(["jpeg", "heic", "jxl", "mozjpeg", "bpg"])
-    assert [one.name for one in found] == ["jpeg"]
+    codecs, missing = rivals.installed(["jpeg", "heic", "jxl", "mozjpeg", "bpg"])
+    assert [one.name for one in codecs] == ["jpeg"]
     assert list(missing) == ["heic", "jxl", "mozjpeg", "bpg"]
     for name in ("heic", "jxl", "mozjpeg"):
         assert "neurocodec[bench]" in missing[name]
@@ -157,8 +157,8 @@ def test_compressai_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(compressai, "load", load)
     monkeypatch.setattr(compressai, "qualities", lambda architecture: [1, 2])
-    found, missing = rivals.installed(["cai:mbt2018-mean", "cai:mbt2018"])
-    assert [one.name for one in found] == ["cai:mbt2018-mean"]
+    codecs, missing = rivals.installed(["cai:mbt2018-mean", "cai:mbt2018"])
+    assert [one.name for one in codecs] == ["cai:mbt2018-mean"]
     assert missing == {"cai:mbt2018": "no mbt2018 here"}
     assert not rivals.has_common_quality(rivals.RIVALS["jxl"])
     assert rivals.has_common_quality(rivals.RIVALS["jpeg"])

@@ -68,9 +68,9 @@ def test_rows(picture: Path) -> None:
     encode, decode = rows[0]["encode"], rows[0]["decode"]
     assert encode["stages_s"].keys() == {stages.G_A, stages.ENTROPY, stages.REST}
     assert decode["stages_s"].keys() == {stages.ENTROPY, stages.G_S, stages.REST}
-    for found in (encode, decode):
-        assert found["stages_peak_bytes"].keys() == found["stages_s"].keys()
-        assert all(seconds > 0 for seconds in found["stages_s"].values())
+    for direction in (encode, decode):
+        assert direction["stages_peak_bytes"].keys() == direction["stages_s"].keys()
+        assert all(seconds > 0 for seconds in direction["stages_s"].values())
     text = speed.table(results)
     assert "| jpeg | 70×50 | 0.00 | 1 |" in text
     assert f"- nic, 70×50, {threads[-1]} thread" in text
@@ -109,11 +109,11 @@ def test_a_codec_that_fails_is_a_row_and_does_not_stop_the_others() -> None:
     lines: list[str] = []
     chosen = [Failing(name) for name in ("raises", "dies", "greedy", "works")]
     results = speed.run(chosen, [(8, 8)], repeats=1, device="cpu", progress=lines.append)
-    found = [row.get("not_measured", "") for row in results["rows"]]
-    assert found[0] == "no such picture"
-    assert "process died" in found[1]
-    assert "allocate" in found[2]
-    assert found[3] == ""
+    reasons = [row.get("not_measured", "") for row in results["rows"]]
+    assert reasons[0] == "no such picture"
+    assert "process died" in reasons[1]
+    assert "allocate" in reasons[2]
+    assert reasons[3] == ""
     text = speed.table(results)
     assert "- raises, 8×8, 1 thread: no such picture" in text
     assert "| works | 8×8 |" in text
@@ -153,9 +153,9 @@ def test_stages_have_peaks_of_their_own() -> None:
         for name in ("small", "large"):
             with clock.stage(name):
                 pass
-    (found,) = runs
-    assert found["large"] - found["small"] == pytest.approx(200e6, rel=0.15)
-    assert found[stages.REST] - found["small"] <= 65e6  # 50 MB, less what the allocator had at hand
+    (peaks,) = runs
+    assert peaks["large"] - peaks["small"] == pytest.approx(200e6, rel=0.15)
+    assert peaks[stages.REST] - peaks["small"] <= 65e6  # 50 MB, less what the allocator had at hand
 
 
 def test_stages_are_those_of_the_network(small_model: Model) -> None:
@@ -204,8 +204,8 @@ def test_choose_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None
         raise MissingPackageError("no compressai here")
 
     monkeypatch.setattr(compressai, "qualities", absent)
-    with speed.choose(["jpeg", "cai:mbt2018-mean"]) as (found, missing):
-        assert [codec.name for codec in found] == ["jpeg"]
+    with speed.choose(["jpeg", "cai:mbt2018-mean"]) as (codecs, missing):
+        assert [codec.name for codec in codecs] == ["jpeg"]
         assert missing == {"cai:mbt2018-mean": "no compressai here"}
     with pytest.raises(ConfigError, match="none of these codecs is installed: no compressai"), speed.choose(["cai:x"]):
         pass
@@ -226,8 +226,8 @@ def test_compressai_networks_without_weights_are_measured_and_named_so(
 
     monkeypatch.setattr(zoo, "load_state_dict_from_url", offline)
     monkeypatch.setitem(zoo.cfgs["mbt2018-mean"], 5, (8, 12))
-    with speed.choose(["cai:mbt2018-mean"], picture=picture) as (found, _):
-        (row,) = speed.run(found, [(70, 50)], repeats=1, picture=picture, device="cpu")["rows"]
+    with speed.choose(["cai:mbt2018-mean"], picture=picture) as (codecs, _):
+        (row,) = speed.run(codecs, [(70, 50)], repeats=1, picture=picture, device="cpu")["rows"]
     assert row["codec"] == "cai:mbt2018-mean (random weights)"
     assert row["psnr"] is None
     assert "stages_s" not in row["encode"]
