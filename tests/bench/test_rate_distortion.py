@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from paths import SMALL_MODEL
+from paths import ROOT, SMALL_MODEL
 from PIL import Image
 
 from neurocodec.bench import curves, datasets, gallery, provenance, quality, rate_distortion, rivals, summary
@@ -31,7 +31,6 @@ from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError, ImageError, MissingWeightsError
 from neurocodec.metrics import ms_ssim_available, psnr
 
-SMALL = SMALL_MODEL
 JPEG, WEBP = rivals.RIVALS["jpeg"], rivals.RIVALS["webp"]
 
 
@@ -79,21 +78,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_rows_are_what_the_files_are(folder: Path, tmp_path: Path) -> None:
-    jpeg = JPEG
     dataset = datasets.load_dataset(str(folder))
     output = tmp_path / "out" / "results.json"
     results = rate_distortion.run(
-        dataset, [jpeg], output, settings=[80, 20], command="a command", metrics=Metrics(ms_ssim=True)
+        dataset, [JPEG], output, settings=[80, 20], command="a command", metrics=Metrics(ms_ssim=True)
     )
     assert [(row["setting"], row["image"]) for row in results["rows"]] == [
         (quality, f"{seed}.png") for quality in (20, 80) for seed in range(3)
     ]
     rgb = np.asarray(Image.open(folder / "1.png"))
     row = results["rows"][4]
-    data = jpeg.encode(rgb, 80)
+    data = JPEG.encode(rgb, 80)
     assert row["bytes"] == len(data)
     assert row["bpp"] == 8 * len(data) / (40 * 64)
-    assert row["psnr"] == psnr(rgb, jpeg.decode(data))
+    assert row["psnr"] == psnr(rgb, JPEG.decode(data))
     assert row["ms_ssim"] is None  # too small a picture
     assert row["lpips"] is None  # not asked for
     assert row["encode_s"] > 0
@@ -278,11 +276,10 @@ def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         Image.fromarray(values).save(pictures / f"{seed}.png")
     dataset, output = datasets.load_dataset(str(pictures)), tmp_path / "out" / "results.json"
     metrics = Metrics(patches="alexnet")
-    jpeg = JPEG
-    distances = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], metrics=metrics)["patches"]
+    distances = rate_distortion.run(dataset, [JPEG], output, settings=[5, 80], metrics=metrics)["patches"]
     features = [
         np.concatenate([quality.patch_features(v, "alexnet") for v in values])
-        for values in (rgb, [jpeg.decode(jpeg.encode(v, 80)) for v in rgb])
+        for values in (rgb, [JPEG.decode(JPEG.encode(v, 80)) for v in rgb])
     ]
     assert distances["patches"] == 4
     low, high = distances["points"]
@@ -291,13 +288,13 @@ def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert low["frechet"] > high["frechet"]
     files = {path: path.stat().st_mtime_ns for path in (output.parent / "features").iterdir()}
     assert len(files) == 2 + 4
-    results = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], metrics=metrics)
+    results = rate_distortion.run(dataset, [JPEG], output, settings=[5, 80], metrics=metrics)
     assert results["patches"] == distances
     assert {path: path.stat().st_mtime_ns for path in files} == files
     text = summary.markdown(curves.summarise(results))
     assert "## Fréchet distance, AlexNet features" in text
     assert "not comparable to published FID" in text
-    assert rate_distortion.run(dataset, [jpeg], output, settings=[5], metrics=Metrics())["patches"] == distances
+    assert rate_distortion.run(dataset, [JPEG], output, settings=[5], metrics=Metrics())["patches"] == distances
     other = dataclasses.replace(WEBP, name="jpeg")  # the name is the same, the codec is not
     assert "patches" not in rate_distortion.run(dataset, [other], output, settings=[5], metrics=Metrics())
 
@@ -382,7 +379,7 @@ def test_pictures_without_patches_have_no_distances(
 
 def test_bench_rd_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "rd", "--dataset", str(folder), "--codecs", "nic,jpeg", "--images", "1", "--qualities", "20,90"]
-    command += ["--model", str(SMALL), "--qualities", "jpeg=30,70,90", "-o", str(tmp_path / "out")]
+    command += ["--model", str(SMALL_MODEL), "--qualities", "jpeg=30,70,90", "-o", str(tmp_path / "out")]
     for _ in range(2):
         assert main(command) == 0
         assert "## BD-rate against jpeg" in capsys.readouterr().out
@@ -460,7 +457,7 @@ def test_an_interrupt_ends_all_processes_without_a_traceback(folder: Path, tmp_p
         words = [*words, "--dataset", str(folder), "-o", str(tmp_path / "out")]
     process = subprocess.Popen(
         [sys.executable, "-m", "neurocodec", "bench", *words, "--codecs", "webp,jpeg"],
-        cwd=SMALL.parents[3],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -530,8 +527,7 @@ def test_distance_of_patches_rises_as_jpeg_falls(data_folder: Path, monkeypatch:
         np.asarray(Image.open(path).convert("RGB"))[:512, :1024]
         for path in datasets.load_dataset("clic2025-validation", 2).paths
     ]
-    jpeg = JPEG
-    decoded = [[jpeg.decode(jpeg.encode(picture, quality)) for picture in rgb] for quality in (60, 20, 5)]
+    decoded = [[JPEG.decode(JPEG.encode(picture, quality)) for picture in rgb] for quality in (60, 20, 5)]
     originals, *sets = (
         np.concatenate([quality.patch_features(picture, metrics.patches) for picture in pictures])
         for pictures in (rgb, *decoded)

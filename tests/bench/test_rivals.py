@@ -21,7 +21,6 @@ from neurocodec.errors import ConfigError, ImageError, MissingPackageError, Mode
 from neurocodec.metrics import psnr
 from neurocodec.model import Model
 
-SMALL = SMALL_MODEL
 RGB = rivals.synthetic_picture(48, 80, seed=5)
 OTHERS = [name for name in rivals.NAMES if name not in ("nic", "bpg")]
 
@@ -57,7 +56,7 @@ def test_jpeg_subsampling_is_in_the_file() -> None:
 
 
 def test_nic_is_the_codec(small_model: Model) -> None:
-    for nic in (rivals.Nic(small_model), rivals.Nic(SMALL), rivals.Nic(str(SMALL))):
+    for nic in (rivals.Nic(small_model), rivals.Nic(SMALL_MODEL), rivals.Nic(str(SMALL_MODEL))):
         data = nic.encode(RGB, 50)
         assert data == codec.encode(RGB, quality=50, model=small_model)
         np.testing.assert_array_equal(nic.decode(data), codec.decode_picture(container.read(data), small_model).rgb)
@@ -119,8 +118,8 @@ def test_heic_is_labelled_as_what_it_is() -> None:
 def test_several_models_side_by_side(tmp_path: Path, small_model: Model) -> None:
     other = tmp_path / "runs" / "small.safetensors"
     other.parent.mkdir()
-    other.write_bytes(SMALL.read_bytes())
-    codecs = rivals.create([f"nic:{SMALL}", "jpeg", f"nic:{other}", f"nic:{other}@0.5"])
+    other.write_bytes(SMALL_MODEL.read_bytes())
+    codecs = rivals.create([f"nic:{SMALL_MODEL}", "jpeg", f"nic:{other}", f"nic:{other}@0.5"])
     assert [one.name for one in codecs] == ["nic:model/small", "jpeg", "nic:runs/small", "nic:runs/small@0.5"]
     assert rivals.create([f"nic:{other}"])[0].name == "nic:small"
     assert codecs[0].encode(RGB, 50) == codec.encode(RGB, quality=50, model=small_model)

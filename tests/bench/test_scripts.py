@@ -24,7 +24,6 @@ from neurocodec.model import GeneratorConfig, Model
 from neurocodec.models import generators
 from neurocodec.models.hific import Generator
 
-SMALL = SMALL_MODEL
 PICTURES = ("one.png", "two.png")
 
 
@@ -174,7 +173,7 @@ def test_the_slider_gets_another_end(small_model: Model, tmp_path: Path, capsys:
         gain.weight.data.normal_()  # type: ignore[union-attr, operator]
     generators.file_of(generator, small_model).save(tmp_path / "in.safetensors")
     y_hat, index = torch.randn(1, small_model.config.latent_channels, 3, 3), torch.tensor([4.0])
-    command = [str(tmp_path / "in.safetensors"), "--model", str(SMALL)]
+    command = [str(tmp_path / "in.safetensors"), "--model", str(SMALL_MODEL)]
     output = tmp_path / "out.safetensors"
     assert script("slider").main([*command, "--end", "0.7", "--amount", "1.5", "-o", str(output)]) == 0
     changed = generators.load(output, small_model)

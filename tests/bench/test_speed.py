@@ -24,7 +24,6 @@ from neurocodec.errors import (
 from neurocodec.model import GeneratorConfig, Model
 from neurocodec.models import generators
 
-SMALL = SMALL_MODEL
 RGB = rivals.synthetic_picture(48, 80, seed=5)
 LINUX = os.path.exists("/proc/self/clear_refs")
 
@@ -39,7 +38,7 @@ def picture(tmp_path: Path) -> Path:
 def test_rows(picture: Path) -> None:
     threads = [1, 2] if speed.available_cores() > 1 else [1]
     results = speed.run(
-        [rivals.Nic(SMALL, "nic"), rivals.RIVALS["jpeg"]],
+        [rivals.Nic(SMALL_MODEL, "nic"), rivals.RIVALS["jpeg"]],
         [(70, 50)],
         threads=threads,
         bpp=2.0,
@@ -170,7 +169,7 @@ def test_stages_are_those_of_the_network(small_model: Model) -> None:
 def test_realism_is_what_is_measured(small_model: Model) -> None:
     """The generator decodes, in the process that measures and in the runs by stage."""
     with pytest.raises(ModelNotFoundError, match="generative decoder"):
-        speed.load(rivals.Nic(SMALL, "nic@0.5", realism=0.5, device="cpu"), 50)
+        speed.load(rivals.Nic(SMALL_MODEL, "nic@0.5", realism=0.5, device="cpu"), 50)
     generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
     nic = rivals.Nic(
         dataclasses.replace(small_model, generator=generators.file_of(generator.eval(), small_model)),
@@ -183,12 +182,12 @@ def test_realism_is_what_is_measured(small_model: Model) -> None:
     assert stages.G_S not in seconds
 
 
-def test_setting_near_a_rate() -> None:
+def test_the_nearest_setting() -> None:
     jpeg = rivals.RIVALS["jpeg"]
     sizes = {setting: 8 * len(jpeg.encode(RGB, setting)) / (48 * 80) for setting in jpeg.settings()}
     for target in (0.01, 2.0, 4.0, 100.0):
         nearest = min(sizes, key=lambda s: abs(math.log(sizes[s] / target)))
-        assert speed.setting_near(jpeg, RGB, target) == nearest
+        assert speed.nearest_setting(jpeg, RGB, target) == nearest
 
 
 def test_fill_mirrors_and_cuts() -> None:

@@ -18,13 +18,11 @@ from neurocodec import collection, workers
 from neurocodec.cli import encode
 from neurocodec.cli.main import main
 
-MODEL = SMALL_MODEL
-
 
 @pytest.fixture(autouse=True)
 def _model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small golden model is installed, for worker processes too."""
-    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(MODEL.parent))
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(SMALL_MODEL.parent))
 
 
 @pytest.fixture
@@ -179,7 +177,7 @@ def test_a_worker_that_dies_costs_only_its_own_picture(tree: Path) -> None:
     sources = [make_picture(tree / f"{number}.png", number, (8, 8)) for number in range(25)]
     sources[3].unlink()
     os.mkfifo(sources[3])  # the worker that opens it waits
-    keywords = {"model": str(MODEL), "device": "cpu"}
+    keywords = {"model": str(SMALL_MODEL), "device": "cpu"}
     work = functools.partial(encode.encode_file, keywords=keywords)
     outcomes = workers.map_in_order(work, [str(path) for path in sources], 2, int)
     results = [next(outcomes) for _ in range(3)]
