@@ -1,7 +1,7 @@
 """Speed and size of the range coder, beside constriction and compressai's ans, on the same symbols in the same run.
 
-Times are the smallest of several runs, on one core unless a row says otherwise. Preparations of the others stay outside
-the clock: Python lists for compressai, symbols sorted by row for constriction's tables. Symbols are clipped to their
+Times are the smallest of several runs, on one core unless a row says otherwise. What the other coders need first is not
+timed: Python lists for compressai, symbols sorted by row for constriction's tables. Symbols are clipped to their
 row, as the others have no escapes, or different ones.
 """
 
@@ -51,7 +51,10 @@ class Sample:
 
 
 def gaussian_samples(count: int) -> list[Sample]:
-    """Gaussian symbols of 64 scales. Rows fall off exponentially, as scales of real latents do, at three rates."""
+    """Four sets of Gaussian symbols of 64 scales, `count` in each but the last, which has eight times as many.
+
+    Rows fall off exponentially, as scales of real latents do, at three rates.
+    """
     tables = gaussian_tables(SCALES.tolist())
     samples = []
     for mean_row, times in ((3, 1), (10, 1), (30, 1), (10, 8)):

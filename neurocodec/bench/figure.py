@@ -39,7 +39,7 @@ ANCHOR_COLOUR = "#6b6b6b"
 
 
 def colours(curves: Sequence[Curve]) -> list[str]:
-    """One for each curve; anchors are gray."""
+    """A colour, #rrggbb, for each curve; anchors are gray."""
     others = [c.name for c in curves if c.source == "run" and c.name not in COLOURS]
     more = {name: MORE_COLOURS[i % len(MORE_COLOURS)] for i, name in enumerate(others)}
     return [(COLOURS | more)[c.name] if c.source == "run" else ANCHOR_COLOUR for c in curves]

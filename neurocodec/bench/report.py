@@ -23,7 +23,7 @@ FILES = ("table.md", "rd.png", "rd.svg", "report.html")
 def write(results: dict[str, Any], folder: Path, panels: Sequence[Panel] = ()) -> str:
     """Writes FILES into `folder` and returns the text of the table.
 
-    results: with what `curves.summarise` adds. Raises MissingPackageError without Matplotlib.
+    results: with what `curves.summarise` adds. Raises MissingPackageError without Matplotlib, OutputError.
     """
     text = summary.markdown(results)
     files.make_folder(folder)

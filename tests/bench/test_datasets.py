@@ -90,10 +90,11 @@ def test_downloads_are_checked_and_only_done_once(
         load_dataset("tiny")
     dataset = load_dataset("tiny", download=True)
     assert list(dataset.pictures) == ["0.png", "1.png", "2.png"]
-    np.testing.assert_array_equal(np.asarray(Image.open(dataset.paths[2])), RGB[2])
+    np.testing.assert_array_equal(np.asarray(Image.open(dataset.pictures["2.png"])), RGB[2])
     assert "3 files of three tiny pictures (no rights reserved)" in capsys.readouterr().err
     (server / "0.png").unlink()
-    assert load_dataset("tiny", 2, download=True).paths == dataset.paths[:2]
+    first = load_dataset("tiny", 2, download=True).pictures
+    assert list(first.items()) == list(dataset.pictures.items())[:2]
     assert capsys.readouterr().err == ""
     assert len(describe(dataset)) == 3
 

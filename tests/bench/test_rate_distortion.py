@@ -525,7 +525,7 @@ def test_distance_of_patches_rises_as_jpeg_falls(data_folder: Path, monkeypatch:
         pytest.skip(f"no network for patches: {missing}")
     rgb = [
         np.asarray(Image.open(path).convert("RGB"))[:512, :1024]
-        for path in datasets.load_dataset("clic2025-validation", 2).paths
+        for path in datasets.load_dataset("clic2025-validation", 2).pictures.values()
     ]
     decoded = [[JPEG.decode(JPEG.encode(picture, quality)) for picture in rgb] for quality in (60, 20, 5)]
     originals, *sets = (
