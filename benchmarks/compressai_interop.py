@@ -34,7 +34,10 @@ PARTS = ("g_a", "h_a", "h_s", "g_s", "context_prediction", "entropy_parameters")
 
 
 def medians(function: Callable[[], Any], parts: list[Any], repeats: int) -> dict[str, float]:
-    """Seconds of the whole, and of the parts that are networks."""
+    """Medians of total_s, networks_s and coding_s, seconds of a call: of all of it, of the networks in it, of the rest.
+
+    parts: the networks that the function calls. A first call, which warms up, does not count.
+    """
     spent, started = 0.0, 0.0
 
     def begin(*_: Any) -> None:
@@ -64,6 +67,10 @@ def medians(function: Callable[[], Any], parts: list[Any], repeats: int) -> dict
 
 
 def measure(network: Any, rgb: np.ndarray, repeats: int) -> list[dict[str, Any]]:
+    """A row for this project's coder and one for CompressAI's own: bytes, and seconds as `medians` gives them.
+
+    network: one of CompressAI's, with tables; rgb: uint8 (H, W, 3).
+    """
     model = interop.freeze(network, device="cpu")
     data = interop.encode(rgb, model)
     ours = [p for p in (model.g_a, model.h_a, model.h_s, model.g_s, model.parameters) if p is not None]
@@ -100,6 +107,7 @@ def measure(network: Any, rgb: np.ndarray, repeats: int) -> list[dict[str, Any]]
 
 
 def main() -> None:
+    """Measures every network at every size, prints the rows and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="bmshj2018-factorized,bmshj2018-hyperprior,mbt2018-mean,mbt2018")
     parser.add_argument("--sizes", default="768x512")

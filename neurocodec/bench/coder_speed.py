@@ -1,7 +1,7 @@
 """Speed and size of the range coder, beside constriction and compressai's ans, on the same symbols in the same run.
 
-Times are the smallest of several runs, on one core unless a row says otherwise. Preparations of the others stay outside
-the clock: Python lists for compressai, symbols sorted by row for constriction's tables. Symbols are clipped to their
+Times are the smallest of several runs, on one core unless a row says otherwise. What the other coders need first is not
+timed: Python lists for compressai, symbols sorted by row for constriction's tables. Symbols are clipped to their
 row, as the others have no escapes, or different ones.
 """
 
@@ -22,7 +22,7 @@ from neurocodec.bench import provenance
 from neurocodec.entropy import coder
 from neurocodec.entropy.native import extension
 from neurocodec.entropy.tables import Tables, gaussian_tables
-from neurocodec.errors import ConfigError, NativeUnavailableError
+from neurocodec.errors import ConfigError, NativeUnavailableError, one_line
 from neurocodec.packages import import_with_torchvision
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ class Sample:
 
 
 def gaussian_samples(count: int) -> list[Sample]:
-    """Gaussian symbols of 64 scales. Rows fall off exponentially, as scales of real latents do, at three rates."""
+    """Four sets of Gaussian symbols of 64 scales, `count` in each but the last, which has eight times as many.
+
+    Rows fall off exponentially, as scales of real latents do, at three rates.
+    """
     tables = gaussian_tables(SCALES.tolist())
     samples = []
     for mean_row, times in ((3, 1), (10, 1), (30, 1), (10, 8)):
@@ -79,8 +82,7 @@ def read(path: Path) -> Sample:
         symbols, indexes = symbols.reshape(-1).astype(np.int32), indexes.reshape(-1).astype(np.uint8)
         return Sample(path.name, _clipped(symbols, indexes, tables), indexes, tables)
     except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is no .npz file with the arrays {', '.join(_ARRAYS)}: {reason}") from error
+        raise ConfigError(f"{path} is no .npz file with the arrays {', '.join(_ARRAYS)}: {one_line(error)}") from error
 
 
 def run(
@@ -132,7 +134,7 @@ def _row(build: Callable[[Sample], _Coder], sample: Sample, repeats: int) -> dic
     try:
         one = build(sample)
     except ImportError as error:
-        return {"not_measured": " ".join(str(error).split())}
+        return {"not_measured": one_line(error)}
     repeats = repeats if one.name.startswith("neurocodec") else FEW
     encode_s, data = _fastest(repeats, one.encode)
     decode_s, decoded = _fastest(repeats, lambda: one.decode(data))

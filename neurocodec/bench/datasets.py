@@ -45,10 +45,6 @@ class Dataset:
     name: str
     pictures: dict[str, Path]
 
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return tuple(self.pictures.values())
-
 
 def load_dataset(source: str, images: int | None = None, *, download: bool = False) -> Dataset:
     """A data set by name, or all pictures of any folder; the first `images` of them.

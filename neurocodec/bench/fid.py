@@ -28,13 +28,13 @@ def patches(rgb: NDArray[np.uint8], side: int = PATCH) -> NDArray[np.uint8]:
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ImageError(f"found an array of shape {rgb.shape} and type {rgb.dtype}, expected uint8 (H, W, 3)")
     rows, columns = rgb.shape[0] // side, rgb.shape[1] // side
-    found = [
+    squares = [
         rgb[y : y + side, x : x + side]
         for start, less in ((0, 0), (side // 2, 1))
         for y in range(start, start + (rows - less) * side, side)
         for x in range(start, start + (columns - less) * side, side)
     ]
-    return np.stack(found) if found else np.empty((0, side, side, 3), np.uint8)
+    return np.stack(squares) if squares else np.empty((0, side, side, 3), np.uint8)
 
 
 def frechet_distance(a: NDArray[np.float32 | np.float64], b: NDArray[np.float32 | np.float64]) -> float:

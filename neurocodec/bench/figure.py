@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from neurocodec import files
 from neurocodec.bench.curves import Curve, Points
 from neurocodec.bench.quality import METRICS, Metric
 from neurocodec.packages import require
@@ -38,7 +39,7 @@ ANCHOR_COLOUR = "#6b6b6b"
 
 
 def colours(curves: Sequence[Curve]) -> list[str]:
-    """One for each curve; anchors are gray."""
+    """A colour, #rrggbb, for each curve; anchors are gray."""
     others = [c.name for c in curves if c.source == "run" and c.name not in COLOURS]
     more = {name: MORE_COLOURS[i % len(MORE_COLOURS)] for i, name in enumerate(others)}
     return [(COLOURS | more)[c.name] if c.source == "run" else ANCHOR_COLOUR for c in curves]
@@ -47,12 +48,15 @@ def colours(curves: Sequence[Curve]) -> list[str]:
 def save(curves: Sequence[Curve], title: str, paths: Sequence[Path]) -> None:
     """PSNR over bpp, written to each of the paths in the format that its ending names.
 
-    Each curve is named at its right end; anchors are gray and dashed. Raises MissingPackageError without Matplotlib.
+    Each curve is named at its right end; anchors are gray and dashed. Raises MissingPackageError without Matplotlib,
+    OutputError if a file cannot be written.
     """
     with _style():
         figure = _figure(curves, METRICS["psnr"], title)
         for path in paths:
-            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+            kind = path.suffix.removeprefix(".")
+            with files.writing(path, force=True) as file:
+                figure.savefig(file, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
 
 
 def svg(curves: Sequence[Curve], metric: Metric) -> str:

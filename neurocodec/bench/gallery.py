@@ -67,7 +67,7 @@ def panels(
 ) -> list[Panel]:
     """Panels of a run, as many as MAX_BYTES holds; none for no pictures. codecs: those of the run that are installed.
 
-    Shown are JPEG, every nic, and of the others the RIVALS with the best BD-rates. Raises what a codec raises.
+    They show JPEG, every nic, and the RIVALS others with the best BD-rates. Raises what a codec raises.
     """
     chosen = _shown(results, codecs)
     made: list[Panel] = []

@@ -30,7 +30,7 @@ def join(parts: Iterable[str]) -> Html:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], own: Sequence[bool] = ()) -> Html:
-    """own: whether each row is marked as this project's."""
+    """A table. Cells that are not `Html` are escaped; own: whether each row is marked as this project's."""
     head = join(fill('<th scope="col">$cell</th>', cell=cell) for cell in heads)
     body = join(
         fill("<tr$mark>$cells</tr>", mark=Html(" class=own" * mark), cells=join(fill("<td>$c</td>", c=c) for c in row))

@@ -6,7 +6,6 @@ Networks are loaded once a process, where their weights are installed; results n
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import os
 from collections.abc import Callable, Collection
@@ -218,27 +217,19 @@ def network(key: str) -> Any:
 
 
 def _inception_package() -> Any:
-    from neurocodec.packages import import_with_torchvision
-
-    try:
-        return import_with_torchvision("torch_fidelity.feature_extractor_inceptionv3")
-    except ImportError as error:
-        hint = "pip install 'neurocodec[fid]'"
-        raise MissingPackageError(f"FID needs torch-fidelity, which is not installed: {hint}") from error
+    return require("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity", "FID", "fid")
 
 
 def inception_weights(download: bool = False) -> Path:
     """The weights file in NEUROCODEC_WEIGHTS or PyTorch's cache, its SHA-256 checked. Raises MissingWeightsError."""
-    import torch
+    from neurocodec.perceptual.weights import cache_folder, check_sha256
 
     folder = os.environ.get("NEUROCODEC_WEIGHTS")
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    cached = cache_folder() / INCEPTION_FILE
     for path in (*([Path(folder) / INCEPTION_FILE] if folder else []), cached):
         if path.is_file():
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            if digest != INCEPTION_SHA256:
-                expected = f"{INCEPTION_SHA256[:8]}..."
-                raise MissingWeightsError(f"{path} has the SHA-256 {digest[:8]}..., not {expected}: replace it")
+            with path.open("rb") as file:
+                check_sha256(file, INCEPTION_SHA256, path)
             return path
     if not download:
         raise MissingWeightsError(

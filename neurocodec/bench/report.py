@@ -23,7 +23,7 @@ FILES = ("table.md", "rd.png", "rd.svg", "report.html")
 def write(results: dict[str, Any], folder: Path, panels: Sequence[Panel] = ()) -> str:
     """Writes FILES into `folder` and returns the text of the table.
 
-    results: with what `curves.summarise` adds. Raises MissingPackageError without Matplotlib.
+    results: with what `curves.summarise` adds. Raises MissingPackageError without Matplotlib, OutputError.
     """
     text = summary.markdown(results)
     files.make_folder(folder)
@@ -71,12 +71,8 @@ def _section(heading: str, section: summary.Section, end: str = "") -> Html:
 
 
 def _missing(results: dict[str, Any]) -> Html:
-    kinds = {"not installed": results.get("not_installed", {}), "not available": results.get("not_available", {})}
-    items = join(
-        fill("<li><b>$name</b>, $kind: $why</li>", name=name, kind=kind, why=why)
-        for kind, reasons in kinds.items()
-        for name, why in reasons.items()
-    )
+    item = "<li><b>$name</b>, $kind: $why</li>"
+    items = join(fill(item, name=name, kind=kind, why=why) for kind, name, why in summary.missing(results))
     return _around("<h2>Not measured</h2><ul>$inside</ul>", items)
 
 

@@ -41,7 +41,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def save(results: dict[str, Any], path: Path) -> None:
-    """Writes a results file whole or not at all, with one line for each entry of its long lists."""
+    """Writes a results file whole or not at all, with one line for each entry of its long lists. Raises OutputError."""
     files.make_folder(path.parent)
     lists = {key: value for key, value in results.items() if key in ("anchors", "bd_rates", "rows")}
     parts = [json.dumps({k: v for k, v in results.items() if k not in lists}, indent=1, allow_nan=False)[2:-2]]

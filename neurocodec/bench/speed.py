@@ -109,7 +109,7 @@ def run(
     about["machine"]["load_before"] = provenance.load_average()
     rows = []
     for codec in codecs:
-        setting = setting_near(codec, sample, bpp)
+        setting = nearest_setting(codec, sample, bpp)
         for (width, height), count in itertools.product(sizes, threads):
             head = {"codec": codec.name, "width": width, "height": height, "threads": count}
             rows.append(head | _in_own_process(codec, setting, width, height, count, repeats, picture, device))
@@ -126,7 +126,7 @@ def run(
     }
 
 
-def setting_near(codec: Codec, rgb: NDArray[np.uint8], bpp: float) -> float:
+def nearest_setting(codec: Codec, rgb: NDArray[np.uint8], bpp: float) -> float:
     """The one of the codec's settings whose file of this picture is nearest to `bpp`, as a ratio."""
     return nearest(codec.settings(), lambda setting: bits_per_pixel(codec.encode(rgb, setting), rgb), bpp)
 

@@ -37,7 +37,8 @@ def markdown(results: dict[str, Any], *, level: int = 1, fold: bool = False) -> 
     curves, notes = curves_and_notes(results)
     sub = "#" * (level + 1)
     lines = ["#" * level + f" Rate and distortion: {results['dataset']['name']}", "", *_facts(results, curves), ""]
-    lines += [f"- {line}" for line in missing(results)] + [""] * bool(missing(results))
+    absent = missing_lines(results)
+    lines += [*absent, *([""] if absent else [])]
     for section in [*bd_rates(results), *patches(results)]:
         lines += [f"{sub} {section.heading}", "", section.note, "", *_table(section), ""]
     for section in averages_by_setting(results):
@@ -64,10 +65,15 @@ def earlier_runs(results: dict[str, Any]) -> str:
     )
 
 
-def missing(results: dict[str, Any]) -> list[str]:
-    """What is not installed or not available, and why."""
+def missing(results: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """("not installed" or "not available", the name of a codec or metric, why) for whatever was not measured."""
     kinds = {"not installed": results.get("not_installed", {}), "not available": results.get("not_available", {})}
-    return [f"{kind}: {name}: {why}" for kind, reasons in kinds.items() for name, why in reasons.items()]
+    return [(kind, name, why) for kind, reasons in kinds.items() for name, why in reasons.items()]
+
+
+def missing_lines(results: dict[str, Any]) -> list[str]:
+    """The items of `missing` as a list in Markdown."""
+    return [f"- {kind}: {name}: {why}" for kind, name, why in missing(results)]
 
 
 def bd_rates(results: dict[str, Any]) -> list[Section]:

@@ -217,7 +217,7 @@ def run_rd(args: argparse.Namespace) -> int:
     text = report.write(results, args.output, panels)
     titles = ("BD-rate", *results.get("patches", {}).get("names", ())[:1], "Notes")
     sections = ["## " + section.rstrip() + "\n" for section in text.split("\n## ") if section.startswith(titles)]
-    missing = [f"- {line}" for line in summary.missing(results)]
+    missing = summary.missing_lines(results)
     print("\n".join([*missing, *([""] if missing else []), *sections]) if sections else text)
     print(f"{args.output}: results.json, table.md, rd.png, rd.svg, report.html")
     return 0

@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
 
         metrics, missing = available()
         realisms, lpips, hint = (0.0, 1.0), metrics.lpips, missing.get("LPIPS", "")
-    variants = [
-        nic_variant(rgb, data, neurocodec.decode(data, model=model, realism=realism or 0), realism=realism, lpips=lpips)
-        for realism in realisms
-    ]
+    variants = []
+    for realism in realisms:
+        decoded = neurocodec.decode(data, model=model, realism=realism or 0, device=args.device)
+        variants.append(nic_variant(rgb, data, decoded, realism=realism, lpips=lpips))
     jpeg = jpeg_variant(rgb, len(data), lpips=lpips)
     page = make_page(os.path.basename(args.input), rgb, [*variants, jpeg])
     files.write_bytes(args.output, page.encode(errors="backslashreplace"), force=args.force)

@@ -44,6 +44,7 @@ from neurocodec.errors import (
     NeurocodecError,
     NicFormatError,
     TruncatedError,
+    one_line,
 )
 from neurocodec.integer.gpu import resolve_device
 from neurocodec.models.pixels import from_tensor, to_tensor
@@ -133,8 +134,7 @@ def load_file(architecture: str, path: str | os.PathLike[str], *, device: str = 
     except NeurocodecError:
         raise
     except Exception as error:  # torch's unpickler and CompressAI raise nearly any class on other files
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path} cannot be read as weights of {architecture}: {reason}") from error
+        raise ConfigError(f"{path} cannot be read as weights of {architecture}: {one_line(error)[:200]}") from error
 
 
 def freeze(network: torch.nn.Module, *, label: str = "", device: str = "auto") -> Model:
@@ -400,10 +400,9 @@ def zoo_network(architecture: str, quality: int, metric: str, *, pretrained: boo
             quality, metric=metric, pretrained=pretrained, progress=False
         )
     except (OSError, RuntimeError) as error:  # not downloaded, not published, or a file of another version
-        reason = " ".join(str(error).split())
         raise WeightsNotFoundError(
             f"the weights of {architecture} {metric} {quality} are not on this machine and could not be downloaded "
-            f"({reason}): put CompressAI's file into {os.path.join(torch.hub.get_dir(), 'checkpoints')}"
+            f"({one_line(error)}): put CompressAI's file into {os.path.join(torch.hub.get_dir(), 'checkpoints')}"
         ) from error
     if type(network).__name__ != ARCHITECTURES[architecture]:  # as for bmshj2018-factorized-relu in 1.2.8
         raise ConfigError(

@@ -59,7 +59,7 @@ def encode_folder(
     """Encodes every picture in a folder and its subfolders to .nic files in `output`, which mirrors the folder.
 
     workers: number of processes in the cluster; by default as many as its CPUs (GPUs, for device cuda) allow.
-    cpus_per_worker: CPUs, and threads, of each. quality, target_bpp, target_bytes, target_psnr: as for
+    cpus_per_worker: CPUs, and threads, of each. model, device, quality, target_bpp, target_bytes, target_psnr: as for
     `neurocodec.encode`. The cluster is the one that `ray.init` has joined, or the one that Ray finds or starts.
 
     A picture that fails does not stop the others. Raises MissingPackageError without Ray Data, ConfigError for an
@@ -131,13 +131,10 @@ class _Encoder:
     """A worker: loads the model once; then, for each row of source and target, writes the file and returns a report."""
 
     def __init__(self, model: str, device: str, threads: int, options: dict[str, Any], force: bool) -> None:
-        import torch
-
         from neurocodec import model as model_files
 
-        torch.set_num_threads(threads)
-        self._model = model_files.load(model)
-        self._options, self._force = options, force
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        self._options, self._force = options | {"model": model_files.load(model), "device": device}, force
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import neurocodec
@@ -147,7 +144,7 @@ class _Encoder:
             if not self._force and collection.is_nic(row["target"]):  # by a worker that died before it could report it
                 size = os.path.getsize(row["target"])
             else:
-                data = neurocodec.encode(source, model=self._model, **self._options)
+                data = neurocodec.encode(source, **self._options)
                 collection.write(collection.Job(source, row["target"]), data, force=self._force)
                 size = len(data)
         except Exception as error:  # the other pictures go on

@@ -51,7 +51,8 @@ def style_loss(
 def content_loss(features: Tensor, target: Tensor) -> Tensor:
     """½ · sum over channels and positions of (F - P)² (Gatys et al. 2016, eq. 1).
 
-    features: (B, C, h, w) of the picture; target: (1 or B, C, h, w) of the content picture. Returns (B,). ImageError.
+    features: (B, C, h, w) of the picture; target: (1 or B, C, h, w) of the content picture. Returns (B,). Raises
+    ImageError where shapes differ.
     """
     _check_target(features, target, "content loss")
     return 0.5 * (features - target).square().flatten(1).sum(1)
@@ -60,7 +61,8 @@ def content_loss(features: Tensor, target: Tensor) -> Tensor:
 def feature_loss(features: Tensor, target: Tensor) -> Tensor:
     """1/(C h w) · sum of (F - P)²: the feature reconstruction loss of Johnson et al. 2016 (ECCV, eq. 2).
 
-    features: (B, C, h, w); target: (1 or B, C, h, w). Returns (B,), independent of the size. ImageError.
+    features: (B, C, h, w); target: (1 or B, C, h, w). Returns (B,), independent of the size. Raises ImageError where
+    shapes differ.
     """
     _check_target(features, target, "feature loss")
     return (features - target).square().flatten(1).mean(1)

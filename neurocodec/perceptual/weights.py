@@ -132,7 +132,7 @@ def _read(source: Source, path: Path, part: str) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             if source.sha256:
-                _check(file, source.sha256, path)
+                check_sha256(file, source.sha256, path)
             if path.suffix == ".ckpt":
                 stored = _tensors(_ArraysOnly(file).load())
             else:
@@ -156,8 +156,11 @@ def _read(source: Source, path: Path, part: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _check(file: BinaryIO, sha256: str, path: Path) -> None:
-    """Raises MissingWeightsError unless the file has the SHA-256; leaves it at its beginning."""
+def check_sha256(file: BinaryIO, sha256: str, path: Path) -> None:
+    """Raises MissingWeightsError, which names `path`, unless the open file has this SHA-256, in hexadecimal digits.
+
+    Reads from the file's beginning, and leaves it there.
+    """
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)

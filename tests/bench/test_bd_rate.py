@@ -114,19 +114,19 @@ def test_bootstrap() -> None:
     """Equal pictures give an interval of no width; an exact factor stays exact in every draw; seeds repeat."""
     curve = np.array(JPEG_LIKE)
     same = np.stack([curve] * 5)
-    found = bootstrap(bd_rate, same, same * [0.5, 1.0], resamples=50)
-    assert found is not None
-    assert (found.low, found.high) == pytest.approx((-50.0, -50.0))
-    assert (found.resamples, found.drawn) == (50, 50)
+    interval = bootstrap(bd_rate, same, same * [0.5, 1.0], resamples=50)
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((-50.0, -50.0))
+    assert (interval.resamples, interval.drawn) == (50, 50)
 
     rng = np.random.default_rng(1)
     factors = rng.uniform(0.6, 0.9, 12)
     test = np.stack([curve * [factor, 1.0] for factor in factors])
     reference = np.stack([curve] * 12)
-    found = bootstrap(bd_rate, reference, test, resamples=2000, confidence=0.9)
-    assert found is not None
+    interval = bootstrap(bd_rate, reference, test, resamples=2000, confidence=0.9)
+    assert interval is not None
     means = factors[rng.integers(0, 12, (20000, 12))].mean(1)  # what the mean of the factors does
-    assert (found.low, found.high) == pytest.approx(tuple(100 * (np.percentile(means, [5, 95]) - 1)), abs=0.6)
+    assert (interval.low, interval.high) == pytest.approx(tuple(100 * (np.percentile(means, [5, 95]) - 1)), abs=0.6)
     assert bootstrap(bd_rate, reference, test, resamples=30) == bootstrap(bd_rate, reference, test, resamples=30)
     gain = bootstrap(bd_psnr, reference, reference + np.array([0.0, 2.0]), resamples=20)
     assert gain is not None
@@ -137,9 +137,9 @@ def test_bootstrap_draws_the_same_pictures_for_both() -> None:
     """Pictures differ a hundredfold in bits, but each by the same factor between the codecs."""
     curve = np.array(JPEG_LIKE)
     reference = np.stack([curve * [scale, 1.0] for scale in (1, 5, 30, 100)])
-    found = bootstrap(bd_rate, reference, reference * [0.8, 1.0], resamples=50)
-    assert found is not None
-    assert (found.low, found.high) == pytest.approx((-20.0, -20.0))
+    interval = bootstrap(bd_rate, reference, reference * [0.8, 1.0], resamples=50)
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((-20.0, -20.0))
 
 
 def test_bootstrap_without_an_answer() -> None:
@@ -164,11 +164,11 @@ def test_agreement_with_the_bjontegaard_package(method: Any) -> None:
 
 def points(path: Path) -> list[tuple[float, float]]:
     """Of a curve, from the smallest; a point that is worse than a smaller one is left out."""
-    found: list[tuple[float, float]] = []
+    rising: list[tuple[float, float]] = []
     for bpp, value in sorted((point["bpp"], point["psnr"]) for point in json.loads(path.read_text())["points"]):
-        if not found or value > found[-1][1]:
-            found.append((bpp, value))
-    return found
+        if not rising or value > rising[-1][1]:
+            rising.append((bpp, value))
+    return rising
 
 
 def test_published_curves(data_folder: Path) -> None:

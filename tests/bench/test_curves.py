@@ -48,13 +48,15 @@ HALF = [(bpp / 2, psnr) for bpp, psnr in CURVE]
 
 def anchor_file(path: Path, points: list[tuple[float, float]], files: list[str], **more: Any) -> Path:
     """An anchor; per-image rows are `points` at the first file, and half the bits with 2 dB more at every other."""
-    found = [
+    entries = [
         {"q": q, "bpp": bpp, "psnr": psnr}
         | ({"per_image": [{"file": f, "bpp": bpp / (1 + (i > 0)), "psnr": psnr + 2 * (i > 0)}
                           for i, f in enumerate(files)]} if files else {})
         for q, (bpp, psnr) in enumerate(points)
     ]  # fmt: skip
-    path.write_text(json.dumps({"codec": path.stem, "dataset": "kodak", "settings": "as set", "points": found} | more))
+    path.write_text(
+        json.dumps({"codec": path.stem, "dataset": "kodak", "settings": "as set", "points": entries} | more)
+    )
     return path
 
 
@@ -76,16 +78,16 @@ def test_table(tmp_path: Path) -> None:
 
 
 def test_figure_repeats(tmp_path: Path) -> None:
-    found = curves.curves_of(made({"nic": HALF, "jpeg": CURVE, "a": CURVE, "b": HALF}), [])
+    four = curves.curves_of(made({"nic": HALF, "jpeg": CURVE, "a": CURVE, "b": HALF}), [])
     paths = [tmp_path / "rd.png", tmp_path / "rd.svg"]
-    figure.save(found, "title", paths)
+    figure.save(four, "title", paths)
     with Image.open(tmp_path / "rd.png") as im:
         assert im.size == (1280, 800)
         assert len(im.convert("RGB").getcolors(2**20) or ()) > 10
     svg = (tmp_path / "rd.svg").read_text()
     assert all(f">{name}<" in svg for name in ("nic", "jpeg", "a", "b"))
-    assert len(set(figure.colours(found))) == 4
-    figure.save(found, "title", paths)
+    assert len(set(figure.colours(four))) == 4
+    figure.save(four, "title", paths)
     assert (tmp_path / "rd.svg").read_text() == svg
 
 
@@ -125,7 +127,7 @@ def test_intervals_are_those_of_the_pictures() -> None:
     results = made({"nic": HALF, "jpeg": CURVE}, pictures=6)
     for row in results["rows"]:
         row["bpp"] *= rng.uniform(0.9, 1.1)
-    found = curves.summarise(results, resamples=200)["bd_rates"][0]
+    rate = curves.summarise(results, resamples=200)["bd_rates"][0]
     points = {(row["codec"], row["image"], row["setting"]): (row["bpp"], row["psnr"]) for row in results["rows"]}
     names = [picture["name"] for picture in results["dataset"]["pictures"]]
     a, b = (
@@ -134,9 +136,9 @@ def test_intervals_are_those_of_the_pictures() -> None:
     )
     expected = bootstrap(bd_rate, a, b, resamples=200)
     assert expected is not None
-    assert found["whole"]["interval"] == [expected.low, expected.high]
-    assert found["whole"]["value"] == pytest.approx(bd_rate(a.mean(0), b.mean(0)).value)
-    assert found["whole"]["interval"][0] < found["whole"]["value"] < found["whole"]["interval"][1]
+    assert rate["whole"]["interval"] == [expected.low, expected.high]
+    assert rate["whole"]["value"] == pytest.approx(bd_rate(a.mean(0), b.mean(0)).value)
+    assert rate["whole"]["interval"][0] < rate["whole"]["value"] < rate["whole"]["interval"][1]
 
 
 def test_anchors_are_cut_to_the_pictures_of_the_run(tmp_path: Path) -> None:
@@ -256,25 +258,25 @@ def test_page_needs_nothing_else(folder: Path) -> None:
     results, panels = measured(folder)
     results["codecs"]["jpeg"]["settings"] = "<script>alert(1)</script>"
     document = page(results | {"not_installed": {"bpg": "not <here>"}}, panels)
-    found = Page(document)
-    assert all(address.startswith("data:image/webp;base64,") for address in found.addresses)
+    parsed = Page(document)
+    assert all(address.startswith("data:image/webp;base64,") for address in parsed.addresses)
     assert "url(http" not in document
     assert "<script" not in document
     assert "&lt;script&gt;" in document
     assert "<b>bpg</b>, not installed: not &lt;here&gt;" in document
-    assert len(found.images) == sum(len(panel.crops) for panel in panels) > 0
-    assert all(image["alt"] for image in found.images)
+    assert len(parsed.images) == sum(len(panel.crops) for panel in panels) > 0
+    assert all(image["alt"] for image in parsed.images)
     assert "prefers-color-scheme: dark" in document
     assert 'name="viewport"' in document
     assert len(document) < 5_000_000
 
 
 def test_plots_tell_their_numbers() -> None:
-    found = curves.curves_of(made({"nic": HALF, "jpeg": CURVE}), [])
-    psnr = figure.svg(found, METRICS["psnr"])
+    both = curves.curves_of(made({"nic": HALF, "jpeg": CURVE}), [])
+    psnr = figure.svg(both, METRICS["psnr"])
     assert "<title>nic: 0.150 bpp, PSNR 29.00 dB</title>" in psnr
     assert ">jpeg</text>" in psnr
-    lpips = figure.svg(found, METRICS["lpips"])
+    lpips = figure.svg(both, METRICS["lpips"])
     assert "<title>jpeg: 0.100 bpp, LPIPS 0.4000</title>" in lpips
     assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]+"', "", lpips)
     points = re.findall(r'<title>nic: [^<]+</title>.*?<use [^>]*y="([\d.]+)"', lpips, re.DOTALL)

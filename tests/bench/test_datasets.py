@@ -65,10 +65,10 @@ def test_folders(tmp_path: Path) -> None:
         (folder / name).write_text("no picture")
     (folder / "more.png").mkdir()
     assert list(load_dataset(str(folder)).pictures) == ["0.png", "1.png", "2.png"]
-    found = load_dataset(str(folder), 2)
-    assert found.name == "pictures"
-    assert found.pictures == {f"{i}.png": folder / f"{i}.png" for i in range(2)}
-    assert describe(found)[1] == {
+    dataset = load_dataset(str(folder), 2)
+    assert dataset.name == "pictures"
+    assert dataset.pictures == {f"{i}.png": folder / f"{i}.png" for i in range(2)}
+    assert describe(dataset)[1] == {
         "name": "1.png",
         "width": 20,
         "height": 12,
@@ -88,14 +88,15 @@ def test_downloads_are_checked_and_only_done_once(
 ) -> None:
     with pytest.raises(ConfigError, match=r"3 of 3 pictures of tiny, such as 0.png, are not in .*--download fetches"):
         load_dataset("tiny")
-    found = load_dataset("tiny", download=True)
-    assert list(found.pictures) == ["0.png", "1.png", "2.png"]
-    np.testing.assert_array_equal(np.asarray(Image.open(found.paths[2])), RGB[2])
+    dataset = load_dataset("tiny", download=True)
+    assert list(dataset.pictures) == ["0.png", "1.png", "2.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(dataset.pictures["2.png"])), RGB[2])
     assert "3 files of three tiny pictures (no rights reserved)" in capsys.readouterr().err
     (server / "0.png").unlink()
-    assert load_dataset("tiny", 2, download=True).paths == found.paths[:2]
+    first = load_dataset("tiny", 2, download=True).pictures
+    assert list(first.items()) == list(dataset.pictures.items())[:2]
     assert capsys.readouterr().err == ""
-    assert len(describe(found)) == 3
+    assert len(describe(dataset)) == 3
 
 
 def test_downloads_that_are_something_else_leave_nothing(server: Path, tmp_path: Path, address: str) -> None:
@@ -121,11 +122,11 @@ def test_a_name_is_a_promise_about_pixels(server: Path, tmp_path: Path) -> None:
     Image.fromarray(RGB[1]).save(folder / "2.png")  # another picture under this name
     (folder / "0.nic").write_text("what was encoded beside it")
     (folder / "1.txt").write_text("notes")
-    found = load_dataset("tiny")
-    assert found.pictures == {"0.png": folder / "0.webp", "1.png": folder / "1f00ba55.png", "2.png": folder / "2.png"}
+    dataset = load_dataset("tiny")
+    assert dataset.pictures == {"0.png": folder / "0.webp", "1.png": folder / "1f00ba55.png", "2.png": folder / "2.png"}
     assert [picture["name"] for picture in describe(load_dataset("tiny", 2))] == ["0.png", "1.png"]
     with pytest.raises(ConfigError, match=r"2.png does not hold the pixels of 2.png in tiny"):
-        describe(found)
+        describe(dataset)
     with pytest.raises(ConfigError, match="a folder with another name"):
         describe(load_dataset(str(folder)))
     elsewhere = load_dataset(str(folder.rename(tmp_path / "mine")))
@@ -163,9 +164,9 @@ def test_the_tables_are_complete() -> None:
 @pytest.mark.parametrize("name", ["kodak", "clic2025-validation"])
 def test_the_tables_are_those_of_the_pictures(data_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("NEUROCODEC_DATA", str(data_folder))
-    found = describe(load_dataset(name, 2))  # compares pixels
+    pictures = describe(load_dataset(name, 2))  # compares pixels
     files = datasets.SOURCES[name].files
-    assert all(files.get(picture["name"], picture["sha256"]) == picture["sha256"] for picture in found)
+    assert all(files.get(picture["name"], picture["sha256"]) == picture["sha256"] for picture in pictures)
 
 
 def test_inception_weights_are_checked(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,11 +74,11 @@ def test_features_that_do_not_fit(distance: Any) -> None:
 def test_patches_are_of_two_grids() -> None:
     rgb = np.zeros((9, 13, 3), np.uint8)
     rgb[..., 0], rgb[..., 1] = np.arange(9)[:, None], np.arange(13)[None, :]
-    found = patches(rgb, 4)
-    corners = [(int(patch[0, 0, 0]), int(patch[0, 0, 1])) for patch in found]
+    squares = patches(rgb, 4)
+    corners = [(int(patch[0, 0, 0]), int(patch[0, 0, 1])) for patch in squares]
     assert corners == [(0, 0), (0, 4), (0, 8), (4, 0), (4, 4), (4, 8), (2, 2), (2, 6)]
     assert all(
-        (patch[..., 0] == np.arange(y, y + 4)[:, None]).all() for patch, (y, _) in zip(found, corners, strict=True)
+        (patch[..., 0] == np.arange(y, y + 4)[:, None]).all() for patch, (y, _) in zip(squares, corners, strict=True)
     )
     assert patches(np.zeros((512, 768, 3), np.uint8)).shape == (6 + 2, 256, 256, 3)
     assert patches(rgb, 10).shape == (0, 10, 10, 3)

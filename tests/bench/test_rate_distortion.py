@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from paths import SMALL_MODEL
+from paths import ROOT, SMALL_MODEL
 from PIL import Image
 
 from neurocodec.bench import curves, datasets, gallery, provenance, quality, rate_distortion, rivals, summary
@@ -31,7 +31,6 @@ from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError, ImageError, MissingWeightsError
 from neurocodec.metrics import ms_ssim_available, psnr
 
-SMALL = SMALL_MODEL
 JPEG, WEBP = rivals.RIVALS["jpeg"], rivals.RIVALS["webp"]
 
 
@@ -79,21 +78,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_rows_are_what_the_files_are(folder: Path, tmp_path: Path) -> None:
-    jpeg = JPEG
     dataset = datasets.load_dataset(str(folder))
     output = tmp_path / "out" / "results.json"
     results = rate_distortion.run(
-        dataset, [jpeg], output, settings=[80, 20], command="a command", metrics=Metrics(ms_ssim=True)
+        dataset, [JPEG], output, settings=[80, 20], command="a command", metrics=Metrics(ms_ssim=True)
     )
     assert [(row["setting"], row["image"]) for row in results["rows"]] == [
         (quality, f"{seed}.png") for quality in (20, 80) for seed in range(3)
     ]
     rgb = np.asarray(Image.open(folder / "1.png"))
     row = results["rows"][4]
-    data = jpeg.encode(rgb, 80)
+    data = JPEG.encode(rgb, 80)
     assert row["bytes"] == len(data)
     assert row["bpp"] == 8 * len(data) / (40 * 64)
-    assert row["psnr"] == psnr(rgb, jpeg.decode(data))
+    assert row["psnr"] == psnr(rgb, JPEG.decode(data))
     assert row["ms_ssim"] is None  # too small a picture
     assert row["lpips"] is None  # not asked for
     assert row["encode_s"] > 0
@@ -139,12 +137,12 @@ def test_rows_of_other_commits_are_named(folder: Path, tmp_path: Path, monkeypat
 
     for setting in (64, 16):
         assert "earlier" not in run("aaa", setting)
-    assert [found["commit"] for found in run("bbb", 4)["earlier"]] == ["aaa"]
+    assert [earlier["commit"] for earlier in run("bbb", 4)["earlier"]] == ["aaa"]
     results = run("ccc", 4)
-    assert [found["commit"] for found in results["earlier"]] == ["aaa", "bbb"]
+    assert [earlier["commit"] for earlier in results["earlier"]] == ["aaa", "bbb"]
     assert "Some rows are from earlier runs: commit aaa, 20" in summary.markdown(results)
     assert "<dt>rows kept of earlier runs</dt><dd>commit aaa, 20" in page_of(results)
-    assert [found["commit"] for found in run("aaa", 4)["earlier"]] == ["bbb", "ccc"]
+    assert [earlier["commit"] for earlier in run("aaa", 4)["earlier"]] == ["bbb", "ccc"]
 
 
 def test_fewer_pictures_do_not_throw_results_away(folder: Path, tmp_path: Path) -> None:
@@ -277,27 +275,26 @@ def test_distances_of_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for seed, values in enumerate(rgb):
         Image.fromarray(values).save(pictures / f"{seed}.png")
     dataset, output = datasets.load_dataset(str(pictures)), tmp_path / "out" / "results.json"
-    taken = Metrics(patches="alexnet")
-    jpeg = JPEG
-    found = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], metrics=taken)["patches"]
+    metrics = Metrics(patches="alexnet")
+    distances = rate_distortion.run(dataset, [JPEG], output, settings=[5, 80], metrics=metrics)["patches"]
     features = [
         np.concatenate([quality.patch_features(v, "alexnet") for v in values])
-        for values in (rgb, [jpeg.decode(jpeg.encode(v, 80)) for v in rgb])
+        for values in (rgb, [JPEG.decode(JPEG.encode(v, 80)) for v in rgb])
     ]
-    assert found["patches"] == 4
-    low, high = found["points"]
+    assert distances["patches"] == 4
+    low, high = distances["points"]
     assert (low["codec"], low["setting"], high["setting"]) == ("jpeg", 5, 80)
     assert high["frechet"] == pytest.approx(frechet_distance(*features))
     assert low["frechet"] > high["frechet"]
     files = {path: path.stat().st_mtime_ns for path in (output.parent / "features").iterdir()}
     assert len(files) == 2 + 4
-    results = rate_distortion.run(dataset, [jpeg], output, settings=[5, 80], metrics=taken)
-    assert results["patches"] == found
+    results = rate_distortion.run(dataset, [JPEG], output, settings=[5, 80], metrics=metrics)
+    assert results["patches"] == distances
     assert {path: path.stat().st_mtime_ns for path in files} == files
     text = summary.markdown(curves.summarise(results))
     assert "## Fréchet distance, AlexNet features" in text
     assert "not comparable to published FID" in text
-    assert rate_distortion.run(dataset, [jpeg], output, settings=[5], metrics=Metrics())["patches"] == found
+    assert rate_distortion.run(dataset, [JPEG], output, settings=[5], metrics=Metrics())["patches"] == distances
     other = dataclasses.replace(WEBP, name="jpeg")  # the name is the same, the codec is not
     assert "patches" not in rate_distortion.run(dataset, [other], output, settings=[5], metrics=Metrics())
 
@@ -312,16 +309,16 @@ def test_dists_is_measured_at_the_size_of_its_authors(monkeypatch: pytest.Monkey
         return (x - y).abs().mean((1, 2, 3))
 
     monkeypatch.setattr(dists, "load_dists", lambda *_, **__: network)
-    taken = Metrics(dists=True)
+    metrics = Metrics(dists=True)
     for height, width, expected in ((512, 700, (256, 350)), (100, 90, (100, 90))):
         a, b = np.full((height, width, 3), 100, np.uint8), np.full((height, width, 3), 151, np.uint8)
-        assert taken.of(a, b) == {"ms_ssim": None, "lpips": None, "dists": pytest.approx(0.2)}
+        assert metrics.of(a, b) == {"ms_ssim": None, "lpips": None, "dists": pytest.approx(0.2)}
         assert shapes.pop() == ((1, 3, *expected),) * 2
     small = np.zeros((15, 90, 3), np.uint8)
-    assert taken.of(small, small)["dists"] is None
-    assert taken.lacking({"dists": None}, 16, 90)
-    assert not taken.lacking({"dists": None}, 15, 90)
-    assert not taken.lacking({"dists": 0.1}, 16, 90)
+    assert metrics.of(small, small)["dists"] is None
+    assert metrics.lacking({"dists": None}, 16, 90)
+    assert not metrics.lacking({"dists": None}, 15, 90)
+    assert not metrics.lacking({"dists": 0.1}, 16, 90)
 
 
 def test_averages_that_small_pictures_cost_are_named(tmp_path: Path) -> None:
@@ -351,8 +348,8 @@ def test_measures_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(module, name, absent)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    taken, missing = quality.available(dists=True, patches=True)
-    assert taken == Metrics(ms_ssim=ms_ssim_available())
+    metrics, missing = quality.available(dists=True, patches=True)
+    assert metrics == Metrics(ms_ssim=ms_ssim_available())
     assert {"LPIPS", "DISTS", "FID/256 and KID/256", "Fréchet distance, AlexNet features"} <= missing.keys()
     assert "NEUROCODEC_WEIGHTS" in missing["LPIPS"]
     assert "neurocodec[fid]" in missing["FID/256 and KID/256"]
@@ -382,7 +379,7 @@ def test_pictures_without_patches_have_no_distances(
 
 def test_bench_rd_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "rd", "--dataset", str(folder), "--codecs", "nic,jpeg", "--images", "1", "--qualities", "20,90"]
-    command += ["--model", str(SMALL), "--qualities", "jpeg=30,70,90", "-o", str(tmp_path / "out")]
+    command += ["--model", str(SMALL_MODEL), "--qualities", "jpeg=30,70,90", "-o", str(tmp_path / "out")]
     for _ in range(2):
         assert main(command) == 0
         assert "## BD-rate against jpeg" in capsys.readouterr().out
@@ -460,7 +457,7 @@ def test_an_interrupt_ends_all_processes_without_a_traceback(folder: Path, tmp_p
         words = [*words, "--dataset", str(folder), "-o", str(tmp_path / "out")]
     process = subprocess.Popen(
         [sys.executable, "-m", "neurocodec", "bench", *words, "--codecs", "webp,jpeg"],
-        cwd=SMALL.parents[3],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -523,20 +520,19 @@ def test_distance_of_patches_rises_as_jpeg_falls(data_folder: Path, monkeypatch:
     """On pictures of CLIC, with Inception where its weights are, else with AlexNet."""
     monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(data_folder / "weights"))
     monkeypatch.setenv("NEUROCODEC_DATA", str(data_folder))
-    taken, missing = quality.available(patches=True)
-    if not taken.patches:
+    metrics, missing = quality.available(patches=True)
+    if not metrics.patches:
         pytest.skip(f"no network for patches: {missing}")
     rgb = [
         np.asarray(Image.open(path).convert("RGB"))[:512, :1024]
-        for path in datasets.load_dataset("clic2025-validation", 2).paths
+        for path in datasets.load_dataset("clic2025-validation", 2).pictures.values()
     ]
-    jpeg = JPEG
-    decoded = [[jpeg.decode(jpeg.encode(picture, quality)) for picture in rgb] for quality in (60, 20, 5)]
+    decoded = [[JPEG.decode(JPEG.encode(picture, quality)) for picture in rgb] for quality in (60, 20, 5)]
     originals, *sets = (
-        np.concatenate([quality.patch_features(picture, taken.patches) for picture in pictures])
+        np.concatenate([quality.patch_features(picture, metrics.patches) for picture in pictures])
         for pictures in (rgb, *decoded)
     )
     for distance in (frechet_distance, kernel_distance):
-        found = [distance(originals, features) for features in sets]
-        assert found == sorted(found)
-        assert found[0] > distance(originals, originals)
+        distances = [distance(originals, features) for features in sets]
+        assert distances == sorted(distances)
+        assert distances[0] > distance(originals, originals)

@@ -21,7 +21,6 @@ from neurocodec.errors import ConfigError, ImageError, MissingPackageError, Mode
 from neurocodec.metrics import psnr
 from neurocodec.model import Model
 
-SMALL = SMALL_MODEL
 RGB = rivals.synthetic_picture(48, 80, seed=5)
 OTHERS = [name for name in rivals.NAMES if name not in ("nic", "bpg")]
 
@@ -57,7 +56,7 @@ def test_jpeg_subsampling_is_in_the_file() -> None:
 
 
 def test_nic_is_the_codec(small_model: Model) -> None:
-    for nic in (rivals.Nic(small_model), rivals.Nic(SMALL), rivals.Nic(str(SMALL))):
+    for nic in (rivals.Nic(small_model), rivals.Nic(SMALL_MODEL), rivals.Nic(str(SMALL_MODEL))):
         data = nic.encode(RGB, 50)
         assert data == codec.encode(RGB, quality=50, model=small_model)
         np.testing.assert_array_equal(nic.decode(data), codec.decode_picture(container.read(data), small_model).rgb)
@@ -119,12 +118,12 @@ def test_heic_is_labelled_as_what_it_is() -> None:
 def test_several_models_side_by_side(tmp_path: Path, small_model: Model) -> None:
     other = tmp_path / "runs" / "small.safetensors"
     other.parent.mkdir()
-    other.write_bytes(SMALL.read_bytes())
-    found = rivals.create([f"nic:{SMALL}", "jpeg", f"nic:{other}", f"nic:{other}@0.5"])
-    assert [one.name for one in found] == ["nic:model/small", "jpeg", "nic:runs/small", "nic:runs/small@0.5"]
+    other.write_bytes(SMALL_MODEL.read_bytes())
+    codecs = rivals.create([f"nic:{SMALL_MODEL}", "jpeg", f"nic:{other}", f"nic:{other}@0.5"])
+    assert [one.name for one in codecs] == ["nic:model/small", "jpeg", "nic:runs/small", "nic:runs/small@0.5"]
     assert rivals.create([f"nic:{other}"])[0].name == "nic:small"
-    assert found[0].encode(RGB, 50) == codec.encode(RGB, quality=50, model=small_model)
-    assert all(rivals.is_ours(one.name) == (one.name != "jpeg") for one in found)
+    assert codecs[0].encode(RGB, 50) == codec.encode(RGB, quality=50, model=small_model)
+    assert all(rivals.is_ours(one.name) == (one.name != "jpeg") for one in codecs)
     with pytest.raises(ModelNotFoundError, match="nowhere"):
         rivals.create(["nic:nowhere.safetensors"])
     twin = tmp_path / "deep" / "runs" / "small.safetensors"
@@ -136,8 +135,8 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     for module in ("pillow_heif", "imagecodecs", "pyvips"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setenv("PATH", "")
-    found, missing = rivals.installed(["jpeg", "heic", "jxl", "mozjpeg", "bpg"])
-    assert [one.name for one in found] == ["jpeg"]
+    codecs, missing = rivals.installed(["jpeg", "heic", "jxl", "mozjpeg", "bpg"])
+    assert [one.name for one in codecs] == ["jpeg"]
     assert list(missing) == ["heic", "jxl", "mozjpeg", "bpg"]
     for name in ("heic", "jxl", "mozjpeg"):
         assert "neurocodec[bench]" in missing[name]
@@ -157,8 +156,8 @@ def test_compressai_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(compressai, "load", load)
     monkeypatch.setattr(compressai, "qualities", lambda architecture: [1, 2])
-    found, missing = rivals.installed(["cai:mbt2018-mean", "cai:mbt2018"])
-    assert [one.name for one in found] == ["cai:mbt2018-mean"]
+    codecs, missing = rivals.installed(["cai:mbt2018-mean", "cai:mbt2018"])
+    assert [one.name for one in codecs] == ["cai:mbt2018-mean"]
     assert missing == {"cai:mbt2018": "no mbt2018 here"}
     assert not rivals.has_common_quality(rivals.RIVALS["jxl"])
     assert rivals.has_common_quality(rivals.RIVALS["jpeg"])

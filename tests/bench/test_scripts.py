@@ -24,7 +24,6 @@ from neurocodec.model import GeneratorConfig, Model
 from neurocodec.models import generators
 from neurocodec.models.hific import Generator
 
-SMALL = SMALL_MODEL
 PICTURES = ("one.png", "two.png")
 
 
@@ -65,14 +64,14 @@ def anchor(points: list[tuple[float, float, float]]) -> dict[str, Any]:
 def test_the_slider_stands_beside_the_others_at_the_same_bits_and_at_twice_as_many(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = results(
+    measurements = results(
         {
             "nic": [(30, 0.2, 30.0, 0.2), (60, 0.8, 36.0, 0.1)],
             "nic@1": [(30, 0.2, 29.0, 0.1), (60, 0.8, 35.0, 0.05)],
             "jpeg": [(10, 0.1, 24.0, 0.5), (50, 0.4, 28.0, 0.3)],
         }
     )
-    (tmp_path / "results.json").write_text(json.dumps(found))
+    (tmp_path / "results.json").write_text(json.dumps(measurements))
     realism = script("realism")
     output = tmp_path / "realism.json"
     assert realism.main([str(tmp_path / "results.json"), "--targets", "0.22", "0.7", "-o", str(output)]) == 0
@@ -90,29 +89,29 @@ def test_the_slider_stands_beside_the_others_at_the_same_bits_and_at_twice_as_ma
 
 def test_points_that_are_reproduced_and_points_that_are_not(tmp_path: Path) -> None:
     anchors = script("anchors")
-    found = results({"jpeg": [(10, 0.1, 24.0, 0.5), (50, 0.4, 28.0, 0.3), (90, 1.4, 36.0, 0.1)]})
-    close = anchors.compare(found, "jpeg", anchor([(10, 0.1, 24.0), (50, 0.403, 28.04), (95, 2.0, 40.0)]))
+    measurements = results({"jpeg": [(10, 0.1, 24.0, 0.5), (50, 0.4, 28.0, 0.3), (90, 1.4, 36.0, 0.1)]})
+    close = anchors.compare(measurements, "jpeg", anchor([(10, 0.1, 24.0), (50, 0.403, 28.04), (95, 2.0, 40.0)]))
     assert (close["settings"], close["reproduced"]) == (2, True)
     assert close["bpp_percent"] == pytest.approx(100 * (0.4 / 0.403 - 1))
-    assert not anchors.compare(found, "jpeg", anchor([(10, 0.1, 24.06), (50, 0.4, 28.0)]))["reproduced"]
-    assert not anchors.compare(found, "jpeg", anchor([(10, 0.102, 24.0), (50, 0.4, 28.0)]))["reproduced"]
-    (tmp_path / "results.json").write_text(json.dumps(found))
+    assert not anchors.compare(measurements, "jpeg", anchor([(10, 0.1, 24.06), (50, 0.4, 28.0)]))["reproduced"]
+    assert not anchors.compare(measurements, "jpeg", anchor([(10, 0.102, 24.0), (50, 0.4, 28.0)]))["reproduced"]
+    (tmp_path / "results.json").write_text(json.dumps(measurements))
     (tmp_path / "off.json").write_text(json.dumps(anchor([(10, 0.2, 24.0), (50, 0.8, 28.0)])))
     assert anchors.main([str(tmp_path / "results.json"), f"jpeg={tmp_path / 'off.json'}"]) == 1
 
 
 def test_results_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
-    found = results({"jpeg": [(10, 0.1, 24.0, 0.5)]})
+    measurements = results({"jpeg": [(10, 0.1, 24.0, 0.5)]})
     with pytest.raises(SystemExit, match="lacks some of the 2 pictures"):
-        script("anchors").compare(found, "jpeg", {"codec": "published", "points": [{"bpp": 0.1, "psnr": 24.0}]})
+        script("anchors").compare(measurements, "jpeg", {"codec": "published", "points": [{"bpp": 0.1, "psnr": 24.0}]})
     with pytest.raises(SystemExit, match="no setting of webp"):
-        script("anchors").compare(found, "webp", anchor([(10, 0.1, 24.0)]))
+        script("anchors").compare(measurements, "webp", anchor([(10, 0.1, 24.0)]))
     with pytest.raises(SystemExit, match="expected nic@R"):
-        script("realism").rows(found, [0.2])
+        script("realism").rows(measurements, [0.2])
     apart = results({"nic": [(30, 0.2, 30.0, 0.2)], "nic@1": [(60, 0.8, 35.0, 0.05)]})
     with pytest.raises(SystemExit, match="nic, nic@1 share no setting"):
         script("realism").rows(apart, [0.2])
-    (tmp_path / "results.json").write_text(json.dumps(found))
+    (tmp_path / "results.json").write_text(json.dumps(measurements))
     (tmp_path / "other.json").write_text('{"codec": "theirs"}')
     for pair in ("jpeg", *(f"jpeg={path}" for path in (tmp_path / "nowhere.json", __file__, tmp_path / "other.json"))):
         with pytest.raises(SystemExit, match="expected CODEC=FILE"):
@@ -120,9 +119,9 @@ def test_results_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
 
 
 def test_curves_that_share_nothing_are_a_sentence() -> None:
-    found = results({"heic": [(10, 0.1, 24.0, 0.5), (20, 0.2, 26.0, 0.4)]})
+    measurements = results({"heic": [(10, 0.1, 24.0, 0.5), (20, 0.2, 26.0, 0.4)]})
     with pytest.raises(SystemExit, match="heic cannot be compared with theirs: the curves share no PSNR interval"):
-        script("anchors").compare(found, "heic", anchor([(31, 0.1, 44.0), (30, 0.2, 46.0)]))
+        script("anchors").compare(measurements, "heic", anchor([(31, 0.1, 44.0), (30, 0.2, 46.0)]))
 
 
 def test_targets_that_are_no_rates_are_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,8 +142,8 @@ def test_no_results_are_a_sentence(name: str, more: list[str]) -> None:
 
 
 def test_a_quality_and_a_quantiser_are_compared_by_their_curves() -> None:
-    found = results({"heic": [(10, 0.1, 24.0, 0.5), (20, 0.2, 26.0, 0.4), (50, 0.8, 30.0, 0.3)]})
-    row = script("anchors").compare(found, "heic", anchor([(20, 0.05, 24.0), (10, 0.4, 30.0)]))
+    measurements = results({"heic": [(10, 0.1, 24.0, 0.5), (20, 0.2, 26.0, 0.4), (50, 0.8, 30.0, 0.3)]})
+    row = script("anchors").compare(measurements, "heic", anchor([(20, 0.05, 24.0), (10, 0.4, 30.0)]))
     assert row["settings"] == 0
     assert row["bd_rate_percent"] == pytest.approx(100.0)
     assert math.isfinite(row["bd_rate_percent"])
@@ -174,7 +173,7 @@ def test_the_slider_gets_another_end(small_model: Model, tmp_path: Path, capsys:
         gain.weight.data.normal_()  # type: ignore[union-attr, operator]
     generators.file_of(generator, small_model).save(tmp_path / "in.safetensors")
     y_hat, index = torch.randn(1, small_model.config.latent_channels, 3, 3), torch.tensor([4.0])
-    command = [str(tmp_path / "in.safetensors"), "--model", str(SMALL)]
+    command = [str(tmp_path / "in.safetensors"), "--model", str(SMALL_MODEL)]
     output = tmp_path / "out.safetensors"
     assert script("slider").main([*command, "--end", "0.7", "--amount", "1.5", "-o", str(output)]) == 0
     changed = generators.load(output, small_model)
@@ -199,11 +198,11 @@ def test_the_slider_is_scanned(small_model: Model, photo: NDArray[np.uint8], mon
     generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
     slider = script("slider")
     monkeypatch.setattr(slider, "lpips", lambda rgb, x_hat: float(np.abs(rgb.astype(int) - x_hat).mean()))
-    found = slider.scan(generator, small_model, [photo[:50, :70]], 40.0)
-    assert [row[:2] for row in found] == [(beta, amount) for beta in slider.BETAS for amount in slider.AMOUNTS]
+    points = slider.scan(generator, small_model, [photo[:50, :70]], 40.0)
+    assert [row[:2] for row in points] == [(beta, amount) for beta in slider.BETAS for amount in slider.AMOUNTS]
     data = codec.encode(photo[:50, :70], quality=40, model=small_model)
     x_hat = codec.decode(
         data, model=dataclasses.replace(small_model, generator=generators.file_of(generator, small_model)), realism=0.8
     )
-    at = next(row for row in found if row[:2] == (0.8, 1.0))
+    at = next(row for row in points if row[:2] == (0.8, 1.0))
     assert at[3] == pytest.approx(psnr(photo[:50, :70], np.asarray(x_hat)), abs=0.01)

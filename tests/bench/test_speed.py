@@ -24,7 +24,6 @@ from neurocodec.errors import (
 from neurocodec.model import GeneratorConfig, Model
 from neurocodec.models import generators
 
-SMALL = SMALL_MODEL
 RGB = rivals.synthetic_picture(48, 80, seed=5)
 LINUX = os.path.exists("/proc/self/clear_refs")
 
@@ -39,7 +38,7 @@ def picture(tmp_path: Path) -> Path:
 def test_rows(picture: Path) -> None:
     threads = [1, 2] if speed.available_cores() > 1 else [1]
     results = speed.run(
-        [rivals.Nic(SMALL, "nic"), rivals.RIVALS["jpeg"]],
+        [rivals.Nic(SMALL_MODEL, "nic"), rivals.RIVALS["jpeg"]],
         [(70, 50)],
         threads=threads,
         bpp=2.0,
@@ -68,9 +67,9 @@ def test_rows(picture: Path) -> None:
     encode, decode = rows[0]["encode"], rows[0]["decode"]
     assert encode["stages_s"].keys() == {stages.G_A, stages.ENTROPY, stages.REST}
     assert decode["stages_s"].keys() == {stages.ENTROPY, stages.G_S, stages.REST}
-    for found in (encode, decode):
-        assert found["stages_peak_bytes"].keys() == found["stages_s"].keys()
-        assert all(seconds > 0 for seconds in found["stages_s"].values())
+    for direction in (encode, decode):
+        assert direction["stages_peak_bytes"].keys() == direction["stages_s"].keys()
+        assert all(seconds > 0 for seconds in direction["stages_s"].values())
     text = speed.table(results)
     assert "| jpeg | 70×50 | 0.00 | 1 |" in text
     assert f"- nic, 70×50, {threads[-1]} thread" in text
@@ -109,11 +108,11 @@ def test_a_codec_that_fails_is_a_row_and_does_not_stop_the_others() -> None:
     lines: list[str] = []
     chosen = [Failing(name) for name in ("raises", "dies", "greedy", "works")]
     results = speed.run(chosen, [(8, 8)], repeats=1, device="cpu", progress=lines.append)
-    found = [row.get("not_measured", "") for row in results["rows"]]
-    assert found[0] == "no such picture"
-    assert "process died" in found[1]
-    assert "allocate" in found[2]
-    assert found[3] == ""
+    reasons = [row.get("not_measured", "") for row in results["rows"]]
+    assert reasons[0] == "no such picture"
+    assert "process died" in reasons[1]
+    assert "allocate" in reasons[2]
+    assert reasons[3] == ""
     text = speed.table(results)
     assert "- raises, 8×8, 1 thread: no such picture" in text
     assert "| works | 8×8 |" in text
@@ -153,9 +152,9 @@ def test_stages_have_peaks_of_their_own() -> None:
         for name in ("small", "large"):
             with clock.stage(name):
                 pass
-    (found,) = runs
-    assert found["large"] - found["small"] == pytest.approx(200e6, rel=0.15)
-    assert found[stages.REST] - found["small"] <= 65e6  # 50 MB, less what the allocator had at hand
+    (peaks,) = runs
+    assert peaks["large"] - peaks["small"] == pytest.approx(200e6, rel=0.15)
+    assert peaks[stages.REST] - peaks["small"] <= 65e6  # 50 MB, less what the allocator had at hand
 
 
 def test_stages_are_those_of_the_network(small_model: Model) -> None:
@@ -170,7 +169,7 @@ def test_stages_are_those_of_the_network(small_model: Model) -> None:
 def test_realism_is_what_is_measured(small_model: Model) -> None:
     """The generator decodes, in the process that measures and in the runs by stage."""
     with pytest.raises(ModelNotFoundError, match="generative decoder"):
-        speed.load(rivals.Nic(SMALL, "nic@0.5", realism=0.5, device="cpu"), 50)
+        speed.load(rivals.Nic(SMALL_MODEL, "nic@0.5", realism=0.5, device="cpu"), 50)
     generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
     nic = rivals.Nic(
         dataclasses.replace(small_model, generator=generators.file_of(generator.eval(), small_model)),
@@ -183,12 +182,12 @@ def test_realism_is_what_is_measured(small_model: Model) -> None:
     assert stages.G_S not in seconds
 
 
-def test_setting_near_a_rate() -> None:
+def test_the_nearest_setting() -> None:
     jpeg = rivals.RIVALS["jpeg"]
     sizes = {setting: 8 * len(jpeg.encode(RGB, setting)) / (48 * 80) for setting in jpeg.settings()}
     for target in (0.01, 2.0, 4.0, 100.0):
         nearest = min(sizes, key=lambda s: abs(math.log(sizes[s] / target)))
-        assert speed.setting_near(jpeg, RGB, target) == nearest
+        assert speed.nearest_setting(jpeg, RGB, target) == nearest
 
 
 def test_fill_mirrors_and_cuts() -> None:
@@ -204,8 +203,8 @@ def test_choose_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None
         raise MissingPackageError("no compressai here")
 
     monkeypatch.setattr(compressai, "qualities", absent)
-    with speed.choose(["jpeg", "cai:mbt2018-mean"]) as (found, missing):
-        assert [codec.name for codec in found] == ["jpeg"]
+    with speed.choose(["jpeg", "cai:mbt2018-mean"]) as (codecs, missing):
+        assert [codec.name for codec in codecs] == ["jpeg"]
         assert missing == {"cai:mbt2018-mean": "no compressai here"}
     with pytest.raises(ConfigError, match="none of these codecs is installed: no compressai"), speed.choose(["cai:x"]):
         pass
@@ -226,8 +225,8 @@ def test_compressai_networks_without_weights_are_measured_and_named_so(
 
     monkeypatch.setattr(zoo, "load_state_dict_from_url", offline)
     monkeypatch.setitem(zoo.cfgs["mbt2018-mean"], 5, (8, 12))
-    with speed.choose(["cai:mbt2018-mean"], picture=picture) as (found, _):
-        (row,) = speed.run(found, [(70, 50)], repeats=1, picture=picture, device="cpu")["rows"]
+    with speed.choose(["cai:mbt2018-mean"], picture=picture) as (codecs, _):
+        (row,) = speed.run(codecs, [(70, 50)], repeats=1, picture=picture, device="cpu")["rows"]
     assert row["codec"] == "cai:mbt2018-mean (random weights)"
     assert row["psnr"] is None
     assert "stages_s" not in row["encode"]

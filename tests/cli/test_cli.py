@@ -7,16 +7,15 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cli.commands import interrupt, make_picture
 from paths import ROOT, SMALL_MODEL
 from PIL import Image
 
@@ -38,13 +37,6 @@ def _small_model(monkeypatch: pytest.MonkeyPatch, small_model: Any) -> None:
 def photo_file(tmp_path: Path) -> Path:
     """A PNG of 40 x 30 pixels."""
     return make_picture(tmp_path / "a.png")
-
-
-def make_picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
-    small.resize(size, Image.Resampling.BICUBIC).save(path)
-    return path
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
@@ -556,28 +548,10 @@ def test_interrupt_is_quiet(
 def test_interrupt_ends_the_workers(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     sources = [make_picture(tmp_path / "in" / f"{i}.png", size=(900, 900)) for i in range(12)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "neurocodec", "encode", *sources, "-o", tmp_path / "out", "-j", "2", "--model", "small"],
-        cwd=ROOT,
-        env=os.environ | {"NEUROCODEC_WEIGHTS": str(_weights_folder(tmp_path))},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()  # the first file is done, the workers are busy
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, b"")
+    command = [sys.executable, "-m", "neurocodec", "encode", *sources, "-o", tmp_path / "out", "-j", "2"]
+    environment = os.environ | {"NEUROCODEC_WEIGHTS": str(_weights_folder(tmp_path))}
+    interrupt([*command, "--model", "small"], environment)
     assert all(name.endswith(".nic") for name in names(tmp_path / "out"))
-    for _ in range(100):
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail("worker processes are left")
 
 
 def test_a_reader_that_leaves_is_no_traceback(nic_file: Path) -> None:

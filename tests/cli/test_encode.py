@@ -5,29 +5,24 @@ from __future__ import annotations
 import functools
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from cli.commands import interrupt, make_picture
 from paths import ROOT, SMALL_MODEL
-from PIL import Image
 
 import neurocodec
 from neurocodec import collection, workers
 from neurocodec.cli import encode
 from neurocodec.cli.main import main
 
-MODEL = SMALL_MODEL
-
 
 @pytest.fixture(autouse=True)
 def _model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small golden model is installed, for worker processes too."""
-    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(MODEL.parent))
+    monkeypatch.setenv("NEUROCODEC_WEIGHTS", str(SMALL_MODEL.parent))
 
 
 @pytest.fixture
@@ -42,13 +37,6 @@ def tree(tmp_path: Path) -> Path:
     make_picture(folder / ".hidden" / "d.png")
     make_picture(folder / ".e.png")
     return folder
-
-
-def make_picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8))
-    small.resize(size, Image.Resampling.BICUBIC).save(path)
-    return path
 
 
 def tree_of(folder: Path) -> dict[str, bytes]:
@@ -189,7 +177,7 @@ def test_a_worker_that_dies_costs_only_its_own_picture(tree: Path) -> None:
     sources = [make_picture(tree / f"{number}.png", number, (8, 8)) for number in range(25)]
     sources[3].unlink()
     os.mkfifo(sources[3])  # the worker that opens it waits
-    keywords = {"model": str(MODEL), "device": "cpu"}
+    keywords = {"model": str(SMALL_MODEL), "device": "cpu"}
     work = functools.partial(encode.encode_file, keywords=keywords)
     outcomes = workers.map_in_order(work, [str(path) for path in sources], 2, int)
     results = [next(outcomes) for _ in range(3)]
@@ -227,25 +215,10 @@ def test_an_interrupted_run_can_be_continued(tmp_path: Path) -> None:
         make_picture(tmp_path / "in" / f"{number}.png", number, (500, 500))
     command = [sys.executable, "-m", "neurocodec", "encode", tmp_path / "in", "-o", tmp_path / "out", "-j", "2"]
     command += ["--model", "small"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    assert process.stdout is not None
-    process.stdout.readline()  # the first file is done, the workers are busy
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, b"")
-    there = tree_of(tmp_path / "out")
-    assert there
-    assert all(re.fullmatch(r"\d+\.nic", name) for name in there)
-    for _ in range(100):
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail("worker processes are left")
+    interrupt(command)
+    first = tree_of(tmp_path / "out")
+    assert first
+    assert all(re.fullmatch(r"\d+\.nic", name) for name in first)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{30 - len(there)} encoded, {len(there)} skipped, 0 failed"
+    assert done.stdout.splitlines()[-1] == f"{30 - len(first)} encoded, {len(first)} skipped, 0 failed"
     assert len(tree_of(tmp_path / "out")) == 30

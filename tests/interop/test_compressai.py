@@ -161,16 +161,18 @@ def test_the_file_says_what_it_needs(
     assert about.architecture == "compressai/mbt2018-mean"
     assert about.model_id == mean_model.model_id.hex()
     assert "floating point" in about.note
-    wanted = f"CompressAI network mbt2018-mean with the weights {about.model_id}: install compressai and decode it with"
-    with pytest.raises(UnsupportedVersionError, match=wanted):
+    expected = (
+        f"CompressAI network mbt2018-mean with the weights {about.model_id}: install compressai and decode it with"
+    )
+    with pytest.raises(UnsupportedVersionError, match=expected):
         neurocodec.decode(data)
-    with pytest.raises(NicFormatError, match=wanted):
+    with pytest.raises(NicFormatError, match=expected):
         Image.open(io.BytesIO(data))
     path = tmp_path / "a.nic"
     path.write_bytes(data)
     assert np.asarray(interop.decode(path, mean_model)).shape == rgb.shape
     assert main(["decode", str(path)]) == 1
-    assert wanted in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
     assert main(["info", str(path)]) == 0
     out = capsys.readouterr().out
     assert f"compressai/mbt2018-mean, weights {about.model_id}" in out

@@ -14,10 +14,9 @@ from paths import SMALL_MODEL
 from PIL import Image
 
 import neurocodec
+from neurocodec import codec
 from neurocodec.errors import ConfigError, MissingPackageError, ModelNotFoundError
 from neurocodec.interop import ray as interop
-
-MODEL = SMALL_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +52,25 @@ def tree(tmp_path: Path) -> Path:
 def test_the_same_files_as_on_one_machine_and_again(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "e.nic").write_bytes(neurocodec.encode(tree / "e.png", model=MODEL, device="cpu"))
-    summary = interop.encode_folder(tree, out, model=MODEL, quality=30, workers=2)
+    (out / "e.nic").write_bytes(neurocodec.encode(tree / "e.png", model=SMALL_MODEL, device="cpu"))
+    summary = interop.encode_folder(tree, out, model=SMALL_MODEL, quality=30, workers=2)
     assert (summary.encoded, summary.skipped) == (4, 1)
     assert {Path(source).name for source in summary.failed} == {"broken.png", "twice.png", "twice.jpg"}
     assert "broken.png is not a picture" in summary.failed[str(tree / "broken.png")]
-    found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert found.keys() == {"a.nic", "b.nic", "e.nic", "sub/c.nic", "sub/sub/d.nic"}
+    files = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert files.keys() == {"a.nic", "b.nic", "e.nic", "sub/c.nic", "sub/sub/d.nic"}
     for name, source in (("a.nic", "a.png"), ("sub/sub/d.nic", "sub/sub/d.webp")):
-        assert found[name] == neurocodec.encode(tree / source, quality=30, model=MODEL, device="cpu")
-    assert summary.bytes == sum(map(len, found.values())) - len(found["e.nic"])
+        assert files[name] == neurocodec.encode(tree / source, quality=30, model=SMALL_MODEL, device="cpu")
+    assert summary.bytes == sum(map(len, files.values())) - len(files["e.nic"])
     assert summary.seconds > 0
 
     (out / "sub" / "c.nic").unlink()
-    again = interop.encode_folder(tree, out, model=MODEL, quality=90)
+    again = interop.encode_folder(tree, out, model=SMALL_MODEL, quality=90)
     assert (again.encoded, again.skipped, again.failed.keys()) == (1, 4, summary.failed.keys())
-    assert (out / "a.nic").read_bytes() == found["a.nic"]
-    forced = interop.encode_folder(tree, out, model=MODEL, quality=90, force=True)
+    assert (out / "a.nic").read_bytes() == files["a.nic"]
+    forced = interop.encode_folder(tree, out, model=SMALL_MODEL, quality=90, force=True)
     assert (forced.encoded, forced.skipped) == (5, 0)
-    assert len((out / "a.nic").read_bytes()) > len(found["a.nic"])
+    assert len((out / "a.nic").read_bytes()) > len(files["a.nic"])
 
 
 @pytest.mark.usefixtures("_cluster")
@@ -87,7 +86,7 @@ def test_each_worker_loads_the_model_once(tmp_path: Path, monkeypatch: pytest.Mo
             (log / str(os.getpid())).touch(exist_ok=False)  # a second one in this process would fail
 
     monkeypatch.setattr(interop, "_Encoder", Counting)
-    assert interop.encode_folder(tmp_path, tmp_path / "out", model=MODEL, workers=2).encoded == 40
+    assert interop.encode_folder(tmp_path, tmp_path / "out", model=SMALL_MODEL, workers=2).encoded == 40
     assert 1 <= len(list(log.iterdir())) <= 2
 
 
@@ -102,17 +101,27 @@ def test_a_worker_that_ends_costs_its_own_picture_only(
             return super().__call__(row)
 
     monkeypatch.setattr(interop, "_Encoder", Ending)
-    summary = interop.encode_folder(tree, tmp_path / "out", model=MODEL, workers=1)
+    summary = interop.encode_folder(tree, tmp_path / "out", model=SMALL_MODEL, workers=1)
     assert summary.encoded == 4
     assert "its worker died" in summary.failed[str(tree / "b.jpg")]
     monkeypatch.undo()
-    again = interop.encode_folder(tree, tmp_path / "out", model=MODEL)
+    again = interop.encode_folder(tree, tmp_path / "out", model=SMALL_MODEL)
     assert (again.encoded, again.skipped) == (1, 4)
 
 
-@pytest.mark.usefixtures("_cluster")
+def test_a_worker_codes_on_its_device(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(codec, "encode", lambda _, **options: calls.append(options) or b"")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setitem(sys.modules, "torch", None)  # only GPUs need it
+    worker = interop._Encoder(str(SMALL_MODEL), "cuda", 3, {"quality": 30}, False)
+    assert worker({"source": str(tree / "a.png"), "target": str(tmp_path / "a.nic")})["problem"] == ""
+    assert [(options["device"], options["quality"]) for options in calls] == [("cuda", 30)]
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
 def test_what_a_worker_made_before_it_ended_counts(tree: Path, tmp_path: Path) -> None:
-    worker = interop._Encoder(str(MODEL), "cpu", 1, {"quality": 30}, False)
+    worker = interop._Encoder(str(SMALL_MODEL), "cpu", 1, {"quality": 30}, False)
     row = {"source": str(tree / "a.png"), "target": str(tmp_path / "a.nic")}
     first, second = worker(row), worker(row)
     assert first["bytes"] == second["bytes"] == (tmp_path / "a.nic").stat().st_size

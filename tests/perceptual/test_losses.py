@@ -59,22 +59,22 @@ def small_network() -> FeatureNetwork:
 
 def test_alexnet_layers() -> None:
     x = pictures(2, 3, 63, 64)
-    found = AlexNet()(x)
-    assert {name: tuple(f.shape[1:]) for name, f in found.items()} == {
+    features = AlexNet()(x)
+    assert {name: tuple(f.shape[1:]) for name, f in features.items()} == {
         "relu1": (64, 15, 15),
         "relu2": (192, 7, 7),
         "relu3": (384, 3, 3),
         "relu4": (256, 3, 3),
         "relu5": (256, 3, 3),
     }
-    assert all(f.min() == 0 for f in found.values())
+    assert all(f.min() == 0 for f in features.values())
 
 
 def test_vgg16_layers() -> None:
     names = [f"relu{stage}_{i}" for stage, depth in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, depth + 1)]
-    found = VGG16(names)(pictures(1, 3, 34, 48))
-    assert list(found) == names
-    for name, f in found.items():
+    features = VGG16(names)(pictures(1, 3, 34, 48))
+    assert list(features) == names
+    for name, f in features.items():
         stage = int(name[4])
         assert f.shape == (1, min(64 * 2 ** (stage - 1), 512), 34 >> (stage - 1), 48 >> (stage - 1))
 
@@ -89,10 +89,10 @@ def test_vgg16_is_the_chain_it_says() -> None:
     pool1 = F.max_pool2d(F.relu(conv1_2), 2)
     relu2_1 = F.relu(F.conv2d(pool1, weight["conv2_1.weight"], weight["conv2_1.bias"], padding=1))
     expected = {"relu1_1": relu1_1, "conv1_2": conv1_2, "pool1": pool1, "relu2_1": relu2_1}
-    found = network(x)
-    assert list(found) == list(expected)
+    features = network(x)
+    assert list(features) == list(expected)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(features[name], expected[name], atol=1e-6, rtol=1e-5)
 
 
 def test_loading_copies_and_order_of_layers_does_not_matter() -> None:
