@@ -228,12 +228,11 @@ def _measure(
     device: str,
 ) -> dict[str, Any]:
     """A row, measured in this process."""
-    networks = isinstance(codec, (Nic, CompressAI))
-    device = device if networks else "cpu"
+    device = device if isinstance(codec, (Nic, CompressAI)) else "cpu"
     if device == "cpu":
         _limit_memory()
     times = [time.perf_counter()]
-    if networks:
+    if isinstance(codec, CompressAI) or device != "cpu":
         import torch
 
         torch.set_num_threads(threads)

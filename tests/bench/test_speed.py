@@ -58,9 +58,7 @@ def test_rows(picture: Path) -> None:
             assert row[way]["runs"] == 2
             assert row[way]["file_s"] > 0
             assert row[way]["peak_bytes"] > 1e7
-    assert rows[0]["import_s"] > 0.1  # torch
     assert rows[0]["load_s"] > 0
-    assert rows[-1]["import_s"] < rows[0]["import_s"]
     assert "stages_s" not in rows[-1]["encode"]
     if LINUX:
         assert rows[-1]["encode"]["peak_bytes"] < rows[0]["encode"]["peak_bytes"]
