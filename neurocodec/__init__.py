@@ -65,7 +65,7 @@ def info(data: bytes | str | os.PathLike[str]) -> NicInfo:
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `encode` and `decode`, and with them torch, when they are first used."""
+    """Imports `encode` and `decode`, and with them the networks, when they are first used."""
     if name in ("encode", "decode"):
         from neurocodec import codec
 

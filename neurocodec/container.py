@@ -200,7 +200,11 @@ def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
 
 def describe(data: bytes) -> NicInfo:
     """What `neurocodec info` prints. Verifies the whole file and raises errors like `read`; runs no network."""
-    nic = read(data, any_architecture=True)
+    return info_of(read(data, any_architecture=True), len(data))
+
+
+def info_of(nic: NicFile, size: int) -> NicInfo:
+    """The same for a parsed file. size: length of the file in bytes."""
     header, chunks = nic.header, nic.chunks
     depth = chunks[DEPTH][0] if DEPTH in chunks else 8
     architecture = chunks.get(ARCHITECTURE, b"").decode("ascii")
@@ -219,8 +223,8 @@ def describe(data: bytes) -> NicInfo:
         quality_index=header.quality_index,
         model_id=header.model_id.hex(),
         tiles=len(nic.tiles),
-        bytes=len(data),
-        bpp=8 * len(data) / (header.width * header.height),
+        bytes=size,
+        bpp=8 * size / (header.width * header.height),
         has_alpha=has_alpha,
         icc_bytes=len(chunks.get(ICC, b"")),
         exif_bytes=len(chunks.get(EXIF, b"")),

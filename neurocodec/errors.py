@@ -12,7 +12,7 @@ NeurocodecError
 ├── ConfigError               a configuration, an argument of a benchmark or a results file is wrong
 ├── MissingPackageError       an optional package is not installed
 ├── MissingWeightsError       the weights of a feature network are not on this machine, or are damaged
-└── NativeUnavailableError    the compiled range coder is required but cannot be used
+└── NativeUnavailableError    the compiled core is required but cannot be used
 """
 
 from __future__ import annotations

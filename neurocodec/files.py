@@ -16,7 +16,7 @@ TIMEOUT_S = 30
 
 
 def check_output(path: str | os.PathLike[str], *, force: bool = False, make_folders: bool = False) -> None:
-    """Raises OutputError if the file cannot be written, as far as that can be known before.
+    """Raises OutputError if the file cannot be written, as far as can be known beforehand.
 
     make_folders: whether `make_folder` will be called first, so that the file's folder need not exist.
     """

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from neurocodec import metadata
+from neurocodec.container import SIGNATURE
 from neurocodec.errors import ImageError, NicFormatError, OutputError, one_line
 from neurocodec.files import writing
 
@@ -305,7 +306,7 @@ def _rawmode(im: Image.Image) -> str:
 
 def _unidentified(path: str) -> str:
     with open(path, "rb") as file:
-        if file.read(4) == b"\x8fNIC":
+        if file.read(len(SIGNATURE)) == SIGNATURE:
             return f"{path} is a .nic file already, expected a picture: decode it first, with `neurocodec decode`"
     return f"{path} is not a picture that Pillow can read: convert it to PNG or JPEG first"
 

@@ -31,16 +31,18 @@ FILE_FORMAT = "neurocodec-model-2"
 GENERATOR_FORMAT = "neurocodec-generator-1"
 TABLE_ARRAYS = ("frequencies", "offsets", "lengths")
 ENCODER_PARTS = ("g_a.", "h_a.", "scales.")
+"""Prefixes of the arrays that decoding does not read."""
 DECODER_SHAPE = (
     *("channels", "latent_channels", "hyper_channels", "hidden_channels"),
     *("decoder_blocks", "latent_blocks", "quality_rows"),
 )
+"""The numbers of a configuration that decoding depends on; they are part of the model id."""
 EXP2_SIZE = 1 << 12
 """Entries of the table of 2^(k / 4096), from which gains are made."""
 QUALITY_ROWS = QUALITY_INDEX_MAX // QUALITY_STEPS + 1
 """Rows of the gains, as files count qualities: 16."""
 MAX_CHANNELS, MAX_BLOCKS = 1024, 16
-"""Of any layer, and of blocks in a row: a configuration beyond them is refused before memory is allocated for it."""
+"""Limits of any layer's channels, and of blocks in a row; checked before memory is allocated."""
 PACKAGED = Path(__file__).parent / "weights"
 """Model files that ship with the package."""
 _HINT = "put its file into a folder that NEUROCODEC_WEIGHTS names"

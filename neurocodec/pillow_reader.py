@@ -6,10 +6,8 @@ from typing import Any
 
 from PIL import ImageFile, UnidentifiedImageError
 
-from neurocodec import container
+from neurocodec import container, metadata
 from neurocodec.errors import NicFormatError
-
-_EXIF_PREFIX = b"Exif\0\0"
 
 
 class UnreadableNicError(NicFormatError, UnidentifiedImageError):
@@ -31,20 +29,15 @@ class NicImageFile(ImageFile.ImageFile):
         assert self.fp is not None
         data = self.fp.read()
         try:
-            info = container.describe(data)
-            chunks = container.read(data).chunks
+            nic = container.read(data)
         except NicFormatError as error:
             raise UnreadableNicError(str(error)) from error
+        info, chunks = container.info_of(nic, len(data)), nic.chunks
         self._data = data
         self._size = (info.width, info.height)
         self._mode = info.mode
         self.info = {"model_id": info.model_id, "quality": info.quality}
-        if container.ICC in chunks:
-            self.info["icc_profile"] = chunks[container.ICC]
-        if container.EXIF in chunks:
-            self.info["exif"] = _EXIF_PREFIX + chunks[container.EXIF]
-        if container.XMP in chunks:
-            self.info["xmp"] = chunks[container.XMP]
+        metadata.attach(self, *(chunks.get(name) for name in (container.ICC, container.EXIF, container.XMP)))
         self.tile = []  # no Pillow decoder: load does everything
 
     def load(self) -> Any:

@@ -31,9 +31,10 @@ def encode(
     indexes: as many, each below `tables.rows`.
     calls: the lengths of the decode calls to come; one call if not given. Only streams with 2**18 or more symbols that
         are not zero depend on it: their groups take a share of each call.
-    threads: at most so many. The bytes are the same for any number.
+    threads: maximum thread count, at least 1; it never changes the bytes.
 
-    Raises TypeError for arrays of other types (integers that fit are converted), ValueError for a bad index or length.
+    Raises TypeError for arrays of other types (integers that fit are converted), ValueError for a bad index, length or
+    thread count.
     """
     native = extension()
     symbols, indexes = _array("symbols", symbols, np.int32), _array("indexes", indexes, np.uint8)
@@ -54,9 +55,11 @@ def encode(
 class Decoder:
     """Decodes what `encode` gave, in one call or in several (one a context pass).
 
-    data: the bytes of one stream, exactly. They come from a file: TruncatedError, ChecksumError or NicFormatError is
-    raised by the constructor, `decode` or `finish` for those that no encoder writes. Damage that decodes to other
-    symbols without an error is possible, and for the container's checksums to find.
+    data: the bytes of one stream, exactly. threads: maximum thread count, at least 1.
+
+    The data come from a file: the constructor, `decode` or `finish` raises TruncatedError, ChecksumError or
+    NicFormatError for those that no encoder writes. Damage can also decode to other symbols without an error; the
+    container's checksums find it.
     """
 
     def __init__(self, data: bytes, tables: Tables, *, threads: int = 1) -> None:
@@ -69,7 +72,10 @@ class Decoder:
             self._impl = native.Decoder(bytes(data), _native_tables(native, tables), threads)
 
     def decode(self, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """The next symbols, in the shape of `indexes`. Memory: four bytes a symbol, whatever the data say."""
+        """The next symbols, int32, in the shape of `indexes` (table rows, uint8, each below `tables.rows`).
+
+        Memory: four bytes a symbol, whatever the data say.
+        """
         indexes = _array("indexes", indexes, np.uint8)
         return self._impl.decode(indexes).reshape(indexes.shape)
 

@@ -31,7 +31,7 @@ QUALITY_STEPS = 64
 LOG_TABLE_SIZE = 1 << 14
 """Entries of the table of log2(1 + |y|), one for each 1/64; larger latents take the last."""
 UNIT = 1 << MEAN_BITS
-"""Of decoded latents, in one quantisation step."""
+"""Units of decoded latents in one quantisation step."""
 MAX_LATENT = (1 << 22) - 1
 """Decoded latents are clamped to this many units in both directions."""
 
@@ -75,7 +75,8 @@ def weight_shift(row_sum: Any, largest: Any, bias: Any, inputs: int) -> Any:
     """Fractional bits of a layer's weights: as many, up to 15, as keep every sum within 32 bits.
 
     row_sum: the largest sum of absolute weights of one output; largest: the largest absolute weight; bias: the largest
-    absolute biases, added up; inputs: products summed. Arrays or tensors (0-d), so that training can use it too.
+    absolute biases, added up; inputs: products summed. Floats, or tensors (0-d) so that training can use it too; the
+    result is of the same kind.
     """
     rounding = inputs * (LIMIT // 2) + (1 << 17)  # every weight may be rounded up by a half, biases and sums likewise
     by_sum = (SUM_LIMIT - rounding) / (row_sum * LIMIT + bias * 2.0**ACTIVATION_BITS + 1.0)

@@ -1,4 +1,4 @@
-"""The C++ extension, where there is one.
+"""The core in C++, where it was built.
 
 The environment variable NEUROCODEC_NATIVE chooses: auto (the default; one warning if slower code has to do), require
 (NativeUnavailableError instead), or off (the slower code: same results).
@@ -27,7 +27,7 @@ def extension() -> ModuleType | None:
     except ImportError as error:
         if mode == "require":
             raise NativeUnavailableError(
-                f"NEUROCODEC_NATIVE=require, but the compiled range coder cannot be loaded ({error}); "
+                f"NEUROCODEC_NATIVE=require, but the compiled core cannot be loaded ({error}); "
                 "install neurocodec again where there is a C++ compiler."
             ) from error
         _warn_once(str(error))
@@ -37,7 +37,7 @@ def extension() -> ModuleType | None:
 @functools.cache
 def _warn_once(reason: str) -> None:
     warnings.warn(
-        f"The compiled range coder cannot be loaded ({reason}); using the slow one in Python.",
+        f"The compiled core cannot be loaded ({reason}); using the slow one in Python.",
         RuntimeWarning,
         stacklevel=4,
     )

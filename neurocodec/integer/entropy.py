@@ -1,12 +1,7 @@
 """The exact entropy path: from z_hat to means and table rows in integer arithmetic, the same on every machine.
 
-Activations are integers with 8 fractional bits in [-32768, 32767]. Weights are 16-bit integers with f fractional
-bits, one f a layer. A layer computes
-
-    out = clamp(floor((W · in + bias + 2^(f-1)) / 2^f), low, high)
-
-and nothing else: no division, no exp, no rounding mode. f is chosen so that no sum leaves 32 bits, which is proved
-from the weights when a model is loaded. docs/arithmetic.md is the specification.
+It consists of the layers of `integer.reference`, on activations with 8 fractional bits: no division, no exp, no
+rounding mode. docs/arithmetic.md is the specification.
 """
 
 from __future__ import annotations

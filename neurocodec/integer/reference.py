@@ -80,7 +80,8 @@ def interpolate_rows(rows: IntArray, quality_index: int) -> IntArray:
 class Arithmetic(Protocol):
     """The operations of the integer networks. Arrays are (height, width, channels), of a type of its own.
 
-    Biases are int64: (out,), or (2, 2, out) with one for each phase of the 2×2 lattice of positions.
+    `NumpyArithmetic` defines each of them. Biases are int64: (out,), or (2, 2, out) with one for each phase of the 2×2
+    lattice of positions.
     """
 
     def load(self, values: NDArray[Any]) -> Any: ...

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from neurocodec.entropy.grid import ACTIVATION_BITS, LIMIT, MAX_LATENT, MEAN_BITS, OUTPUT_LIMIT
 from neurocodec.errors import ModelMismatchError
 from neurocodec.integer.entropy import context_input
-from neurocodec.integer.reference import Arithmetic, Arrays, IntArray, interpolate_rows
+from neurocodec.integer.reference import Arithmetic, Arrays, IntArray, IntegerLayer, interpolate_rows
 from neurocodec.model import EXP2_SIZE, HyperpriorConfig
 
 TRANSFORM_BITS = 9
@@ -26,7 +26,7 @@ LEAK = 328
 """The slope of the leaky ReLU below zero, 0.01, with 15 fractional bits."""
 SIXTH = 21845
 """2^15 · 2/3: a gate in [-3, 3], with 13 fractional bits, times this is gate / 6 with 15."""
-GREY = 128
+MID_GRAY = 128
 """Subtracted from 8-bit pixels before the first layer."""
 
 
@@ -105,8 +105,7 @@ class Analysis:
 
     def __init__(self, config: HyperpriorConfig, arrays: Arrays, exp2_table: IntArray) -> None:
         channels, latent, rows = config.channels, config.latent_channels, config.quality_rows
-        self.halo = config.analysis_halo
-        self._stem = arrays.layer("stem", channels, 192, largest_input=GREY)
+        self._stem = arrays.layer("stem", channels, 192, largest_input=MID_GRAY)
         self._blocks = [Block(arrays, f"blocks.{i}", channels) for i in range(config.encoder_blocks)]
         self._gain = Gain(arrays, "log_gain", rows, channels, exp2_table, 0)
         self._down = arrays.layer("down", latent, 4 * channels)
@@ -114,7 +113,7 @@ class Analysis:
         self._y_gain = Gain(arrays, "log_y_gain", rows, latent, exp2_table, MEAN_BITS - TRANSFORM_BITS)
 
     def __call__(self, do: Arithmetic, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
-        x = _pointwise(do, do.unshuffle(do.load(rgb.astype(np.int64) - GREY), 8), self._stem)  # (2 h, 2 w, C)
+        x = _pointwise(do, do.unshuffle(do.load(rgb.astype(np.int64) - MID_GRAY), 8), self._stem)  # (2 h, 2 w, C)
         for block in self._blocks:
             x = block(do, x)
         x = _pointwise(do, do.unshuffle(self._gain(do, x, quality_index)), self._down)  # (h, w, M)
@@ -151,7 +150,6 @@ class Synthesis:
 
     def __init__(self, config: HyperpriorConfig, arrays: Arrays, exp2_table: IntArray) -> None:
         channels, latent, rows = config.channels, config.latent_channels, config.quality_rows
-        self.halo = config.synthesis_halo
         self._y_gain = Gain(arrays, "log_y_gain", rows, latent, exp2_table, TRANSFORM_BITS - MEAN_BITS)
         self._latent_blocks = [Block(arrays, f"latent_blocks.{i}", latent) for i in range(config.latent_blocks)]
         self._up = arrays.layer("up", 4 * channels, latent)
@@ -178,5 +176,5 @@ def exp2_table_of(arrays: Arrays) -> IntArray:
     return table.astype(np.int64)
 
 
-def _pointwise(do: Arithmetic, x: Any, layer: Any) -> Any:
+def _pointwise(do: Arithmetic, x: Any, layer: IntegerLayer) -> Any:
     return do.pointwise(x, layer, np.zeros(layer.bias.shape, np.int64), -LIMIT, LIMIT - 1)

@@ -24,7 +24,7 @@ from neurocodec.entropy.tables import Tables, gaussian_tables
 from neurocodec.errors import ModelMismatchError
 from neurocodec.integer.entropy import extra_biases
 from neurocodec.integer.reference import IntArray
-from neurocodec.integer.transforms import GREY, LOG_GAIN_BITS, MANTISSA_BITS, TRANSFORM_BITS
+from neurocodec.integer.transforms import LOG_GAIN_BITS, MANTISSA_BITS, MID_GRAY, TRANSFORM_BITS
 from neurocodec.model import EXP2_SIZE, TABLE_ARRAYS, Model
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.models.scales import Scales, scaled
@@ -75,7 +75,7 @@ def freeze_transforms(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
         bits_in, bits_out, largest_input, largest_bias, extra = *_bits(name), LIMIT, SUM_LIMIT, None
         if name == "g_a.stem":
             largest_bias = 1 << 23  # thawed, it must fit float32
-            bias, weight, largest_input = bias + weight.sum(1) * (GREY / 255 - 0.5), weight / 255, GREY
+            bias, weight, largest_input = bias + weight.sum(1) * (MID_GRAY / 255 - 0.5), weight / 255, MID_GRAY
         if name == "g_s.head":
             weight = 255 * weight * np.exp(weights["g_s.log_head_gain"])
             bias = 255 * (bias + 0.5)
@@ -102,7 +102,7 @@ def thaw_transforms(frozen: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any
         bias = frozen[name + ".bias"] * 2.0 ** -(shift + bits_out)
         if name == "g_a.stem":
             weight = weight * 255
-            bias = bias - weight.sum(1) * (GREY / 255 - 0.5)
+            bias = bias - weight.sum(1) * (MID_GRAY / 255 - 0.5)
         if name == "g_s.head":
             weight, bias = weight / 255, bias / 255 - 0.5
         if name == "h_a.conv_in":

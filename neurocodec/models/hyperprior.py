@@ -15,7 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocodec.entropy.grid import ACTIVATION_BITS, MEAN_BITS, PASSES, index_of_scale, lattice
+from neurocodec.entropy.grid import (
+    ACTIVATION_BITS,
+    HIDDEN_MAX,
+    MEAN_BITS,
+    PASSES,
+    SCALE_MIN,
+    index_of_scale,
+    lattice,
+)
 from neurocodec.model import HyperpriorConfig
 from neurocodec.models.layers import (
     Block,
@@ -29,7 +37,7 @@ from neurocodec.models.layers import (
 )
 from neurocodec.models.rate import training_bits
 
-ACTIVATION_MAX = 127.0
+ACTIVATION_MAX = HIDDEN_MAX / 2.0**ACTIVATION_BITS
 """Hidden activations of the entropy path are clamped to [0, 127], so that they fit 16 bits with 8 fractional ones."""
 INDEX_UNIT = 8.0
 """Networks predict scale indexes in units of 8 rows (about 0.9 nats)."""
@@ -303,13 +311,13 @@ class Hyperprior(nn.Module):
         self.g_s.log_head_gain.zero_()
         self.g_s.log_head_gain[:192] = spread.log()
 
-        kept = spread.argsort(descending=True)[: config.latent_channels // 4].tolist()
+        strongest = spread.argsort(descending=True)[: config.latent_channels // 4].tolist()
         haar = haar_matrix().float()
         self.g_a.down.weight.zero_()
         self.g_s.up.weight.zero_()
         quarter = config.latent_channels // 4
         frequency_of = torch.zeros(config.latent_channels, dtype=torch.long)
-        for rank, frequency in enumerate(kept):
+        for rank, frequency in enumerate(strongest):
             for band in range(4):
                 latent = (rank + band) % 4 * quarter + rank  # the four bands of a frequency in four different groups
                 self.g_a.down.weight[latent, 4 * frequency : 4 * frequency + 4] += haar[band]
@@ -326,5 +334,5 @@ class Hyperprior(nn.Module):
             self.g_a.log_y_gain.weight[row] = gain
             self.g_s.log_y_gain.weight[row] = -gain
             scale = unit * gain.exp() * 0.6  # local spread is below the global one
-            index = torch.tensor([index_of_scale(max(s, 0.11)) for s in scale.tolist()])
+            index = torch.tensor([index_of_scale(max(s, SCALE_MIN)) for s in scale.tolist()])
             self.prediction.bias.weight[row, config.latent_channels :] = index / INDEX_UNIT

@@ -1,7 +1,7 @@
 """The few layers all networks are made of: 1×1 and depthwise 3×3 convolutions, a gate, and per-quality parameters.
 
-1×1 weights are stored as matrices and depthwise weights as (C, 3, 3), because the exact entropy path
-(`neurocodec.integer`) runs the same layers as matrix products and shifted multiply-adds.
+1×1 weights are stored as matrices and depthwise weights as (C, 3, 3), because coding (`neurocodec.integer`) runs the
+same layers in integers, as matrix products and shifted multiply-adds.
 """
 
 from __future__ import annotations
