@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from neurocodec.pillow_reader import NicImageFile
 
 FORMAT = "NIC"
-_ENCODE_OPTIONS = ("quality", "target_bpp", "target_bytes", "target_psnr", "model", "device")
+_ENCODE_OPTIONS = ("quality", "target_bpp", "target_bytes", "target_psnr", "effort", "model", "device")
 
 
 def register() -> None:
