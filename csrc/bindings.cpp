@@ -415,10 +415,10 @@ PYBIND11_MODULE(_native, m) {
   py::class_<nc::Tables, std::shared_ptr<nc::Tables>>(m, "Tables")
       .def(py::init(&make_tables), py::arg("frequencies").noconvert(), py::arg("offsets").noconvert(),
            py::arg("lengths").noconvert());
-  m.def("encode", &encode, py::arg("tables"), py::arg("symbols").noconvert(), py::arg("indexes").noconvert(),
+  m.def("encode", &encode, py::arg("tables").none(false), py::arg("symbols").noconvert(), py::arg("indexes").noconvert(),
         py::arg("calls"), py::arg("lanes_log2"), py::arg("groups_log2"), py::arg("threads"));
   py::class_<Decoder>(m, "Decoder")
-      .def(py::init<py::bytes, std::shared_ptr<nc::Tables>, size_t>(), py::arg("data"), py::arg("tables"),
+      .def(py::init<py::bytes, std::shared_ptr<nc::Tables>, size_t>(), py::arg("data"), py::arg("tables").none(false),
            py::arg("threads"))
       .def("decode", &Decoder::decode, py::arg("indexes").noconvert())
       .def("finish", &Decoder::finish);

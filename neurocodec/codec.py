@@ -8,105 +8,125 @@ container ─decode→ z_hat, symbols → y_hat ─g_s→ picture
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec import container, image, tiling
+from neurocodec import arguments, container, image, tiling
 from neurocodec import model as model_files
+from neurocodec.alpha import decode_alpha, encode_alpha
 from neurocodec.entropy.grid import QUALITY_STEPS
 from neurocodec.entropy.native import extension
-from neurocodec.errors import ChecksumError, ImageError, MissingPackageError, ModelMismatchError, NicFormatError
+from neurocodec.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    ChecksumError,
+    ImageError,
+    MissingPackageError,
+    ModelMismatchError,
+    NicFormatError,
+    memory_errors,
+)
 from neurocodec.integer.native import NativeNetwork
 from neurocodec.integer.network import Latents, LayerwiseNetwork, Network
 from neurocodec.integer.reference import NumpyArithmetic
 from neurocodec.metrics.psnr import psnr
 from neurocodec.model import Model
-from neurocodec.tiling import LATENT, Window
+from neurocodec.tiling import LATENT, MAX_PIXELS, Window
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PIXELS = 1 << 28
-"""Largest picture that is encoded, or decoded at once; a region of a larger one can be decoded."""
+QUALITY = 50.0
 
 
+@memory_errors()
 def encode(
-    source: str | os.PathLike[str] | Image | NDArray[Any],
+    source: str | os.PathLike[str] | IO[bytes] | Image | NDArray[Any],
     *,
-    quality: float = 50,
+    quality: float | None = None,
     target_bpp: float | None = None,
     target_bytes: int | None = None,
     target_psnr: float | None = None,
     effort: int = 1,
     model: str | Path | Model = "base",
     device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
     progress: Callable[[float], None] | None = None,
 ) -> bytes:
     """Encodes a picture and returns the bytes of a .nic file.
 
-    source: a path, a PIL image, or an array (H, W[, C]) of uint8 or uint16.
-    quality: 1 to 100; more is larger and better. At most one target may replace it: target_bpp (file bits per pixel)
-    or target_bytes gives the best quality that fits, target_psnr (dB, 8-bit RGB) the smallest file that reaches it.
+    source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16.
+    quality: 1 to 100, by default 50; more is larger and better. Or one target: target_bpp (file bits per pixel) or
+    target_bytes gives the best quality that fits, target_psnr (dB, 8-bit RGB) the smallest file that reaches it.
     effort: 1 to 10. Above 1 the encoder searches for better latents, which needs torch: smaller files at the same PSNR,
         for minutes of work. For a target it searches up to four times.
     model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.
+    max_pixels: larger pictures are refused before they are loaded; at most 2^30.
     progress: called during a search with the share of it that is done.
 
     Raises ImageError for input that is no picture and for targets out of reach, ModelNotFoundError, MissingPackageError
-    for a search without torch, ValueError for a quality or an effort out of range.
+    for a search without torch, ArgumentError for arguments of a wrong type, out of range or in conflict,
+    OutOfMemoryError.
     """
-    targets = [target for target in (target_bpp, target_bytes, target_psnr) if target is not None]
-    if len(targets) > 1:
-        raise ValueError("give only one of target_bpp, target_bytes and target_psnr.")
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality is {quality}; it must be a number from 1 to 100.")
-    if effort not in range(1, 11):
-        raise ValueError(f"effort is {effort}; it must be an integer from 1 to 10.")
-    if targets and not (math.isfinite(targets[0]) and targets[0] > 0):
-        raise ValueError(f"a target must be a positive number, not {targets[0]}.")
-    picture = image.load(source)
-    network = network_of(model if isinstance(model, Model) else model_files.load(model), device)
+    targets = {"target_bpp": target_bpp, "target_bytes": target_bytes, "target_psnr": target_psnr}
+    given = [name for name, value in {"quality": quality, **targets}.items() if value is not None]
+    if len(given) > 1:
+        raise ArgumentValueError(f"give only one of {' and '.join(given)}.")
+    quality = arguments.number("quality", QUALITY if quality is None else quality, 1, 100)
+    if target_bytes is not None:
+        target_bytes = arguments.integer("target_bytes", target_bytes, 1)
+    if target_bpp is not None:
+        target_bpp = arguments.number("target_bpp", target_bpp, 0, above=True)
+    if target_psnr is not None:
+        target_psnr = arguments.number("target_psnr", target_psnr, 0, above=True)
+    effort = arguments.integer("effort", effort, 1, 10)
+    picture = image.load(source, max_pixels=arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS))
+    network = network_of(model if isinstance(model, Model) else model_files.load(model), arguments.device(device))
     encode_at = functools.partial(encode_picture, picture, network, progress=progress)
     if target_psnr is not None:
         return _encode_to_psnr(picture, network, encode_at, target_psnr, effort)
-    if targets:
+    if target_bpp is not None:
         pixels = picture.rgb.shape[0] * picture.rgb.shape[1]
-        limit = target_bytes if target_bytes is not None else int(min(targets[0] * pixels / 8, 2**63))
-        return _encode_to_bytes(picture, network, encode_at, limit, effort)
+        target_bytes = int(min(target_bpp * pixels / 8, 2**63))
+    if target_bytes is not None:
+        return _encode_to_bytes(picture, network, encode_at, target_bytes, effort)
     return encode_at(quality_index(quality), effort)
 
 
+@memory_errors()
 def decode(
-    data: bytes | str | os.PathLike[str],
+    data: bytes | str | os.PathLike[str] | IO[bytes],
     *,
     realism: float = 0.0,
     region: tuple[int, int, int, int] | None = None,
     model: Model | None = None,
     device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> Image:
     """Decodes a .nic file to a PIL image of mode L, LA, RGB or RGBA; ICC profile, EXIF and XMP are in its info.
 
-    data: the bytes of the file, or its path. region: (x, y, width, height) in pixels, to decode only that part.
+    data: the bytes of the file, its path, or a file open for reading.
+    region: (x, y, width, height) in pixels, to decode only that part.
     realism: from 0, the reconstruction of least distortion, to 1, the most realistic one, which invents detail; above 0
         a generative decoder for the file's model must be installed.
     model: the loaded model with the file's model id, to use instead of the installed one.
+    max_pixels: larger pictures and regions are refused before memory is allocated; at most 2^30.
 
     Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model or the
-    generative decoder, MissingPackageError for realism without torch, ValueError for a region outside the picture and a
-    realism out of range.
+    generative decoder, MissingPackageError for realism without torch, ArgumentError for a region outside the picture
+    and other arguments of a wrong type or out of range, OutOfMemoryError.
     """
-    if not 0 <= realism <= 1:
-        raise ValueError(f"realism is {realism}; it must be a number from 0 to 1.")
     nic = container.read(container.read_bytes(data))
-    network = network_of(model or model_files.find(nic.header.model_id), device)
-    return image.to_pil(decode_picture(nic, network, region=region, realism=realism))
+    if not isinstance(model, Model | None):
+        raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
+    network = network_of(model or model_files.find(nic.header.model_id), arguments.device(device))
+    return image.to_pil(decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels))
 
 
 def quality_index(quality: float) -> int:
@@ -118,8 +138,8 @@ def quality_index(quality: float) -> int:
 def network_of(model: Model, device: str = "auto") -> Network:
     """What codes with a model on a device, built once: C++ on a CPU (NumPy where it was not built), torch on a GPU.
 
-    device: auto, cpu, cuda or cuda:N; auto is cpu. All give the same bytes and pixels. Raises ValueError for a device
-    that this machine lacks, ModelMismatchError if the model's arrays do not fit.
+    device: auto, cpu, cuda or cuda:N; auto is cpu. All give the same bytes and pixels. Raises ArgumentValueError for a
+    device that this machine lacks, ModelMismatchError if the model's arrays do not fit.
     """
     if device not in ("auto", "cpu"):
         try:
@@ -146,12 +166,11 @@ def encode_picture(
 
     coder: a model, which codes on the CPU, or what `network_of` returns. effort, progress: as in `encode`.
 
-    Raises ImageError for a picture of more than MAX_PIXELS, ModelMismatchError for a model without its encoder,
-    MissingPackageError for a search without torch.
+    Raises ModelMismatchError for a model without its encoder, MissingPackageError for a search without torch,
+    ArgumentError for a wrong index.
     """
+    index = arguments.integer("the quality index", index, 0, container.QUALITY_INDEX_MAX)
     height, width = picture.rgb.shape[:2]
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"the picture has {height * width} pixels; at most {MAX_PIXELS} can be encoded.")
     network = _network(coder)
     edge = tiling.tile_edge(height, width)
     padded = image.pad_to_multiple(picture.rgb, LATENT)
@@ -220,7 +239,7 @@ def chunks_of(picture: image.Picture) -> dict[str, bytes]:
     """What a file holds besides the pixels, by the names of its chunks."""
     chunks = {container.ICC: picture.icc, container.EXIF: picture.exif, container.XMP: picture.xmp}
     if picture.alpha is not None:
-        chunks[container.ALPHA] = image.encode_alpha(picture.alpha)
+        chunks[container.ALPHA] = encode_alpha(picture.alpha)
     if picture.depth > 8:
         chunks[container.DEPTH] = bytes([picture.depth])
     return {name: payload for name, payload in chunks.items() if payload}
@@ -235,24 +254,26 @@ def decode_picture(
     *,
     region: tuple[int, int, int, int] | None = None,
     realism: float = 0.0,
+    max_pixels: int = MAX_PIXELS,
 ) -> image.Picture:
     """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. realism: as in `decode`.
 
-    Raises ValueError for a region outside the picture, ModelMismatchError for another model than the file's,
-    NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's symbols, or ask for more
-    memory than MAX_PIXELS and tiling.LARGEST allow.
+    Raises ArgumentError for a region outside the picture or a realism out of range, ModelMismatchError for another
+    model than the file's, NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's
+    symbols, or ask for more memory than max_pixels and tiling.LARGEST allow.
     """
     header, network = nic.header, _network(coder)
-    x, y, width, height = region = region or (0, 0, header.width, header.height)
-    if not (x >= 0 and y >= 0 and 0 < width <= header.width - x and 0 < height <= header.height - y):
-        raise ValueError(f"the region {region} is not inside the picture of {header.width}×{header.height} pixels.")
-    if width * height > MAX_PIXELS:
-        raise NicFormatError(f"the picture has {width * height} pixels; decode regions of at most {MAX_PIXELS} pixels.")
+    realism = arguments.number("realism", realism, 0, 1)
+    x, y, width, height = region = arguments.region(region, header.width, header.height)
+    if width * height > arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS):
+        raise NicFormatError(
+            f"the picture is {width} x {height} pixels, more than the limit of {max_pixels}: decode regions of it, or "
+            "raise max_pixels if you trust it"
+        )
     _check_decodable(header, network)
     alpha = None
     if container.ALPHA in nic.chunks:
-        alpha = image.decode_alpha(nic.chunks[container.ALPHA], header.width, header.height)
-        alpha = alpha[y : y + height, x : x + width]
+        alpha = decode_alpha(nic.chunks[container.ALPHA], header.width, header.height, region)
 
     synthesis = synthesis_of(network, header.quality_index, realism)
     shown = tiling.region_window(region)

@@ -24,7 +24,7 @@ from safetensors.numpy import save
 from neurocodec.container import QUALITY_INDEX_MAX
 from neurocodec.entropy.grid import PASSES, QUALITY_STEPS, SCALE_LEVELS
 from neurocodec.entropy.tables import Tables
-from neurocodec.errors import ModelMismatchError, ModelNotFoundError
+from neurocodec.errors import ArgumentTypeError, ModelMismatchError, ModelNotFoundError
 from neurocodec.files import write_bytes
 
 FILE_FORMAT = "neurocodec-model-2"
@@ -196,8 +196,10 @@ class Model:
 def load(name: str | Path) -> Model:
     """The installed model of a name, or the one in a file (a path that ends in .safetensors), loaded once.
 
-    Raises ModelNotFoundError, or ModelMismatchError for a damaged file.
+    Raises ModelNotFoundError, ModelMismatchError for a damaged file, ArgumentTypeError for what names none.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise ArgumentTypeError(f"the model is a {type(name).__name__}; it must be a name, a path or a loaded model.")
     path = Path(name)
     if path.suffix != ".safetensors":
         candidates = [folder / f"{name}.safetensors" for folder in _folders()]

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import time
+import warnings
 from typing import Any
 
 from neurocodec import collection
@@ -50,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     options.add_model_option(parser)
     options.add_device_option(parser)
+    options.add_limit_option(parser)
     parser.set_defaults(run=run, more="inputs")
 
 
@@ -119,20 +121,16 @@ def encode_file(source: str, keywords: dict[str, Any]) -> tuple[bytes, float]:
     import neurocodec
 
     started = time.perf_counter()
-    allow_large_pictures()
+    allow_large_pictures(keywords["max_pixels"])
     return neurocodec.encode(source, **keywords), time.perf_counter() - started
 
 
-def allow_large_pictures() -> None:
-    """Lets Pillow read pictures as large as the codec's limit; its own is a third of that.
-
-    Pillow's limit guards against hostile files; whoever names files on a command line trusts them.
-    """
+def allow_large_pictures(max_pixels: int) -> None:
+    """Replaces Pillow's limit on pixels, and its warning, by the codec's: one limit for everything."""
     from PIL import Image
 
-    from neurocodec.codec import MAX_PIXELS
-
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def _set_threads(threads: int) -> None:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
+from neurocodec import arguments
 from neurocodec.entropy.native import extension
 from neurocodec.errors import ModelMismatchError, NativeUnavailableError
 from neurocodec.integer.network import Latents, check_encodes
@@ -43,7 +44,7 @@ class NativeNetwork:
             self._native = native.Model(shape, {name: np.ascontiguousarray(a) for name, a in model.arrays.items()})
         except ValueError as error:
             raise ModelMismatchError(str(error)) from error
-        self.model, self.kernel, self._threads = model, kernel or kernels()[0], threads
+        self.model, self.kernel, self._threads = model, kernel or kernels()[0], arguments.integer("threads", threads, 0)
 
     @property
     def threads(self) -> int:
