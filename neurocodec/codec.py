@@ -8,6 +8,7 @@ container ─decode→ z_hat, symbols → y_hat ─g_s→ picture
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -224,7 +225,7 @@ def _search_tile(
         y_hat = around.copy()  # of other tiles, the latents before they are coded
         y_hat[window.within(seen)] = latents.y_hat
         rgb = synthesise(y_hat, seen, seen, synthesis)[: pixels.shape[0], : pixels.shape[1]]
-        error = (_gray(rgb) if picture.gray else rgb).astype(np.float64) - pixels
+        error = (_made_gray(rgb) if picture.gray else rgb).astype(np.float64) - pixels
         return 8 * len(stream) + weight * float(np.square(error).sum())
 
     return min(first, network.encode(y, index, z_hat), key=lambda candidate: cost(*candidate))
@@ -276,21 +277,44 @@ def decode_picture(
         alpha = decode_alpha(nic.chunks[container.ALPHA], header.width, header.height, region)
 
     synthesis = synthesis_of(network, header.quality_index, realism)
-    shown = tiling.region_window(region)
-    needed = shown.grow(synthesis.halo, -(-header.height // LATENT), -(-header.width // LATENT))
-    y_hat = np.zeros((*needed.shape, network.model.config.latent_channels), np.int32)
-    tiles = [(w, tile) for w, tile in zip(_windows(header), nic.tiles, strict=True) if w.meet(needed)]
-    for window, tile in tiles:
-        latents = decode_tile(tile, window, network, header.quality_index)
-        held = window.meet(needed) or window
-        y_hat[held.within(needed)] = latents.y_hat[held.within(window)]
+    rgb = np.empty((height, width, 3), np.uint8)
+    for window, pixels in _decoded_windows(nic, network, tiling.region_window(region), synthesis):
+        top, left = window.top * LATENT, window.left * LATENT
+        inside = pixels[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
+        top, left = max(0, top - y), max(0, left - x)
+        rgb[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return picture_of(nic, rgb, alpha)
 
-    rgb = np.empty((shown.shape[0] * LATENT, shown.shape[1] * LATENT, 3), np.uint8)
-    for window, _ in tiles:
-        if part := window.meet(shown):
-            rgb[part.within(shown, LATENT)] = synthesise(y_hat, needed, part, synthesis)
-    top, left = y - shown.top * LATENT, x - shown.left * LATENT
-    return picture_of(nic, rgb[top : top + height, left : left + width], alpha)
+
+def _decoded_windows(
+    nic: container.NicFile, network: Network, shown: Window, synthesis: Synthesis
+) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    """The part of each tile inside the window `shown`, and its pixels.
+
+    In memory are the latents of about two rows of tiles, because the pixels of a tile depend on its neighbours.
+    """
+    header = nic.header
+    needed = shown.grow(synthesis.halo, -(-header.height // LATENT), -(-header.width // LATENT))
+    held = Window(needed.top, needed.left, needed.top, needed.right)
+    y_hat = np.empty((*held.shape, network.model.config.latent_channels), np.int32)
+    waiting: list[Window] = []  # for the row of tiles below them
+    tiles = [(w, tile) for w, tile in zip(_windows(header), nic.tiles, strict=True) if w.meet(needed)]
+    for _, group in itertools.groupby(tiles, key=lambda item: item[0].top):
+        row = list(group)
+        above = max(held.top, min((w.top for w in waiting), default=held.bottom) - synthesis.halo)
+        grown = Window(above, needed.left, min(row[0][0].bottom, needed.bottom), needed.right)
+        kept, y_hat = y_hat[above - held.top :], np.empty((*grown.shape, y_hat.shape[2]), np.int32)
+        y_hat[: len(kept)], held = kept, grown
+        for window, tile in row:
+            latents = decode_tile(tile, window, network, header.quality_index)
+            part = window.meet(needed) or window
+            y_hat[part.within(held)] = latents.y_hat[part.within(window)]
+            if visible := window.meet(shown):
+                waiting.append(visible)
+        ready = [w for w in waiting if min(w.bottom + synthesis.halo, needed.bottom) <= held.bottom]
+        waiting = waiting[len(ready) :]
+        for window in ready:
+            yield window, synthesise(y_hat, held, window, synthesis)
 
 
 def decode_latents(nic: container.NicFile, coder: Model | Network) -> list[Latents]:
@@ -341,9 +365,10 @@ def synthesise(y_hat: NDArray[np.int32], held: Window, window: Window, synthesis
 
 
 def picture_of(nic: container.NicFile, rgb: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> image.Picture:
-    """The picture of decoded pixels, with what else the file holds. rgb: uint8 (H, W, 3); alpha: uint8 (H, W)."""
+    """The picture of decoded pixels, with what else the file holds. rgb: uint8 (H, W, 3), which may be changed;
+    alpha: uint8 (H, W)."""
     return image.Picture(
-        rgb=np.ascontiguousarray(_gray(rgb) if nic.header.gray else rgb),
+        rgb=np.ascontiguousarray(_made_gray(rgb) if nic.header.gray else rgb),
         gray=nic.header.gray,
         alpha=alpha,
         icc=nic.chunks.get(container.ICC),
@@ -352,10 +377,11 @@ def picture_of(nic: container.NicFile, rgb: NDArray[np.uint8], alpha: NDArray[np
     )
 
 
-def _gray(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The rounded mean of the three channels, three times."""
-    luma = (rgb.sum(axis=2, dtype=np.uint16) + 1) // 3
-    return np.repeat(luma.astype(np.uint8)[:, :, None], 3, axis=2)
+def _made_gray(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The array with the rounded mean of the three channels in each, changed in place."""
+    for row in rgb:
+        row[:] = ((row.sum(axis=1, dtype=np.uint16) + 1) // 3)[:, None]
+    return rgb
 
 
 def _check_decodable(header: container.Header, network: Network) -> None:

@@ -35,6 +35,7 @@ _QUALITY: dict[str, dict[str, Any]] = {
 _ICONS = ("ICNS", "ICO")  # Pillow resizes them
 _ALPHA_IS_LOST = ("BMP", "DIB", "PPM")  # Pillow writes RGBA, but readers drop the alpha
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
+_ROWS = 256  # that are converted at once
 
 
 @dataclass
@@ -98,9 +99,8 @@ def load(
 
 def to_pil(picture: Picture) -> Image.Image:
     """A PIL image of mode L, LA, RGB or RGBA, with icc_profile, exif and xmp in its info, as `save_pil` expects."""
-    im = Image.fromarray(np.ascontiguousarray(picture.rgb))
-    if picture.gray:
-        im = im.convert("L")  # the same values if the channels are equal, as they are after load
+    pixels = picture.rgb[:, :, 0] if picture.gray else picture.rgb
+    im = Image.fromarray(np.ascontiguousarray(pixels)).copy()  # its own memory, which the caller may write to
     if picture.alpha is not None:
         im.putalpha(Image.fromarray(np.ascontiguousarray(picture.alpha)))
     metadata.attach(im, picture.icc, picture.exif, picture.xmp)
@@ -143,8 +143,13 @@ def check_format(path: str | os.PathLike[str]) -> str:
 
 
 def pad_to_multiple(rgb: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) -> the same with H and W rounded up to a multiple; the right and bottom edges are repeated."""
+    """uint8 (H, W, 3) -> the same with H and W rounded up to a multiple; the right and bottom edges are repeated.
+
+    Nothing is copied where nothing is added.
+    """
     height, width = rgb.shape[:2]
+    if height % multiple == width % multiple == 0:
+        return rgb
     return np.pad(rgb, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
 
 
@@ -173,7 +178,7 @@ def _from_array(values: NDArray[Any], max_pixels: int) -> Picture:
         )
     _check_size("the array", values.shape[1], values.shape[0], max_pixels)
     depth = 8 * values.dtype.itemsize
-    return Picture(*_split(_to_8_bits(values, 2**16 - 1) if depth == 16 else values), depth=depth)
+    return Picture(*_split(_to_8_bits(values, 2**16 - 1) if depth == 16 else values.copy()), depth=depth)
 
 
 def _from_pil(im: Image.Image, name: str, max_pixels: int) -> Picture:
@@ -221,7 +226,8 @@ def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8]
         if im.mode == "P":
             values = np.asarray(im.convert("RGBA" if im.has_transparency_data else "RGB"))
         else:
-            values = np.asarray(im.convert(_CHANNELS.get(im.mode, "RGB")))
+            mode = _CHANNELS.get(im.mode, "RGB")
+            values = _array(im if im.mode == mode else im.convert(mode))
             if rawmode.startswith("LA;16"):  # Pillow has no mode for it and gives RGBA
                 values = values[:, :, [0, 3]]
     except MemoryError as error:
@@ -247,6 +253,15 @@ def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8]
     return values, depth
 
 
+def _array(im: Image.Image) -> NDArray[np.uint8]:
+    """np.array(im), which would take twice the memory."""
+    bands = len(im.getbands())
+    values = np.empty((im.height, im.width, bands) if bands > 1 else (im.height, im.width), np.uint8)
+    for top in range(0, im.height, _ROWS):
+        values[top : top + _ROWS] = np.asarray(im.crop((0, top, im.width, min(top + _ROWS, im.height))))
+    return values
+
+
 def _cmyk_to_srgb(im: Image.Image) -> Image.Image:
     """Through the image's own profile if it has one that works, else as Pillow converts."""
     if (icc := metadata.icc_profile(im, b"CMYK")) is not None:
@@ -270,9 +285,9 @@ def _alpha_from_key(transparent: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def _split(values: NDArray[Any]) -> tuple[NDArray[np.uint8], bool, NDArray[np.uint8] | None]:
-    """uint8 (H, W, 1 to 4) -> rgb (H, W, 3), whether it is gray, alpha (H, W) or None; all copies."""
+    """uint8 (H, W, 1 to 4) -> rgb (H, W, 3), whether it is gray, alpha (H, W) or None."""
     channels = values.shape[2]
-    colour = values[:, :, :1].repeat(3, axis=2) if channels <= 2 else values[:, :, :3].copy()
+    colour = values[:, :, :1].repeat(3, axis=2) if channels <= 2 else np.ascontiguousarray(values[:, :, :3])
     alpha = values[:, :, -1].copy() if channels in (2, 4) else None
     return colour, channels <= 2, alpha
 
