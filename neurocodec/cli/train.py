@@ -27,8 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--init-from",
         metavar="MODEL",
-        help="start a new run from the folder of a run, a .safetensors file or an installed model "
-        "(training.init_from)",
+        help="start a new run from the folder of a run, a .safetensors file or an installed model (training.init_from)",
     )
     parser.set_defaults(run=functools.partial(run, parser), more="words")
 

@@ -62,15 +62,25 @@ def read(run: str | Path) -> dict[str, Any]:
                 raise ValueError("a tensor whose memory has gaps")
             return torch.empty_strided(stored.shape, value["stride"], dtype=stored.dtype).copy_(stored)
 
-        tree: dict[str, Any] = unpacked(json.loads(file.metadata()["tree"]))
+        tree: dict[str, Any] = unpacked(_tree(file))
         return tree
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
     """The configuration of a run by section, without reading a tensor. Raises ConfigError."""
     with _opened(Path(run) / NAME) as file:
-        config: dict[str, Any] = json.loads(file.metadata()["tree"])["config"]
+        config = _tree(file)["config"]
+        if not isinstance(config, dict):
+            raise TypeError("no sections")
         return config
+
+
+def _tree(file: Any) -> dict[str, Any]:
+    """What the header says. Raises TypeError, LookupError, ValueError or RecursionError for another file."""
+    tree = json.loads(file.metadata()["tree"])
+    if not isinstance(tree, dict):
+        raise TypeError("no dictionary")
+    return tree
 
 
 @contextmanager

@@ -43,7 +43,9 @@ class RunLog:
         self._board = _summary_writer(run / "tensorboard", step) if processes.first and settings.tensorboard else None
         if processes.first and step:
             _forget_after(self._path, step)
-        self._bar = tqdm(initial=step, disable=not processes.first, smoothing=0.02, mininterval=5.0)
+        self._bar = tqdm(
+            total=settings.steps, initial=step, disable=not processes.first, smoothing=0.02, mininterval=5.0
+        )
         self._start_window()
 
     def _start_window(self) -> None:

@@ -112,6 +112,8 @@ def start(objective: Objective, photographs: list[Rgb], resumed: Path | None, de
     if resumed is not None:
         saved = checkpoint.read(resumed)
         try:
+            if set(saved["config"]) != set(dataclasses.asdict(objective.config)):
+                raise LookupError("other sections")
             check_settings("the run to resume", saved["config"], objective.config, objective.fixed)
             for name, value in objective.about.items():
                 if saved["state"][name] != value:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cli.commands import interrupt, make_picture
+from cli.commands import end, interrupt, make_picture
 from paths import ROOT, SMALL_MODEL
 
 import neurocodec
@@ -222,3 +223,18 @@ def test_an_interrupted_run_can_be_continued(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"{30 - len(first)} encoded, {len(first)} skipped, 0 failed"
     assert len(tree_of(tmp_path / "out")) == 30
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_signal_leaves_no_orphans_and_no_parts(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM, SIGHUP and SIGKILL of `encode -j 2`, sent to the command alone, end its workers as well."""
+    for i in range(30):
+        make_picture(tmp_path / "in" / f"{i}.png", i, (500, 500))
+    command = [sys.executable, "-m", "neurocodec", "encode", tmp_path / "in", "-o", tmp_path / "out", "-j", "2"]
+    status, errors = end([*command, "--model", "small"], number)
+    assert (status, errors) == (-number if number == signal.SIGKILL else 128 + number, b"")
+    files = tree_of(tmp_path / "out")
+    assert 0 < len(files) < 30
+    if number != signal.SIGKILL:
+        assert all(re.fullmatch(r"\d+\.nic", name) for name in files)
