@@ -7,8 +7,8 @@ They are looked for, in this order,
 3. in PyTorch's cache of model files (torch.hub.get_dir()/checkpoints), which torchvision fills too;
 4. at the addresses where their authors publish them, to be kept in that cache.
 
-Every file is compared with its SHA-256 before it is read, wherever it lies: a pickle can make torch.load take any amount
-of memory.
+Every file is compared with its SHA-256 before it is read, wherever it lies: a pickle can make torch.load take any
+amount of memory.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ class RunLog:
             self._rows.append({name: value.detach() for name, value in values.items()})
         self._images += images
         self._waited += waited
-        self._bar.total = round((self._bar.n + 1) / fraction)  # so that its end is that of the clock, if there is one
+        done = self._bar.n + 1
+        self._bar.total = max(done, round(done / fraction))  # so that the bar ends with the clock, if there is one
         self._bar.update()
 
     def training(self, step: int, about: dict[str, Any]) -> None:

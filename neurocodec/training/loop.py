@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,20 +53,21 @@ def train(
         pictures = processes.first_alone(lambda: open_pictures(config.data, cache))
         state = start(objective, pictures.photographs, run if resume else None, processes.device)
         batches = Batches(pictures, objective.config, processes, state.step)
-        log = RunLog(run, settings, state.step, processes)
-        if not resume:
-            counts = {folder: len(photographs) for folder, photographs in pictures.training.items()}
-            about = objective.about | {"pictures": counts, "processes": processes.world}
-            log.write({"config": dataclasses.asdict(objective.config), **about})
-        fraction = train_steps(objective, run, state, batches, pictures, log, processes, stop)
-        if processes.first:
-            state.save(run, objective)
-            log.doing("freezing")
-            objective.finish(state.ema, run, pictures.photographs)
-            log.doing("validating")
-            log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, fraction))
-            log.doing("done")
-        log.close()
+        first_step = state.step
+        with closing(RunLog(run, settings, first_step, processes)) as log:
+            if not resume:
+                counts = {folder: len(photographs) for folder, photographs in pictures.training.items()}
+                about = objective.about | {"pictures": counts, "processes": processes.world}
+                log.write({"config": dataclasses.asdict(objective.config), **about})
+            fraction = train_steps(objective, run, state, batches, pictures, log, processes, stop)
+            if processes.first:
+                if state.step > first_step:
+                    state.save(run, objective)
+                log.doing("freezing the model")
+                objective.finish(state.ema, run, pictures.photographs)
+                log.doing("validating")
+                log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, fraction))
+                log.doing("done")
     return run / objective.result
 
 

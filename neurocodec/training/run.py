@@ -142,7 +142,7 @@ def open_run(run: Path, processes: Processes, *, resume: bool) -> Iterator[None]
             f"the folder {run} holds the {files_of_a_run[0]} of another run: continue it with --resume, or name "
             "another folder with --run."
         )
-    missing = [folder for folder in (run, *run.parents) if not folder.exists()]
+    missing = [folder for folder in (run / "cache", run, *run.parents) if not folder.exists()]
     files.make_folder(run)
     lock = FileLock(run / ".lock", blocking=False)
     try:
@@ -152,7 +152,7 @@ def open_run(run: Path, processes: Processes, *, resume: bool) -> Iterator[None]
         raise ConfigError(f"another process trains in {run}: wait for its end, or stop it.") from error
     except BaseException:
         Path(lock.lock_file).unlink(missing_ok=True)
-        for folder in (run / "cache", *missing) if missing else ():
+        for folder in missing:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
         raise

@@ -28,6 +28,7 @@ from training.runs import (
     write_config,
 )
 
+from neurocodec import model as model_files
 from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError, MissingPackageError, OutputError
 from neurocodec.training import checkpoint, loop
@@ -268,6 +269,16 @@ def test_resuming_takes_nothing_but_the_run(config_file, tmp_path, pictures, mon
     assert weights(tmp_path / "runs" / "mine")["state"]["step"] == 4
 
 
+def test_resuming_with_fewer_steps_freezes_the_last_checkpoint_and_leaves_it(config_file, tmp_path):
+    run = tmp_path / "run"
+    path = train(config_file, run)
+    before, model = (run / checkpoint.NAME).read_bytes(), model_files.load(path).model_id
+    path.unlink()
+    assert main(["train", "--resume", str(run), "training.steps=1"]) == 0
+    assert (run / checkpoint.NAME).read_bytes() == before
+    assert model_files.load(path).model_id == model
+
+
 def test_a_new_run_from_a_run_has_its_settings(config_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", str(config_file), "--run", "runs/mine", "training.steps=2", "model.channels=16"]) == 0
@@ -315,7 +326,7 @@ def test_a_run_shorter_than_log_every_logs_its_loss(config_file, tmp_path):
 def test_what_follows_the_last_step_is_announced(config_file, tmp_path, capsys):
     train(config_file, tmp_path / "run")
     err = capsys.readouterr().err
-    assert err.index("freezing: 100%") < err.index("validating: 100%") < err.index("done: 100%")
+    assert err.index("freezing the model: 100%") < err.index("validating: 100%") < err.index("done: 100%")
 
 
 # Two processes with one folder
