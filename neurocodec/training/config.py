@@ -32,10 +32,14 @@ class Range(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-AtLeast0 = Range("at least 0", lambda value: value >= 0)
-AtLeast1 = Range("at least 1", lambda value: value >= 1)
-Count = Annotated[int, AtLeast1]
-Weight = Annotated[float, AtLeast0]
+def at_least(low: int) -> Range:
+    """From a number on."""
+    return Range(f"at least {low}", lambda value: value >= low)
+
+
+Whole = Annotated[int, at_least(0)]
+Count = Annotated[int, at_least(1)]
+NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, Range("between 0 and 1", lambda value: 0 <= value <= 1)]
 Positive = Annotated[float, Range("above 0", lambda value: value > 0)]
 Side = Annotated[int, Range("a multiple of 64", lambda value: value > 0 and value % 64 == 0)]
@@ -51,7 +55,7 @@ class DataConfig:
     folder: str = ""
     mix: dict[str, float] = field(default_factory=dict)  # further folders, and the share of the crops from each
     cache: str = ""  # decoded pictures; default: inside the run folder
-    validation_every: Annotated[int, Range("at least 2", lambda value: value >= 2)] = 40
+    validation_every: Annotated[int, at_least(2)] = 40
     validation_images: Count = 12
     crop: Side = 256  # smaller pictures are left out
     final_crop: Side = 384  # in the last part of a run, with fewer crops a step
@@ -77,23 +81,23 @@ class TrainingConfig:
     """One run. It ends after `steps` steps or, if `minutes` is above zero, after that much wall clock."""
 
     steps: Count = 10_000
-    minutes: Weight = 0.0
+    minutes: NotNegative = 0.0
     batch: Count = 8  # over all processes
     seed: Annotated[int, Range("at least 0 and below 2^63", lambda value: 0 <= value < 1 << 63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA
-    threads: Annotated[int, AtLeast0] = 0  # CPU threads a process; 0 leaves torch's choice
+    threads: Whole = 0  # CPU threads a process; 0 leaves torch's choice
     compile: bool = False  # torch.compile of the network: for GPUs
     optimizer: Literal["adam", "soap"] = "adam"  # soap (pytorch-optimizer): on the 1×1 matrices only
-    learning_rate: Weight = 1e-3
-    rows_learning_rate: Weight = 3e-3  # per-quality gains and biases
+    learning_rate: NotNegative = 1e-3
+    rows_learning_rate: NotNegative = 3e-3  # per-quality gains and biases
     warmup: Share = 0.01  # share of the run
     final_learning_rate: Share = 0.01  # of the peak, at the end of the cosine; 1.0 makes it flat
     clip: Positive = 1.0
     ema: Share = 0.999
     integer_share: Share = 0.2  # the last part of a run, with fake quantisation of the entropy path
     init_from: str = ""  # a run's folder, a .safetensors file or the name of a model; default: a transform codec
-    init_images: Annotated[int, AtLeast0] = 40  # pictures that the transform start measures; 0: random weights
+    init_images: Whole = 40  # pictures that the transform start measures; 0: random weights
     log_every: Count = 20
     checkpoint_every: Count = 500
     validate_every: Count = 2000
@@ -110,19 +114,19 @@ class RealismConfig:
     gan_start: Share = 0.2  # share of the run, its first, without discriminator
     gan: GanLoss = "non-saturating"
     lpips: Literal["alex", "vgg"] = "alex"
-    mse_weight: Weight = 0.075 * 2**-5  # k_M, of 255² · MSE
-    lpips_weight: Weight = 1.0  # k_P
-    gan_weight: Weight = 0.15  # β of the paper
+    mse_weight: NotNegative = 0.075 * 2**-5  # k_M, of 255² · MSE
+    lpips_weight: NotNegative = 1.0  # k_P
+    gan_weight: NotNegative = 0.15  # β of the paper
     exponent: Positive = 3.0  # of β, which weighs all but the squared error
-    matching_weight: Weight = 0.0  # of the discriminator's features
-    style_weight: Weight = 0.0  # of the Gram matrices of the LPIPS network's features
-    pattern_weight: Weight = 0.0  # k_R, of 255² · the mean square of what repeats every 8 pixels in the detail
+    matching_weight: NotNegative = 0.0  # of the discriminator's features
+    style_weight: NotNegative = 0.0  # of the Gram matrices of the LPIPS network's features
+    pattern_weight: NotNegative = 0.0  # k_R, of 255² · the mean square of what repeats every 8 pixels in the detail
     discriminator_channels: Count = 64
     spectral_norm: bool = True  # of the discriminator, as in the paper; without it, it learns sooner
-    discriminator_weight: Weight = 1.0  # of its loss; 0.5 slows it down
-    discriminator_learning_rate: Weight = 1e-4
-    lambda_above: Weight = 2.0  # joint: of the rate where it is above its target, in units of k_M / λ
-    lambda_below: Weight = 2**-6  # where it is below
+    discriminator_weight: NotNegative = 1.0  # of its loss; 0.5 slows it down
+    discriminator_learning_rate: NotNegative = 1e-4
+    lambda_above: NotNegative = 2.0  # joint: of the rate where it is above its target, in units of k_M / λ
+    lambda_below: NotNegative = 2**-6  # where it is below
     guard_window: Count = 300  # steps over which collapse is judged
 
     def __post_init__(self) -> None:
