@@ -199,7 +199,10 @@ def parse(words: list[str]) -> None:
     if words[0] == "train":
         from neurocodec.training.config import load_config
 
-        load_config(str(ROOT / args.config), [*args.overrides, *rest])
+        overrides = [*args.words, *rest]
+        name = overrides.pop(0) if overrides and "=" not in overrides[0] else ""
+        assert name or args.resume or args.init_from, shlex.join(words)
+        load_config(name or "base", overrides)
 
 
 def check_script(words: list[str]) -> None:

@@ -16,7 +16,7 @@ from neurocodec import collection
 from neurocodec.cli import batch, options
 from neurocodec.collection import Job
 from neurocodec.container import describe
-from neurocodec.workers import available_cores, map_in_order
+from neurocodec.workers import available_cores, limit_threads, map_in_order
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         model_files.load(args.model)
 
     encode = functools.partial(encode_file, keywords=_keywords(args))
-    start = functools.partial(_set_threads, max(1, available_cores() // processes))
+    start = functools.partial(limit_threads, max(1, available_cores() // processes))
 
     def work(job: Job) -> str:
         outcome = next(outcomes)
@@ -131,7 +131,3 @@ def allow_large_pictures(max_pixels: int) -> None:
 
     Image.MAX_IMAGE_PIXELS = max_pixels
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
-
-def _set_threads(threads: int) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -484,16 +484,31 @@ def test_train_passes_its_arguments_on(
     def fake(config: Any, folder: str, objective: type, *, resume: bool) -> Path:
         assert objective is RateDistortion
         calls.append((config.training.batch, config.training.steps, folder, resume))
-        return Path(folder, "model.pt")
+        return Path(folder, "model.safetensors")
 
     monkeypatch.setattr(loop, "train", fake)
     config = tmp_path / "tiny.toml"
     config.write_text("[training]\nbatch = 2\nsteps = 3\n")
     assert run(capsys, "train", config)[0] == 0
     assert run(capsys, "train", config, "training.batch=5", "--run", "here", "training.steps=7")[0] == 0
-    assert run(capsys, "train", config, "--resume", "there", "training.steps=9")[0] == 0
-    default = os.path.join("runs", "tiny")
-    assert calls == [(2, 3, default, False), (5, 7, "here", False), (2, 9, "there", True)]
+    assert run(capsys, "train", "base", "training.steps=4")[0] == 0
+    names = [os.path.join("runs", name) for name in ("tiny", "base")]
+    assert calls == [(2, 3, names[0], False), (5, 7, "here", False), (4, 4, names[1], False)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["training.steps=3"], "name a configuration"),
+        (["--init-from", "mine"], "name the folder of the new run"),
+        (["base", "--resume", "mine"], "a run continues with its own settings: leave out base"),
+        (["base", "--resume", "mine", "--init-from", "other"], "give one of them"),
+    ],
+)
+def test_usage_of_train(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", *words])
+    assert message in capsys.readouterr().err
 
 
 def test_train_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -503,11 +518,11 @@ def test_train_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "batches" in fails_with(capsys, "train", config)
 
 
-@pytest.mark.parametrize("name", ["base.toml", "base-gpu.toml"])
+@pytest.mark.parametrize("name", ["base", "base-gpu", "realism", "hific"])
 def test_shipped_configurations_load(name: str) -> None:
     from neurocodec.training.config import load_config
 
-    assert load_config(ROOT / "configs" / name).training.steps > 0
+    assert load_config(name).training.steps > 0
 
 
 # the process

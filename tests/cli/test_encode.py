@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cli.commands import interrupt, make_picture
+from cli.commands import end, interrupt, make_picture
 from paths import ROOT, SMALL_MODEL
 
 import neurocodec
@@ -257,3 +258,18 @@ def test_a_search_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.count(b"\n") == 1
     assert b"search" in shown
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_signal_leaves_no_orphans_and_no_parts(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM, SIGHUP and SIGKILL of `encode -j 2`, sent to the command alone, end its workers as well."""
+    for i in range(30):
+        make_picture(tmp_path / "in" / f"{i}.png", i, (500, 500))
+    command = [sys.executable, "-m", "neurocodec", "encode", tmp_path / "in", "-o", tmp_path / "out", "-j", "2"]
+    status, errors = end([*command, "--model", "small"], number)
+    assert (status, errors) == (-number if number == signal.SIGKILL else 128 + number, b"")
+    files = tree_of(tmp_path / "out")
+    assert 0 < len(files) < 30
+    if number != signal.SIGKILL:
+        assert all(re.fullmatch(r"\d+\.nic", name) for name in files)
