@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -50,13 +49,13 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Bi
     check_output(path, force=force)
     name = os.fspath(path)
     target = os.path.realpath(name)
-    part = os.path.join(os.path.dirname(target), f".neurocodec-{secrets.token_hex(8)}.part")
+    part = os.path.join(os.path.dirname(target), f".neurocodec-{os.urandom(8).hex()}.part")
     try:
         try:
             with open(part, "x+b") as file:
                 if force:
                     with contextlib.suppress(OSError):  # there may be no such file
-                        shutil.copymode(target, part)
+                        os.chmod(part, stat.S_IMODE(os.stat(target).st_mode))
                 yield file
             _publish(part, target, force)
         finally:

@@ -171,7 +171,7 @@ class Model:
                 value = np.ascontiguousarray(self.arrays[name])
                 little = value.astype(value.dtype.newbyteorder("<"), copy=False)
                 digest.update(f"{name} {value.dtype.name} {value.shape}".encode())
-                digest.update(little.tobytes())
+                digest.update(little.data)
         return digest.digest()[:8]
 
     def part(self, prefix: str) -> dict[str, NDArray[Any]]:
