@@ -82,10 +82,12 @@ def write(job: Job, data: bytes, *, force: bool) -> None:
 
 
 def is_nic(path: str) -> bool:
-    """Whether a file starts like a .nic file; False if it cannot be read."""
+    """Whether a regular file starts like a .nic file; False if it cannot be read. A pipe is left as it is."""
     from neurocodec.container import SIGNATURE
 
     try:
+        if not os.path.isfile(path):
+            return False
         with open(path, "rb") as file:
             return file.read(len(SIGNATURE)) == SIGNATURE
     except OSError:
@@ -120,13 +122,19 @@ def _pictures(folder: str) -> Iterator[tuple[str, str]]:
     for parent, folders, names in os.walk(folder, onerror=errors.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
+            path = os.path.join(parent, name)
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes and _counts(path):
                 empty = False
-                yield os.path.join(parent, name), ""
+                yield path, ""
     for error in errors:
         yield error.filename, f"{error.filename}: {error.strerror}"
     if empty and not errors:
         yield folder, f"{folder} contains no pictures: name another folder"
+
+
+def _counts(path: str) -> bool:
+    """Whether a name in a folder is that of a file, or of a link to nothing, which is a problem to report."""
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def _target(name: str, path: str, output: str | None, suffix: str) -> str:

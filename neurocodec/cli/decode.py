@@ -35,6 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     options.add_force_option(parser)
     options.add_device_option(parser)
+    options.add_limit_option(parser)
     parser.set_defaults(run=run, more="inputs")
 
 
@@ -52,7 +53,9 @@ def _decode(job: Job, args: argparse.Namespace) -> str:
     started = time.perf_counter()
     check_format(job.target)  # before the work
     region = tuple(args.region) if args.region else None
-    im = neurocodec.decode(job.source, realism=args.realism, region=region, device=args.device)
+    im = neurocodec.decode(
+        job.source, realism=args.realism, region=region, device=args.device, max_pixels=args.max_pixels
+    )
     files.make_folder(os.path.dirname(job.target) or ".")
     save_pil(im, job.target, force=args.force)
     return f"{job.target}: {im.width} x {im.height}, {im.mode}, {time.perf_counter() - started:.2f} s"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib.util
 import os
+import sys
 import time
+import warnings
 from typing import Any
 
 from neurocodec import collection
@@ -34,12 +37,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="file, or folder for several inputs or a folder (next to IN)",
     )
     options.add_rate_options(parser)
+    parser.add_argument(
+        "--effort",
+        type=int,
+        choices=range(1, 11),
+        default=1,
+        metavar="E",
+        help="1 to 10; above 1 the encoder searches for better latents: smaller files, minutes of work (1)",
+    )
     options.add_force_option(parser)
     parser.add_argument(
         "-j", "--jobs", type=options.integer(1), default=1, metavar="N", help="processes, which share the cores (1)"
     )
     options.add_model_option(parser)
     options.add_device_option(parser)
+    options.add_limit_option(parser)
     parser.set_defaults(run=run, more="inputs")
 
 
@@ -57,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         # Now, so that a missing model is one error rather than one for each picture.
         model_files.load(args.model)
 
-    encode = functools.partial(encode_file, keywords=options.encode_options(args))
+    encode = functools.partial(encode_file, keywords=_keywords(args))
     start = functools.partial(_set_threads, max(1, available_cores() // processes))
 
     def work(job: Job) -> str:
@@ -77,6 +89,30 @@ def run(args: argparse.Namespace) -> int:
     return int(problems > 0)
 
 
+def _keywords(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `neurocodec.encode`. A search in this process shows a bar on a terminal, with tqdm."""
+    keywords = options.encode_options(args) | {"effort": args.effort}
+    if args.effort > 1 and args.jobs == 1 and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
+        keywords["progress"] = _SearchBar()
+    return keywords
+
+
+class _SearchBar:
+    """A bar for each search; called with the share that is done."""
+
+    _bar: Any = None
+
+    def __call__(self, share: float) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=1, leave=False, bar_format="search {percentage:3.0f} %|{bar}| {elapsed}<{remaining}")
+        self._bar.update(share - self._bar.n)
+        if share >= 1:
+            self._bar.close()
+            self._bar = None
+
+
 def encode_file(source: str, keywords: dict[str, Any]) -> tuple[bytes, float]:
     """The .nic file of a picture file, and the seconds that encoding took. keywords: as for `neurocodec.encode`.
 
@@ -85,20 +121,16 @@ def encode_file(source: str, keywords: dict[str, Any]) -> tuple[bytes, float]:
     import neurocodec
 
     started = time.perf_counter()
-    allow_large_pictures()
+    allow_large_pictures(keywords["max_pixels"])
     return neurocodec.encode(source, **keywords), time.perf_counter() - started
 
 
-def allow_large_pictures() -> None:
-    """Lets Pillow read pictures as large as the codec's limit; its own is a third of that.
-
-    Pillow's limit guards against hostile files; whoever names files on a command line trusts them.
-    """
+def allow_large_pictures(max_pixels: int) -> None:
+    """Replaces Pillow's limit on pixels, and its warning, by the codec's: one limit for everything."""
     from PIL import Image
 
-    from neurocodec.codec import MAX_PIXELS
-
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def _set_threads(threads: int) -> None:

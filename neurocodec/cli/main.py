@@ -37,12 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may contain anything
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, rest = parser.parse_known_args(words)
     more: list[str] | None = getattr(args, getattr(args, "more", ""), None)
-    if rest and (more is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    literal = words[words.index("--") + 1 :] if "--" in words else []
+    if not literal or rest[-len(literal) :] != literal:
+        literal = []  # argparse has put them where they belong
+    rest = [word for word in rest[: len(rest) - len(literal)] if word != "--"]
+    if (rest or literal) and (more is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest + literal)}")
     if more is not None:
-        more.extend(rest)  # argparse stops a list at the first option after it
+        more.extend(rest + literal)  # argparse stops a list at the first option after it
     try:
         status: int = args.run(args)
         if sys.stdout is not None:  # the shell may have closed it

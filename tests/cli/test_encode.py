@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -222,3 +223,37 @@ def test_an_interrupted_run_can_be_continued(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"{30 - len(first)} encoded, {len(first)} skipped, 0 failed"
     assert len(tree_of(tmp_path / "out")) == 30
+
+
+def test_effort_reaches_the_codec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make_picture(tmp_path / "a.png")
+    for jobs in (1, 2):
+        target = tmp_path / f"{jobs}.nic"
+        assert run(capsys, source, "-o", target, "--effort", "2", "-j", jobs)[0] == 0
+        assert target.read_bytes() == neurocodec.encode(source, effort=2, model="small")
+    assert target.read_bytes() != neurocodec.encode(source, model="small")
+    for effort in ("0", "11", "2.5", "much"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["encode", str(source), "--effort", effort])
+        assert "--effort" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_search_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    pytest.importorskip("tqdm")
+    import fcntl
+    import pty
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "neurocodec", "encode", str(make_picture(tmp_path / "a.png"))]
+    done = subprocess.run(
+        [*command, "--model", "small", "--effort", "2"], stderr=slave, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    shown = os.read(master, 1 << 16)  # while the other end is open: afterwards what was written is gone
+    os.close(slave)
+    os.close(master)
+    assert done.returncode == 0
+    assert done.stdout.count(b"\n") == 1
+    assert b"search" in shown
