@@ -65,9 +65,10 @@ def run(args: argparse.Namespace) -> int:
     processes = max(1, min(args.jobs, len(sources)))
     if sources:
         from neurocodec import model as model_files
+        from neurocodec.integer.network import check_encodes
 
-        # Now, so that a missing model is one error rather than one for each picture.
-        model_files.load(args.model)
+        # Now, so that a model that is missing or cannot encode is one error rather than one for each picture.
+        check_encodes(model_files.load(args.model))
 
     encode = functools.partial(encode_file, keywords=_keywords(args))
     start = functools.partial(_set_threads, max(1, available_cores() // processes))

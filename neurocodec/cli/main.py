@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from neurocodec import __version__
-from neurocodec.cli import bench, compare, decode, demo, doctor, encode, info, train
+from neurocodec.cli import bench, compare, decode, demo, doctor, encode, info, model, train
 from neurocodec.cli.batch import print_error
 from neurocodec.errors import sentence
 
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, prog="neurocodec"
     )
-    for module in (encode, decode, info, compare, bench, train, demo, doctor):
+    for module in (encode, decode, info, compare, bench, train, model, demo, doctor):
         module.add_parser(subparsers)
     return parser
 
