@@ -3,10 +3,9 @@
     python benchmarks/codec_speed.py PICTURE -o codec_speed.json now=PYTHON before=PYTHON bmshj2018-hyperprior=PYTHON
 
 PYTHON is an interpreter in which the program is installed: neurocodec, of this commit or of another one, or, for the
-name of a network in its zoo, CompressAI beside neurocodec. That has random weights, whose latents are scaled to about the bits of the
-others: its speed is the same, its pictures mean nothing. All programs take turns, run by run, so that they meet the
-same machine. On a busy machine only the seconds of CPU can be compared, and with one thread they are what an idle one
-takes.
+name of a network in its zoo, CompressAI beside neurocodec. That has random weights, whose latents are scaled to about
+the bits of the others: its speed is the same, its pictures mean nothing. All programs take turns, run by run, so that
+they meet the same machine. On a busy machine only the seconds of CPU can be compared.
 """
 
 from __future__ import annotations
