@@ -18,9 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from neurocodec.bench import provenance
-from neurocodec.bench.results import write_json
-
 
 def run(command: str) -> tuple[float, float, float]:
     """CPU seconds of all threads, seconds, and the peak of resident memory in 10^6 bytes. Raises SystemExit."""
@@ -34,12 +31,12 @@ def run(command: str) -> tuple[float, float, float]:
     return usage.ru_utime + usage.ru_stime, seconds, peak / 1e6
 
 
-def row(name: str, command: str, runs: list[tuple[float, float, float]]) -> dict[str, Any]:
+def summary(name: str, command: str, runs: list[tuple[float, float, float]]) -> dict[str, Any]:
     """Medians and minima of the runs of a command."""
     cpu, wall, peaks = zip(*runs, strict=True)
     return {
         "name": name,
-        "command": provenance.command_line(shlex.split(command)),
+        "command": command,
         "cpu_s": round(statistics.median(cpu), 3),
         "cpu_min_s": round(min(cpu), 3),
         "wall_s": round(statistics.median(wall), 3),
@@ -57,12 +54,17 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     commands = dict(each.split("=", 1) for each in args.commands)
-    load = provenance.load_average()
+    load = round(os.getloadavg()[0], 2)
     runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
     for _ in range(args.repeats):
         for name, command in commands.items():
             runs[name].append(run(command))
-    rows = [row(name, command, runs[name]) for name, command in commands.items()]
+
+    # Only now: a process counts the memory of the one that started it as its own until it runs its program.
+    from neurocodec.bench import provenance
+    from neurocodec.bench.results import write_json
+
+    rows = [summary(name, provenance.command_line(shlex.split(commands[name])), runs[name]) for name in commands]
     for each in rows:
         print(each)
     about = provenance.stamp(
