@@ -1,5 +1,5 @@
 # make demo · make test · make check · make bench · make docs · make man · make wheel. The first of them sets up .venv.
-# For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test.
+# For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test · make kernel-speed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +17,7 @@ CLANG ?= clang++
 FUZZ_SECONDS ?= 600
 AARCH64 ?= aarch64-linux-gnu-g++
 
-.PHONY: demo test check bench docs man wheel sanitize fuzz neon-test clean
+.PHONY: demo test check bench docs man wheel sanitize fuzz neon-test kernel-speed clean
 
 demo: $(CORE) # the core alone: NumPy, Pillow, safetensors
 	$(BIN)/neurocodec demo -o demo-output --force
@@ -68,6 +68,11 @@ neon-test: # NEON under emulation: Debian's g++-aarch64-linux-gnu and qemu-user
 	@mkdir -p $(NATIVE)
 	$(AARCH64) $(CXXFLAGS_NATIVE) -O2 -static csrc/test/kernels.cpp -o $(NATIVE)/kernels-neon
 	qemu-aarch64 $(NATIVE)/kernels-neon
+
+kernel-speed: # multiply-adds a second of each kind of layer, beside the peak of the machine's instruction
+	@mkdir -p $(NATIVE)
+	$(CXX) $(CXXFLAGS_NATIVE) -O3 csrc/test/speed.cpp -o $(NATIVE)/speed
+	$(NATIVE)/speed
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

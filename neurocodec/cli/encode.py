@@ -55,9 +55,10 @@ def run(args: argparse.Namespace) -> int:
     jobs = collection.plan(args.inputs, args.output, keep_suffix=args.keep_suffix, force=args.force)
     if any(not job.problem and not job.skip for job in jobs):
         from neurocodec import model as model_files
+        from neurocodec.integer.network import check_encodes
 
-        # Now, so that a missing model is one error rather than one for each picture.
-        model_files.load(args.model)
+        # Now, so that a model that is missing or cannot encode is one error rather than one for each picture.
+        check_encodes(model_files.load(args.model))
     return batch.convert(jobs, functools.partial(encode_file, keywords=_keywords(args)), args, "encoded")
 
 

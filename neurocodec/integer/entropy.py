@@ -154,7 +154,7 @@ class EntropyNetwork:
             x = self._hidden(do.depthwise(x, self._layers[name + "dw"]), name + "conv", quality_index)
             hidden.append((name + "head", x))
         height, width, channels = context.shape
-        values = np.empty((height, width, channels // 4), np.int32)
+        values = np.empty((height, width, channels // PASSES), np.int32)
         for group, (rows, columns, _) in enumerate(lattice(step, channels // 2)):
             values[rows, columns] = sum(
                 do.store(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +10,7 @@ from neurocodec.entropy.native import extension
 from neurocodec.errors import ModelMismatchError, NativeUnavailableError
 from neurocodec.integer.network import Latents, check_encodes
 from neurocodec.model import Model
+from neurocodec.workers import available_threads
 
 SHAPE = (
     *("channels", "latent_channels", "hyper_channels", "hidden_channels"),
@@ -75,12 +73,3 @@ class NativeNetwork:
             np.ascontiguousarray(y_hat), quality_index, self.kernel, self.threads
         )
         return rgb
-
-
-def available_threads() -> int:
-    """The thread limit of torch, if it is loaded, or of OMP_NUM_THREADS; else the cores that this process may use."""
-    if torch := sys.modules.get("torch"):
-        return int(torch.get_num_threads())
-    if (limit := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
-        return max(1, int(limit))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

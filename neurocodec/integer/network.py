@@ -128,4 +128,6 @@ def nearest_symbols(y: NDArray[np.int32], means: NDArray[np.int32]) -> NDArray[n
 def check_encodes(model: Model) -> None:
     """Raises ModelMismatchError for a model without its encoder."""
     if not model.encodes:
-        raise ModelMismatchError(f"the file of model {model.model_id.hex()} is for decoding alone: it has no encoder.")
+        raise ModelMismatchError(
+            f"the file of model {model.model_id.hex()} is for decoding alone: encode with the whole model file."
+        )
