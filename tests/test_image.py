@@ -7,15 +7,12 @@ import os
 import struct
 import subprocess
 import sys
-import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms, ImageOps
 
 from neurocodec import errors, image
@@ -119,9 +116,9 @@ def test_arrays_that_are_no_picture(values: Any, words: str) -> None:
         load(values)
 
 
-@pytest.mark.parametrize("source", [None, 3, [[1, 2]], io.BytesIO(), b"bytes"])
+@pytest.mark.parametrize("source", [None, 3, [[1, 2]], b"bytes"])
 def test_other_types_are_refused(source: Any) -> None:
-    with pytest.raises(errors.ImageError, match="expected a path, a PIL image or a NumPy array"):
+    with pytest.raises(errors.ArgumentTypeError, match="expected a path, an open file, a PIL image or a NumPy array"):
         load(source)
 
 
@@ -186,7 +183,7 @@ def test_float_mode() -> None:
     picture = load(Image.fromarray(GRAY).convert("F"))
     np.testing.assert_array_equal(picture.rgb[:, :, 0], GRAY)
     assert picture.depth == 32
-    assert load(Image.new("F", (2, 2), 1.0)).rgb.max() == 1
+    assert load(Image.new("F", (2, 2), 0.0)).rgb.max() == 0
 
 
 @pytest.mark.parametrize(
@@ -195,6 +192,7 @@ def test_float_mode() -> None:
         (Image.new("F", (2, 2), float("nan")), "nan"),
         (Image.new("F", (2, 2), 255.5), "0 to 255"),
         (Image.new("F", (2, 2), 0.5), "multiply it by 255"),
+        (Image.new("F", (2, 2), 1.0), "multiply it by 255"),
         (Image.new("I", (2, 2), -1), "0 to 65535"),
         (Image.new("I", (2, 2), 65536), "0 to 65535"),
         (Image.new("RGB", (0, 2)), "at least one pixel"),
@@ -401,58 +399,6 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(errors.ImageError, match="MAX_IMAGE_PIXELS"):
         load(str(path))
-
-
-# Alpha
-
-
-@settings(max_examples=50)
-@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
-def test_alpha_is_lossless(alpha: Any) -> None:
-    data = image.encode_alpha(alpha)
-    assert data == image.encode_alpha(alpha.copy())
-    np.testing.assert_array_equal(image.decode_alpha(data, alpha.shape[1], alpha.shape[0]), alpha)
-
-
-def test_hostile_alpha_is_a_typed_error() -> None:
-    data = image.encode_alpha(GRAY)
-    shallow = png(np.zeros((5, 7), int), 4, 0)
-    colour = png(RGB, 8, 2)
-    short = png(GRAY[:3], 8, 0)
-    short = short[:16] + data[16:33] + short[33:]  # claims 5 rows, holds 3
-    for wrong in (b"", data[:20], data[:-30], b"\xff\xd8" + data, shallow, colour, short):
-        with pytest.raises(errors.NicFormatError):
-            image.decode_alpha(wrong, 7, 5)
-    with pytest.raises(errors.NicFormatError, match="7 x 5"):
-        image.decode_alpha(data, 8, 5)
-
-
-def test_an_alpha_plane_that_inflates_without_end_is_not_read_to_its_end() -> None:
-    def chunk(kind: bytes, payload: bytes) -> bytes:
-        return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
-
-    packer = zlib.compressobj(9)
-    scan_lines = packer.compress(bytes(1 << 24)) + packer.flush()
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 7, 5, 8, 0, 0, 0, 0))
-    data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", scan_lines) + chunk(b"IEND", b"")
-    tracemalloc.start()
-    try:
-        with pytest.raises(errors.NicFormatError, match="does not hold 7 x 5"):
-            image.decode_alpha(data, 7, 5)
-        assert tracemalloc.get_traced_memory()[1] < 2**22
-    finally:
-        tracemalloc.stop()
-
-
-def test_changed_bytes_in_an_alpha_plane_never_change_it_silently() -> None:
-    data = image.encode_alpha(GRAY)
-    for at in range(len(data)):
-        wrong = data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :]
-        try:
-            alpha = image.decode_alpha(wrong, 7, 5)
-        except errors.NicFormatError:
-            continue
-        np.testing.assert_array_equal(alpha, GRAY)  # a byte that PNG readers ignore
 
 
 # Padding
