@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from golden.make import CASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from paths import GOLDEN, PHOTO
+from paths import GOLDEN, PHOTO, SMALL_MODEL
 from PIL import Image
 
 import neurocodec
@@ -323,13 +325,88 @@ def test_giant_tiles_are_refused_before_memory_is_taken(small_model, width, heig
         codec.decode(data, model=small_model)
 
 
+def test_a_forged_file_of_268_megapixels_is_refused_from_its_header(base_model):
+    """It once ran for minutes: the streams of its tiles are sound, and the same."""
+    one = container.read(codec.encode(np.full((1024, 1024, 3), 128, np.uint8), quality=1, model=base_model))
+    header = container.Header(2**14, 2**14, one.header.quality_index, base_model.model_id, tile_edge=1024)
+    data = container.write(container.NicFile(header, {}, one.tiles * 256))
+    assert len(data) < 2**18
+    codec.network_of(base_model)
+    tracemalloc.start()
+    with pytest.raises(NicFormatError, match="16384 x 16384 pixels, more than the limit of 134217728: decode regions"):
+        codec.decode(data, model=base_model)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    for region, limit in (((5000, 7000, 30, 20), 600), ((0, 16383, 16384, 1), 16384)):
+        with pytest.raises(NicFormatError, match=f"more than the limit of {limit - 1}"):
+            codec.decode(data, model=base_model, region=region, max_pixels=limit - 1)
+    assert codec.decode(data, model=base_model, region=(5000, 7000, 30, 20), max_pixels=600).size == (30, 20)
+
+
 def test_giant_pictures_are_refused_before_memory_is_taken(small_model):
     header = container.Header(2**15, 2**14, 480, small_model.model_id, tile_edge=1024)
     data = container.write(container.NicFile(header, {}, (container.Tile(b"", 0),) * (32 * 16)))
     with pytest.raises(NicFormatError, match="regions"):
         codec.decode(data, model=small_model)
+    with pytest.raises(TruncatedError):  # the empty stream of the first tile
+        codec.decode(data, model=small_model, max_pixels=2**29)
     with pytest.raises(TruncatedError):  # the empty stream of the one tile that is needed
         codec.decode(data, model=small_model, region=(0, 0, 10, 10))
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_pixels_do_not_depend_on_which_tiles_are_in_memory(small_model, photo, monkeypatch, gray):
+    """Of a picture of 4 x 2 tiles, each region is a part of the whole, and the whole is that of all latents at once."""
+    monkeypatch.setattr(tiling, "tile_edge", lambda height, width: 256)
+    source = np.concatenate([photo, photo[::-1, :, ::-1]])[:900, :400]
+    picture = image.load(source[:, :, 0] if gray else source)
+    nic = container.read(codec.encode_picture(picture, small_model, 700))
+    assert len(nic.tiles) == 8
+    whole = codec.decode_picture(nic, small_model).rgb
+    latents = codec.decode_latents(nic, small_model)
+    y_hat = np.concatenate([np.concatenate([latents[2 * r].y_hat, latents[2 * r + 1].y_hat], 1) for r in range(4)])
+    at_once = codec.network_of(small_model).synthesise(y_hat, 700)[:900, :400]
+    expected = codec.picture_of(nic, at_once.copy(), None).rgb
+    np.testing.assert_array_equal(whole, expected)
+    for region in ((0, 0, 400, 900), (250, 500, 20, 30), (0, 767, 300, 2), (255, 0, 1, 900), (399, 899, 1, 1)):
+        x, y, width, height = region
+        part = codec.decode_picture(nic, small_model, region=region).rgb
+        np.testing.assert_array_equal(part, whole[y : y + height, x : x + width])
+
+
+FORK = """
+import os, sys
+import numpy as np
+import neurocodec
+from neurocodec import codec
+from neurocodec.model import load
+pixels = np.arange(300 * 300 * 3).reshape(300, 300, 3).astype(np.uint8)
+data = neurocodec.encode(pixels, model=load(sys.argv[1]))
+child = os.fork()
+again = neurocodec.encode(pixels, model=load(sys.argv[1]))
+shown = neurocodec.decode(again, model=load(sys.argv[1])).size
+if not child:
+    os._exit(0 if again == data else 1)
+assert os.waitpid(child, 0)[1] == 0 and again == data
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_after_use_with_two_threads_codes_on():
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", FORK, str(SMALL_MODEL)], check=True, env=environment, timeout=60)
+
+
+def test_a_region_of_a_picture_with_alpha_does_not_decode_the_rows_below(small_model, photo):
+    rgba = np.dstack([photo[:64, :64], photo[:64, :64, 0]])
+    nic = container.read(codec.encode(rgba, model=small_model))
+    damaged = container.NicFile(nic.header, {container.ALPHA: nic.chunks[container.ALPHA][:-40]}, nic.tiles)
+    with pytest.raises(NicFormatError, match="alpha plane"):
+        codec.decode_picture(damaged, small_model)
+    whole = codec.decode_picture(nic, small_model)
+    part = codec.decode_picture(nic, small_model, region=(3, 5, 20, 30))
+    np.testing.assert_array_equal(part.alpha, whole.alpha[5:35, 3:23])
+    np.testing.assert_array_equal(part.alpha, rgba[5:35, 3:23, 3])
 
 
 def test_a_file_of_an_unknown_model_names_it(photo, small_model):

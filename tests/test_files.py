@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 from paths import ROOT
+from PIL import Image
 
-from neurocodec import OutputError, files
+from neurocodec import OutputError, files, image
 
 DATA = bytes(range(256)) * 40
 
@@ -106,7 +107,7 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     real, link = tmp_path / "folder" / "real", tmp_path / "link"
     link.symlink_to(real)
-    files.write_bytes(link, b"first")  # a link to nothing
+    real.write_bytes(b"first")
     with pytest.raises(OutputError, match="link exists"):
         files.write_bytes(link, b"second")
     files.write_bytes(link, b"second", force=True)
@@ -159,6 +160,54 @@ def test_parts_in_use_and_other_files_are_not_swept(tmp_path: Path) -> None:
         *(path.name for path in others),
         *(link.name, new.name, "slow.bin", "other.bin"),
     }
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
+@pytest.mark.parametrize("force", [False, True])
+def test_nothing_is_written_through_a_dangling_link(tmp_path: Path, force: bool) -> None:
+    link = tmp_path / "link.png"
+    link.symlink_to(tmp_path / "nothing.png")
+    for write in (
+        lambda: files.check_output(link, force=force),
+        lambda: files.write_bytes(link, DATA, force=force),
+        lambda: image.save_pil(Image.new("RGB", (2, 2)), link, force=force),
+    ):
+        with pytest.raises(OutputError, match=r"link\.png is a link to .*nothing\.png, which does not exist"):
+            write()
+    assert os.listdir(tmp_path) == ["link.png"]
+
+
+class Pieces:
+    """A pipe, as far as reading goes: what it gives is gone."""
+
+    def __init__(self, data: bytes) -> None:
+        self.left = data
+
+    def read(self, size: int) -> bytes:
+        piece, self.left = self.left[: min(size, 7)], self.left[min(size, 7) :]
+        return piece
+
+
+def test_what_a_pipe_gave_can_be_read_again() -> None:
+    pipe = Pieces(DATA)
+    with files.reading(pipe) as file:  # type: ignore[arg-type]
+        assert file.read(4) == DATA[:4]
+        assert len(pipe.left) >= len(DATA) - 7  # no more was read than was needed
+        file.seek(0)
+        assert file.read(10) == DATA[:10]
+        assert file.seek(-6, os.SEEK_END) == len(DATA) - 6
+        assert file.read() == DATA[-6:]
+        file.seek(100)
+        assert (file.read(5), file.tell()) == (DATA[100:105], 105)
+        file.seek(0)
+        assert file.read() == DATA
+        assert file.read() == b""
+
+
+def test_a_pipe_without_end_is_read_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_BYTES", 5_000_000)
+    with open("/dev/zero", "rb") as zero, files.reading(zero) as file, pytest.raises(OSError, match="too large"):
+        file.read()
 
 
 def test_only_regular_files_are_replaced(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -122,6 +123,91 @@ def test_a_configuration_that_asks_for_any_amount_of_memory(tmp_path, small_mode
     metadata = {"format": model.FILE_FORMAT, "config": config, "model_id": small_model.model_id.hex()}
     save_file(dict(small_model.arrays), tmp_path / "m.safetensors", metadata=metadata)
     with pytest.raises(ModelMismatchError, match=f"{next(iter(change))} is .*; it must be from"):
+        model.load(tmp_path / "m.safetensors")
+
+
+def written(path, header, data=b""):
+    """A safetensors file with this header, a JSON text or an object."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def entry(dtype, shape, start, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        ("F8_E4M3", 1),
+        ("F8_E5M2", 1),
+        ("F4", 1),
+        ("BF16", 2),
+        ("F32", 4),
+        ("BOOL", 1),
+        ("C64", 8),
+        ("I64", 8),
+        ("X9", 1),
+    ],
+)
+def test_types_that_no_model_has_are_refused(tmp_path, small_model, dtype, size):
+    """F8 and F4 once ended in AttributeError; bool, complex and NaN passed."""
+    metadata = {"format": model.FILE_FORMAT, "config": json.dumps(dataclasses.asdict(small_model.config))}
+    header = {"__metadata__": metadata, "g_a.stem.weight": entry(dtype, [2], 0, 2 * size)}
+    with pytest.raises(ModelMismatchError, match=r"'g_a\.stem\.weight', expected other names or types"):
+        model.load(written(tmp_path / "m.safetensors", header, bytes(2 * size)))
+
+
+@pytest.mark.parametrize("name", ["", "weight", "g_b.stem", "g_s.", "g_s." + "a" * 100, "g_s.a\n", "g_s.ä"])
+def test_names_that_no_model_has_are_refused(tmp_path, small_model, name):
+    metadata = {"format": model.FILE_FORMAT, "config": json.dumps(dataclasses.asdict(small_model.config))}
+    header = {"__metadata__": metadata, name: entry("I16", [1], 0, 2)}
+    with pytest.raises(ModelMismatchError, match="expected other names or types") as caught:
+        model.load(written(tmp_path / "m.safetensors", header, bytes(2)))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_model_files_are_checked_before_memory_is_taken(tmp_path, small_model):
+    metadata = {"format": model.FILE_FORMAT, "config": json.dumps(dataclasses.asdict(small_model.config))}
+    many = {"__metadata__": metadata, **{f"g_s.{i}": entry("I16", [0], 0, 0) for i in range(5000)}}
+    large = {"__metadata__": metadata, "g_s.a": entry("I8", [2**24], 0, 2**24)}
+    files = {
+        "a header that claims 2^63 bytes": (2**63 - 1).to_bytes(8, "little") + b"{}",
+        "a header of 20 MB": None,
+        "thousands of arrays": many,
+        "more bytes than such a model has": large,
+        "no metadata": {"g_s.a": entry("I16", [1], 0, 2)},
+        "a list": b"[]",
+        "deep": b"[" * 100_000,
+        "no type": {"__metadata__": metadata, "g_s.a": {}},
+        "metadata that is none": {"__metadata__": 3},
+    }
+    for what, header in files.items():
+        path = tmp_path / f"{what}.safetensors"
+        if what == "a header of 20 MB":
+            written(path, b'{"' + b"a" * 20_000_000 + b'": 3}')
+        elif isinstance(header, bytes) and what.startswith("a header"):
+            path.write_bytes(header)
+        else:
+            written(path, header, bytes(2**24 if header is large else 2))
+        tracemalloc.start()
+        with pytest.raises(ModelMismatchError) as caught:
+            model.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**23, what
+        tracemalloc.stop()
+        assert len(str(caught.value)) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    "change", [{"channels": True}, {"channels": "8"}, {"lambda_max": float("inf")}, {"lambda_min": float("nan")}]
+)
+def test_numbers_of_a_configuration_that_are_none(tmp_path, small_model, change):
+    config = json.dumps(dataclasses.asdict(small_model.config) | change)
+    metadata = {"format": model.FILE_FORMAT, "config": config, "model_id": small_model.model_id.hex()}
+    save_file(dict(small_model.arrays), tmp_path / "m.safetensors", metadata=metadata)
+    with pytest.raises(ModelMismatchError, match=r"whole number|lambda_min must be above 0"):
         model.load(tmp_path / "m.safetensors")
 
 

@@ -96,6 +96,30 @@ def test_save_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
         assert calls.pop() == options
 
 
+@pytest.mark.parametrize(
+    "options", [{"bpp": 0.3}, {"lossless": True}, {"target_bbp": 1}, {"quality": 20, "target_bpp": 1}]
+)
+def test_options_are_never_ignored_silently(options: dict[str, Any]) -> None:
+    with pytest.raises(
+        neurocodec.ArgumentError, match=r"no option '\w+'; known are quality|only one of quality and"
+    ) as caught:
+        nic_bytes(picture(), **options)
+    assert isinstance(caught.value, (TypeError, ValueError))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_pixels_can_be_changed_as_in_other_formats(mode: str) -> None:
+    data = nic_bytes(picture(mode))
+    colour = (1, 2, 3, 4)[: len(mode)] if len(mode) > 1 else 1
+    for im in (Image.open(io.BytesIO(data)), neurocodec.decode(data)):
+        pixels = im.load()
+        pixels[0, 0] = colour
+        im.putpixel((1, 0), colour)
+        assert im.getpixel((0, 0)) == im.getpixel((1, 0)) == colour
+        im.load()  # does not decode again
+        assert im.getpixel((0, 0)) == colour
+
+
 def test_metadata_is_kept() -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()

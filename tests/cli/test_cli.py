@@ -7,8 +7,10 @@ import io
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from paths import ROOT, SMALL_MODEL
 from PIL import Image
 
 import neurocodec
-from neurocodec import codec
+from neurocodec import codec, files
 from neurocodec import model as model_files
 from neurocodec.cli.main import main
 from neurocodec.models import generators
@@ -84,7 +86,7 @@ def test_encode_options_reach_the_codec(
     monkeypatch.setattr(codec, "encode", lambda source, **options: calls.append(options) or data)
     for words in (["-q", "30"], ["--bpp", "0.5"], ["--bytes", "900"], ["--psnr", "33"], ["--model", "m.safetensors"]):
         assert run(capsys, "encode", photo_file, "--force", "--device", "cpu", *words)[0] == 0
-    common = {"model": "base", "device": "cpu", "max_pixels": codec.MAX_PIXELS, "effort": 1}
+    common = {"model": "base", "device": "cpu", "max_pixels": 2**27, "effort": 1}
     assert calls == [
         {**common, "quality": 30.0},
         {**common, "target_bpp": 0.5},
@@ -109,6 +111,11 @@ def test_encode_options_reach_the_codec(
         ["encode", "a.png", "-q", "50", "--bpp", "1"],
         ["encode", "a.png", "-j", "0"],
         ["encode", "a.png", "-o", ""],
+        ["encode", "a.png", "--max-pixels", "0"],
+        ["encode", "a.png", "--max-pixels", "1e6"],
+        ["decode", "a.nic", "--max-pixels", str(2**30 + 1)],
+        ["encode", "a.png", "--unknown", "--", "-b.png"],
+        ["info", "a.nic", "--", "-b.nic"],
         ["encode", "a.png", "--unknown"],
         ["encode", "a.png", "--qual", "3"],
         ["decode", "a.nic", "-o", ""],
@@ -135,6 +142,27 @@ def test_inputs_may_continue_after_options(capsys: pytest.CaptureFixture[str], t
         make_picture(tmp_path / name)
     assert run(capsys, "encode", tmp_path / "a.png", "-q", "20", tmp_path / "b.png")[0] == 0
     assert names(tmp_path) == ["a.nic", "a.png", "b.nic", "b.png"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a.png", "-q", "20", "--", "-b.png"],
+        ["a.png", "--", "-b.png"],
+        ["-q", "20", "--", "a.png", "-b.png"],
+        ["a.png", "-q", "20", "--force", "--", "-b.png"],
+    ],
+)
+def test_what_follows_two_dashes_is_a_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    for name in ("a.png", "-b.png"):
+        make_picture(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "encode", *words)[0] == 0
+    assert names(tmp_path) == ["-b.nic", "-b.png", "a.nic", "a.png"]
+    assert run(capsys, "info", "--", "-b.nic")[0] == 0
+    assert "-q: No such file" in fails_with(capsys, "decode", "--force", "--", "-q")
 
 
 def test_encode_to_a_folder_that_is_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -248,6 +276,78 @@ def test_unknown_model_is_named(
 ) -> None:
     monkeypatch.undo()
     assert "'nope'" in fails_with(capsys, "encode", photo_file, "--model", "nope")
+
+
+# Pipes, devices and large pictures
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="no /dev/stdin")
+def test_pipes_are_opened_and_read_once(tmp_path: Path) -> None:
+    photo, fifo = make_picture(tmp_path / "a.png"), tmp_path / "f.png"
+    expected = neurocodec.encode(photo, model=model_files.load(SMALL_MODEL))
+    command = [sys.executable, "-m", "neurocodec"]
+    keywords: dict[str, Any] = {
+        "cwd": ROOT,
+        "env": os.environ | {"PYTHONPATH": str(ROOT)},
+        "check": True,
+        "timeout": 60,
+    }
+    model = ["--model", str(SMALL_MODEL)]
+    for name, data in {"stdin": photo.read_bytes(), "fifo": None}.items():
+        source, out = "/dev/stdin", tmp_path / f"{name}.nic"
+        if data is None:
+            os.mkfifo(fifo)
+            source = str(fifo)
+            threading.Thread(target=lambda: fifo.write_bytes(photo.read_bytes()), daemon=True).start()
+        subprocess.run([*command, "encode", source, "-o", out, *model], input=data, **keywords)
+        assert out.read_bytes() == expected
+    done = subprocess.run([*command, "info", "--json", "/dev/stdin"], input=expected, capture_output=True, **keywords)
+    assert json.loads(done.stdout)["bytes"] == len(expected)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX pipes")
+def test_a_fifo_in_a_folder_is_no_picture(capsys: pytest.CaptureFixture[str], photo_file: Path) -> None:
+    """Opening it would wait for ever."""
+    os.mkfifo(photo_file.parent / "b.png")
+    os.mkfifo(photo_file.parent / "a.nic")
+    status, out, _ = run(capsys, "encode", photo_file.parent, "-o", photo_file.parent / "out")
+    assert (status, out.splitlines()[-1]) == (0, "1 encoded, 0 skipped, 0 failed")
+    assert "is not a regular file" in fails_with(capsys, "encode", photo_file)
+    assert "is not a regular file" in fails_with(capsys, "encode", photo_file, "--force")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no /dev/zero")
+def test_a_device_without_end_is_refused_by_its_first_bytes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_BYTES", 2**20)  # what reads on fails, rather than fill the memory
+    assert "not a .nic file: it starts with 00 00 00 00" in fails_with(capsys, "info", "/dev/zero")
+    assert "not a .nic file" in fails_with(capsys, "decode", "/dev/zero", "-o", tmp_path / "a.png")
+    assert "/dev/zero is not a picture" in fails_with(capsys, "encode", "/dev/zero", "-o", tmp_path / "a.nic")
+
+
+def test_the_limit_on_pixels_can_be_changed(capsys: pytest.CaptureFixture[str], photo_file: Path) -> None:
+    message = fails_with(capsys, "encode", photo_file, "--max-pixels", 40 * 30 - 1)
+    assert "a.png is 40 x 30 pixels, more than the limit of 1199: raise max_pixels if you trust it" in message
+    assert run(capsys, "encode", photo_file, "--max-pixels", 40 * 30)[0] == 0
+    nic, png = photo_file.with_suffix(".nic"), photo_file.with_name("b.png")
+    assert "more than the limit of 1199" in fails_with(capsys, "decode", nic, "-o", png, "--max-pixels", 1199)
+    assert run(capsys, "decode", nic, "-o", png, "--max-pixels", 1199, "--region", 0, 0, 9, 9)[0] == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_force_keeps_the_permissions_and_dangling_links_are_refused(
+    capsys: pytest.CaptureFixture[str], photo_file: Path
+) -> None:
+    target, link = photo_file.with_suffix(".nic"), photo_file.with_name("link.nic")
+    target.write_bytes(b"mine")
+    target.chmod(0o600)
+    assert run(capsys, "encode", photo_file, "--force")[0] == 0
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    link.symlink_to(photo_file.with_name("nothing.nic"))
+    for words in ([], ["--force"]):
+        assert "which does not exist" in fails_with(capsys, "encode", photo_file, "-o", link, *words)
+    assert names(photo_file.parent) == ["a.nic", "a.png", "link.nic"]
 
 
 # decode

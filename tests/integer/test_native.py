@@ -159,6 +159,56 @@ def test_a_missing_constructor_is_an_error() -> None:
             call()
 
 
+def test_none_is_a_type_error_everywhere(small_model: Model, core: Any, tile: SimpleNamespace) -> None:
+    """None once ended the process."""
+    tables = small_model.tables
+    three = [tables.frequencies, tables.offsets, tables.lengths]
+    symbols, indexes, coded = np.zeros(3, np.int32), np.zeros(3, np.uint8), native.Tables(*three)
+    y, shape = np.zeros((2, 2, 16), np.int32), {name: getattr(small_model.config, name) for name in SHAPE}
+    plane, kernel = np.zeros((16, 16, 3), np.uint8), kernels()[0]
+    calls: list[tuple[Any, list[Any]]] = [
+        (native.Tables, three),
+        (native.encode, [coded, symbols, indexes, [3], 0, 0, 1]),
+        (native.Decoder, [tile.stream, coded, 1]),
+        (native.Decoder(tile.stream, coded, 1).decode, [indexes]),
+        (native.Model, [shape, dict(small_model.arrays)]),
+        (core.analyse, [plane, 0, kernel, 1]),
+        (core.encode, [y, 0, kernel, 1]),
+        (core.decode, [tile.stream, 1, 1, 0, kernel, 1]),
+        (core.synthesise, [y, 0, kernel, 1]),
+        (
+            native.pointwise,
+            [np.zeros((1, 1, 2), np.int16), np.zeros((3, 2), np.int16), *[np.zeros(3)] * 2, 0, 1, kernel],
+        ),
+        (native.depthwise, [np.zeros((1, 1, 2), np.int16), np.zeros((2, 3, 3), np.int16), *[np.zeros(2)] * 2, kernel]),
+    ]
+    for function, arguments in calls:
+        for i in range(len(arguments)):
+            with pytest.raises(TypeError):
+                function(*arguments[:i], None, *arguments[i + 1 :])
+    bare = native.Tables.__new__(native.Tables)
+    with pytest.raises((TypeError, RuntimeError)):
+        native.encode(bare, symbols, indexes, [3], 0, 0, 1)
+
+
+def test_misaligned_arrays_are_refused(small_model: Model, core: Any) -> None:
+    def shifted(array: Any) -> Any:
+        return np.frombuffer(bytes(array.nbytes + 1), np.uint8)[1:].view(array.dtype).reshape(array.shape)
+
+    tables, y = small_model.tables, np.zeros((2, 2, 16), np.int32)
+    shape = {name: getattr(small_model.config, name) for name in SHAPE}
+    coded = native.Tables(tables.frequencies, tables.offsets, tables.lengths)
+    for call in (
+        lambda: native.Tables(shifted(tables.frequencies), tables.offsets, tables.lengths),
+        lambda: native.encode(coded, shifted(np.zeros(3, np.int32)), np.zeros(3, np.uint8), [3], 0, 0, 1),
+        lambda: core.encode(shifted(y), 0, "", 1),
+        lambda: core.synthesise(shifted(y), 0, "", 1),
+        lambda: native.Model(shape, {n: shifted(a) if a.itemsize > 1 else a for n, a in small_model.arrays.items()}),
+    ):
+        with pytest.raises(ValueError, match="aligned"):
+            call()
+
+
 def test_a_model_without_its_encoder_decodes(small_model: Model, tile: SimpleNamespace) -> None:
     model = dataclasses.replace(
         small_model, arrays={k: v for k, v in small_model.arrays.items() if not k.startswith(("g_a.", "h_a."))}

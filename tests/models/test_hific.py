@@ -117,6 +117,43 @@ def test_decoding_with_realism(with_generator, small_model, photo):
     assert levels(part, np.asarray(full)[20:60, 50:120]) <= 1
 
 
+HOST_STATES = {
+    "float64": (lambda: torch.set_default_dtype(torch.float64), lambda: torch.set_default_dtype(torch.float32)),
+    "bfloat16": (lambda: torch.set_default_dtype(torch.bfloat16), lambda: torch.set_default_dtype(torch.float32)),
+    "device": (lambda: torch.set_default_device("meta"), lambda: torch.set_default_device(None)),
+    "gradients": (lambda: torch.set_grad_enabled(False), lambda: torch.set_grad_enabled(True)),
+}
+
+
+@pytest.mark.parametrize("state", sorted(HOST_STATES))
+@pytest.mark.parametrize("first", [True, False])
+def test_the_torch_state_of_the_host_program_does_not_matter(with_generator, photo, state, first):
+    """Also in the first use, which loads the generator: nothing broken may stay in the cache."""
+    enter, leave = HOST_STATES[state]
+    expected = codec.decode(codec.encode(photo[:40, :50], model=with_generator), model=with_generator, realism=1.0)
+    if first:
+        generators.of.cache_clear()
+        codec.network_of.cache_clear()
+    enter()
+    try:
+        data = codec.encode(photo[:40, :50], model=with_generator)
+        shown = codec.decode(data, model=with_generator, realism=1.0)
+    finally:
+        leave()
+    assert shown.tobytes() == expected.tobytes()
+    assert codec.decode(data, model=with_generator, realism=1.0).tobytes() == expected.tobytes()
+
+
+def test_coding_leaves_the_torch_state_of_the_host_program_alone(with_generator, photo):
+    generators.of.cache_clear()
+    codec.network_of.cache_clear()
+    before = torch.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+    codec.decode(codec.encode(photo[:40, :50], model=with_generator), model=with_generator, realism=1.0)
+    after = torch.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
 def test_tiles_meet_without_a_seam(with_generator, photo, monkeypatch):
     """The same latents, as two tiles and as one."""
     everything = np.random.default_rng(0).integers(-200, 200, (16, 32, 16)).astype(np.int32)
@@ -194,6 +231,17 @@ def test_generator_files_that_do_not_fit(with_generator, small_model, base_model
     path.write_bytes(whole[:-100])
     with pytest.raises(ModelMismatchError, match="not a readable model file"):
         generators.load(path, small_model)
+    for value in (float("nan"), float("inf")):
+        arrays = {name: array.copy() for name, array in with_generator.generator.arrays.items()}
+        arrays["head.bias"][0] = value
+        dataclasses.replace(with_generator.generator, arrays=arrays).save(path)
+        with pytest.raises(ModelMismatchError, match="numbers that are not finite"):
+            generators.load(path, small_model)
+    for name, array in {"trunk.head.bias": np.zeros(3, np.float32), "extra": np.zeros(1, np.float64)}.items():
+        arrays = {**with_generator.generator.arrays, name: array}
+        dataclasses.replace(with_generator.generator, arrays=arrays).save(path)
+        with pytest.raises(ModelMismatchError, match=f"holds '{name}', expected other names or types"):
+            generators.load(path, small_model)
     larger = generators.new(dataclasses.replace(SMALL, blocks=2), small_model)
     larger.config = SMALL
     generators.file_of(larger, small_model).save(path)
