@@ -111,9 +111,7 @@ class Realism:
             real, fake = modules["discriminator"](pictures, torch.cat([latents, latents])).chunk(2)
             share = to_invent[full] / to_invent[full].sum()  # of each picture in means over them
             pairs = zip(real, fake, strict=True)
-            losses = torch.stack(
-                [discriminator_loss(r, f, realism.gan, weight=realism.discriminator_weight) for r, f in pairs]
-            )
+            losses = torch.stack([discriminator_loss(r, f, realism.gan) for r, f in pairs])
             logits = {"real": real.detach(), "fake": fake.detach()}
             scores = {side: (share * probability(v, realism.gan).mean((1, 2, 3))).sum() for side, v in logits.items()}
             self.guard.add(x[full], x_hat[full], scores["real"], scores["fake"])

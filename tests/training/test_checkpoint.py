@@ -27,6 +27,7 @@ convert = runpy.run_path(str(ROOT / "tools" / "convert_checkpoint.py"))["convert
 def test_trees_come_back_with_layouts_and_shared_memory(tmp_path):
     dense = torch.arange(120.0).reshape(2, 3, 4, 5)
     tree = {
+        "config": {},
         "channels-last": dense.to(memory_format=torch.channels_last),
         "transposed": torch.arange(6, dtype=torch.int64).reshape(2, 3).T,
         "nested": [{"bf16": torch.ones(3, dtype=torch.bfloat16)}, None, 0.1, 7, "text", [], torch.zeros(0, 4)],
@@ -82,8 +83,6 @@ def test_hostile_trees_are_config_errors(tmp_path, config_file, tree):
     hostile(tmp_path / checkpoint.NAME, tree)
     with pytest.raises(ConfigError):
         train(config_file, tmp_path, resume=True)
-    with pytest.raises(ConfigError):
-        checkpoint.read_config(tmp_path)
 
 
 @settings(max_examples=60, deadline=None)
@@ -133,7 +132,8 @@ def test_a_checkpoint_of_an_earlier_version_is_converted_and_resumed(config_file
     train(config_file, old, ["training.steps=3", "training.minutes=0.0"])
     saved = weights(old)
     del saved["state"]["crops"], saved["state"]["warned"]
-    config = checkpoint.read_config(old) | {"training": checkpoint.read_config(whole)["training"]}
+    config = checkpoint.read(whole)["config"]
+    config["training"]["tensorboard"] = False  # a setting that is gone
     torch.save({**saved, "config": config}, old / "checkpoint.pt")
     (old / checkpoint.NAME).unlink()
     convert(old)
