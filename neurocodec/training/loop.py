@@ -132,7 +132,7 @@ def train_steps(
         state.average_weights(settings.ema)
         state.seconds = time.monotonic() - started
 
-        before_step, (fraction, last) = fraction, progress()
+        trained_at, (fraction, last) = fraction, progress()
         log.step(values, len(x) * processes.world, waited, fraction, finite=finite)
         if last or state.step % settings.log_every == 0:
             about = {"seconds": round(state.seconds, 1), "rate": round(rate, 5), "crop": x.shape[2]}
@@ -144,7 +144,7 @@ def train_steps(
         if processes.first and state.step % settings.checkpoint_every == 0:
             state.save(run, objective)
         if processes.first and state.step % settings.validate_every == 0:
-            log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, before_step))
+            log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, trained_at))
     return fraction
 
 
