@@ -91,7 +91,7 @@ def test_the_log_shows_the_stages_of_a_run(config_file, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [("rate-distortion", signal.SIGTERM), ("rate-distortion", signal.SIGINT), ("realism", signal.SIGTERM)],
+    [("rate-distortion", signal.SIGHUP), ("rate-distortion", signal.SIGINT), ("realism", signal.SIGTERM)],
     indirect=["kind"],
 )
 def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint(config_file, tmp_path, number):
@@ -124,7 +124,7 @@ def test_sigterm_ends_the_process_of_a_run(config_file, tmp_path, kind):
 
 
 def test_signals_have_their_usual_meaning_after_a_run(config_file, tmp_path):
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     train(config_file, tmp_path / "run", ["training.steps=1"])
     assert [signal.getsignal(number) for number in numbers] == before
