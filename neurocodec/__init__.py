@@ -8,11 +8,14 @@ neurocodec.info(data)
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from neurocodec import pillow_plugin
 from neurocodec.container import NicInfo, describe, read_bytes
 from neurocodec.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ArgumentValueError,
     ChecksumError,
     ConfigError,
     ImageError,
@@ -23,6 +26,7 @@ from neurocodec.errors import (
     NativeUnavailableError,
     NeurocodecError,
     NicFormatError,
+    OutOfMemoryError,
     OutputError,
     TruncatedError,
     UnsupportedVersionError,
@@ -36,6 +40,9 @@ pillow_plugin.register()
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "ArgumentValueError",
     "ChecksumError",
     "ConfigError",
     "ImageError",
@@ -47,6 +54,7 @@ __all__ = [
     "NeurocodecError",
     "NicFormatError",
     "NicInfo",
+    "OutOfMemoryError",
     "OutputError",
     "TruncatedError",
     "UnsupportedVersionError",
@@ -56,10 +64,10 @@ __all__ = [
 ]
 
 
-def info(data: bytes | str | os.PathLike[str]) -> NicInfo:
-    """Describes a .nic file without running a network. data: the bytes of the file, or its path.
+def info(data: bytes | str | os.PathLike[str] | IO[bytes]) -> NicInfo:
+    """Describes a .nic file without running a network. data: the bytes of the file, its path, or an open file.
 
-    Raises NicFormatError if the data are not a valid .nic file, or the path cannot be read.
+    Raises NicFormatError if the data are not a valid .nic file, or cannot be read.
     """
     return describe(read_bytes(data))
 

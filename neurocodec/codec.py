@@ -8,96 +8,127 @@ container ─decode→ z_hat, symbols → y_hat ─g_s→ picture
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec import container, image, tiling
+from neurocodec import arguments, container, image, tiling
 from neurocodec import model as model_files
+from neurocodec.alpha import decode_alpha, encode_alpha
+from neurocodec.entropy.grid import QUALITY_STEPS
 from neurocodec.entropy.native import extension
-from neurocodec.errors import ChecksumError, ImageError, MissingPackageError, ModelMismatchError, NicFormatError
+from neurocodec.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    ChecksumError,
+    ImageError,
+    MissingPackageError,
+    ModelMismatchError,
+    NicFormatError,
+    memory_errors,
+)
 from neurocodec.integer.native import NativeNetwork
 from neurocodec.integer.network import Latents, LayerwiseNetwork, Network
 from neurocodec.integer.reference import NumpyArithmetic
 from neurocodec.metrics.psnr import psnr
 from neurocodec.model import Model
-from neurocodec.tiling import LATENT, Window
+from neurocodec.tiling import LATENT, MAX_PIXELS, Window
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PIXELS = 1 << 28
-"""Largest picture that is encoded, or decoded at once; a region of a larger one can be decoded."""
+QUALITY = 50.0
 
 
+@memory_errors()
 def encode(
-    source: str | os.PathLike[str] | Image | NDArray[Any],
+    source: str | os.PathLike[str] | IO[bytes] | Image | NDArray[Any],
     *,
-    quality: float = 50,
+    quality: float | None = None,
     target_bpp: float | None = None,
     target_bytes: int | None = None,
     target_psnr: float | None = None,
+    effort: int = 1,
     model: str | Path | Model = "base",
     device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[float], None] | None = None,
 ) -> bytes:
     """Encodes a picture and returns the bytes of a .nic file.
 
-    source: a path, a PIL image, or an array (H, W[, C]) of uint8 or uint16.
-    quality: 1 to 100; more is larger and better. At most one target may replace it: target_bpp (file bits per pixel)
-    or target_bytes gives the best quality that fits, target_psnr (dB, 8-bit RGB) the smallest file that reaches it.
+    source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16.
+    quality: 1 to 100, by default 50; more is larger and better. Or one target: target_bpp (file bits per pixel) or
+    target_bytes gives the best quality that fits, target_psnr (dB, 8-bit RGB) the smallest file that reaches it.
+    effort: 1 to 10. Above 1 the encoder searches for better latents, which needs torch: smaller files at the same PSNR,
+        for minutes of work. For a target it searches up to four times.
     model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.
+    max_pixels: larger pictures are refused before they are loaded; at most 2^30.
+    progress: called during a search with the share of it that is done.
 
-    Raises ImageError for input that is no picture and for targets out of reach, ModelNotFoundError, ValueError for a
-    quality out of range.
+    Raises ImageError for input that is no picture and for targets out of reach, ModelNotFoundError, MissingPackageError
+    for a search without torch, ArgumentError for arguments of a wrong type, out of range or in conflict,
+    OutOfMemoryError.
     """
-    targets = [target for target in (target_bpp, target_bytes, target_psnr) if target is not None]
-    if len(targets) > 1:
-        raise ValueError("give only one of target_bpp, target_bytes and target_psnr.")
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality is {quality}; it must be a number from 1 to 100.")
-    if targets and not (math.isfinite(targets[0]) and targets[0] > 0):
-        raise ValueError(f"a target must be a positive number, not {targets[0]}.")
-    picture = image.load(source)
-    network = network_of(model if isinstance(model, Model) else model_files.load(model), device)
+    targets = {"target_bpp": target_bpp, "target_bytes": target_bytes, "target_psnr": target_psnr}
+    given = [name for name, value in {"quality": quality, **targets}.items() if value is not None]
+    if len(given) > 1:
+        raise ArgumentValueError(f"give only one of {' and '.join(given)}.")
+    quality = arguments.number("quality", QUALITY if quality is None else quality, 1, 100)
+    if target_bytes is not None:
+        target_bytes = arguments.integer("target_bytes", target_bytes, 1)
+    if target_bpp is not None:
+        target_bpp = arguments.number("target_bpp", target_bpp, 0, above=True)
     if target_psnr is not None:
-        return _encode_to_psnr(picture, network, target_psnr)
-    if targets:
+        target_psnr = arguments.number("target_psnr", target_psnr, 0, above=True)
+    effort = arguments.integer("effort", effort, 1, 10)
+    picture = image.load(source, max_pixels=arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS))
+    network = network_of(model if isinstance(model, Model) else model_files.load(model), arguments.device(device))
+    encode_at = functools.partial(encode_picture, picture, network, progress=progress)
+    if target_psnr is not None:
+        return _encode_to_psnr(picture, network, encode_at, target_psnr, effort)
+    if target_bpp is not None:
         pixels = picture.rgb.shape[0] * picture.rgb.shape[1]
-        limit = target_bytes if target_bytes is not None else int(min(targets[0] * pixels / 8, 2**63))
-        return _encode_to_bytes(picture, network, limit)
-    return encode_picture(picture, network, quality_index(quality))
+        target_bytes = int(min(target_bpp * pixels / 8, 2**63))
+    if target_bytes is not None:
+        return _encode_to_bytes(picture, network, encode_at, target_bytes, effort)
+    return encode_at(quality_index(quality), effort)
 
 
+@memory_errors()
 def decode(
-    data: bytes | str | os.PathLike[str],
+    data: bytes | str | os.PathLike[str] | IO[bytes],
     *,
     realism: float = 0.0,
     region: tuple[int, int, int, int] | None = None,
     model: Model | None = None,
     device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> Image:
     """Decodes a .nic file to a PIL image of mode L, LA, RGB or RGBA; ICC profile, EXIF and XMP are in its info.
 
-    data: the bytes of the file, or its path. region: (x, y, width, height) in pixels, to decode only that part.
+    data: the bytes of the file, its path, or a file open for reading.
+    region: (x, y, width, height) in pixels, to decode only that part.
     realism: from 0, the reconstruction of least distortion, to 1, the most realistic one, which invents detail; above 0
         a generative decoder for the file's model must be installed.
     model: the loaded model with the file's model id, to use instead of the installed one.
+    max_pixels: larger pictures and regions are refused before memory is allocated; at most 2^30.
 
     Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model or the
-    generative decoder, MissingPackageError for realism without torch, ValueError for a region outside the picture and a
-    realism out of range.
+    generative decoder, MissingPackageError for realism without torch, ArgumentError for a region outside the picture
+    and other arguments of a wrong type or out of range, OutOfMemoryError.
     """
-    if not 0 <= realism <= 1:
-        raise ValueError(f"realism is {realism}; it must be a number from 0 to 1.")
     nic = container.read(container.read_bytes(data))
-    network = network_of(model or model_files.find(nic.header.model_id), device)
-    return image.to_pil(decode_picture(nic, network, region=region, realism=realism))
+    if not isinstance(model, Model | None):
+        raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
+    network = network_of(model or model_files.find(nic.header.model_id), arguments.device(device))
+    return image.to_pil(decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels))
 
 
 def quality_index(quality: float) -> int:
@@ -109,8 +140,8 @@ def quality_index(quality: float) -> int:
 def network_of(model: Model, device: str = "auto") -> Network:
     """What codes with a model on a device, built once: C++ on a CPU (NumPy where it was not built), torch on a GPU.
 
-    device: auto, cpu, cuda or cuda:N; auto is cpu. All give the same bytes and pixels. Raises ValueError for a device
-    that this machine lacks, ModelMismatchError if the model's arrays do not fit.
+    device: auto, cpu, cuda or cuda:N; auto is cpu. All give the same bytes and pixels. Raises ArgumentValueError for a
+    device that this machine lacks, ModelMismatchError if the model's arrays do not fit.
     """
     if device not in ("auto", "cpu"):
         try:
@@ -125,22 +156,33 @@ def network_of(model: Model, device: str = "auto") -> Network:
 # ---------------------------------------------------------------------------------------------------- picture → file
 
 
-def encode_picture(picture: image.Picture, coder: Model | Network, index: int) -> bytes:
+def encode_picture(
+    picture: image.Picture,
+    coder: Model | Network,
+    index: int,
+    effort: int = 1,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> bytes:
     """The bytes of a .nic file. index: quality index, 0 to 960, in 1/64 of a row of the model's gains.
 
-    coder: a model, which codes on the CPU, or what `network_of` returns.
+    coder: a model, which codes on the CPU, or what `network_of` returns. effort, progress: as in `encode`.
 
-    Raises ImageError for a picture of more than MAX_PIXELS, ModelMismatchError for a model without its encoder.
+    Raises ModelMismatchError for a model without its encoder, MissingPackageError for a search without torch,
+    ArgumentError for a wrong index.
     """
+    index = arguments.integer("the quality index", index, 0, container.QUALITY_INDEX_MAX)
     height, width = picture.rgb.shape[:2]
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"the picture has {height * width} pixels; at most {MAX_PIXELS} can be encoded.")
     network = _network(coder)
     edge = tiling.tile_edge(height, width)
     padded = image.pad_to_multiple(picture.rgb, LATENT)
+    windows = list(tiling.windows(padded.shape[0] // LATENT, padded.shape[1] // LATENT, edge))
     tiles = []
-    for window in tiling.windows(padded.shape[0] // LATENT, padded.shape[1] // LATENT, edge):
+    for done, window in enumerate(windows):
         stream, latents = network.encode(analyse(padded, window, network, index), index)
+        if effort > 1:
+            report = functools.partial(_report_part, progress, done, len(windows)) if progress else None
+            stream, latents = _search_tile((stream, latents), picture, padded, window, network, index, effort, report)
         tiles.append(container.Tile(stream, latents.checksum()))
     header = container.Header(width, height, index, network.model.model_id, picture.gray, edge)
     return container.write(container.NicFile(header, chunks_of(picture), tuple(tiles)))
@@ -153,11 +195,53 @@ def analyse(padded: NDArray[np.uint8], window: Window, network: Network, index: 
     return network.analyse(padded[seen.within(whole, LATENT)], index)[window.within(seen)]
 
 
+def _search_tile(
+    first: tuple[bytes, Latents],
+    picture: image.Picture,
+    padded: NDArray[np.uint8],
+    window: Window,
+    network: Network,
+    index: int,
+    effort: int,
+    progress: Callable[[float], None] | None,
+) -> tuple[bytes, Latents]:
+    """The stream and latents of one tile after a search; `first` if bits + λ · squared error would not be less."""
+    try:
+        from neurocodec.models.search import STEPS, search
+    except ModuleNotFoundError as error:
+        raise MissingPackageError("effort above 1 needs torch: pip install 'neurocodec[torch]'") from error
+
+    config = network.model.config
+    whole = Window(0, 0, padded.shape[0] // LATENT, padded.shape[1] // LATENT)
+    seen = window.grow(config.synthesis_halo, whole.bottom, whole.right)
+    pixels = picture.rgb[seen.within(whole, LATENT)]
+    around = analyse(padded, seen, network, index)
+    z_hat = first[1].z_hat
+    y = search(
+        pixels, around, z_hat, window, seen, network.model, index, STEPS[effort], gray=picture.gray, progress=progress
+    )
+    synthesis, weight = synthesis_of(network, index, 0), float(config.lmbda(index / QUALITY_STEPS)) / 3
+
+    def cost(stream: bytes, latents: Latents) -> float:
+        y_hat = around.copy()  # of other tiles, the latents before they are coded
+        y_hat[window.within(seen)] = latents.y_hat
+        rgb = synthesise(y_hat, seen, seen, synthesis)[: pixels.shape[0], : pixels.shape[1]]
+        error = (_made_gray(rgb) if picture.gray else rgb).astype(np.float64) - pixels
+        return 8 * len(stream) + weight * float(np.square(error).sum())
+
+    return min(first, network.encode(y, index, z_hat), key=lambda candidate: cost(*candidate))
+
+
+def _report_part(progress: Callable[[float], None], done: int, parts: int, share: float) -> None:
+    """Reports the share of one of several equal parts as a share of them all."""
+    progress((done + share) / parts)
+
+
 def chunks_of(picture: image.Picture) -> dict[str, bytes]:
     """What a file holds besides the pixels, by the names of its chunks."""
     chunks = {container.ICC: picture.icc, container.EXIF: picture.exif, container.XMP: picture.xmp}
     if picture.alpha is not None:
-        chunks[container.ALPHA] = image.encode_alpha(picture.alpha)
+        chunks[container.ALPHA] = encode_alpha(picture.alpha)
     if picture.depth > 8:
         chunks[container.DEPTH] = bytes([picture.depth])
     return {name: payload for name, payload in chunks.items() if payload}
@@ -172,41 +256,66 @@ def decode_picture(
     *,
     region: tuple[int, int, int, int] | None = None,
     realism: float = 0.0,
+    max_pixels: int = MAX_PIXELS,
 ) -> image.Picture:
     """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. realism: as in `decode`.
 
-    Raises ValueError for a region outside the picture, ModelMismatchError for another model than the file's,
-    NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's symbols, or ask for more
-    memory than MAX_PIXELS and tiling.LARGEST allow.
+    Raises ArgumentError for a region outside the picture or a realism out of range, ModelMismatchError for another
+    model than the file's, NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's
+    symbols, or ask for more memory than max_pixels and tiling.LARGEST allow.
     """
     header, network = nic.header, _network(coder)
-    x, y, width, height = region = region or (0, 0, header.width, header.height)
-    if not (x >= 0 and y >= 0 and 0 < width <= header.width - x and 0 < height <= header.height - y):
-        raise ValueError(f"the region {region} is not inside the picture of {header.width}×{header.height} pixels.")
-    if width * height > MAX_PIXELS:
-        raise NicFormatError(f"the picture has {width * height} pixels; decode regions of at most {MAX_PIXELS} pixels.")
+    realism = arguments.number("realism", realism, 0, 1)
+    x, y, width, height = region = arguments.region(region, header.width, header.height)
+    if width * height > arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS):
+        raise NicFormatError(
+            f"the picture is {width} x {height} pixels, more than the limit of {max_pixels}: decode regions of it, or "
+            "raise max_pixels if you trust it"
+        )
     _check_decodable(header, network)
     alpha = None
     if container.ALPHA in nic.chunks:
-        alpha = image.decode_alpha(nic.chunks[container.ALPHA], header.width, header.height)
-        alpha = alpha[y : y + height, x : x + width]
+        alpha = decode_alpha(nic.chunks[container.ALPHA], header.width, header.height, region)
 
     synthesis = synthesis_of(network, header.quality_index, realism)
-    shown = tiling.region_window(region)
-    needed = shown.grow(synthesis.halo, -(-header.height // LATENT), -(-header.width // LATENT))
-    y_hat = np.zeros((*needed.shape, network.model.config.latent_channels), np.int32)
-    tiles = [(w, tile) for w, tile in zip(_windows(header), nic.tiles, strict=True) if w.meet(needed)]
-    for window, tile in tiles:
-        latents = decode_tile(tile, window, network, header.quality_index)
-        held = window.meet(needed) or window
-        y_hat[held.within(needed)] = latents.y_hat[held.within(window)]
+    rgb = np.empty((height, width, 3), np.uint8)
+    for window, pixels in _decoded_windows(nic, network, tiling.region_window(region), synthesis):
+        top, left = window.top * LATENT, window.left * LATENT
+        inside = pixels[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
+        top, left = max(0, top - y), max(0, left - x)
+        rgb[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return picture_of(nic, rgb, alpha)
 
-    rgb = np.empty((shown.shape[0] * LATENT, shown.shape[1] * LATENT, 3), np.uint8)
-    for window, _ in tiles:
-        if part := window.meet(shown):
-            rgb[part.within(shown, LATENT)] = synthesise(y_hat, needed, part, synthesis)
-    top, left = y - shown.top * LATENT, x - shown.left * LATENT
-    return picture_of(nic, rgb[top : top + height, left : left + width], alpha)
+
+def _decoded_windows(
+    nic: container.NicFile, network: Network, shown: Window, synthesis: Synthesis
+) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    """The part of each tile inside the window `shown`, and its pixels.
+
+    In memory are the latents of about two rows of tiles, because the pixels of a tile depend on its neighbours.
+    """
+    header = nic.header
+    needed = shown.grow(synthesis.halo, -(-header.height // LATENT), -(-header.width // LATENT))
+    held = Window(needed.top, needed.left, needed.top, needed.right)
+    y_hat = np.empty((*held.shape, network.model.config.latent_channels), np.int32)
+    waiting: list[Window] = []  # for the row of tiles below them
+    tiles = [(w, tile) for w, tile in zip(_windows(header), nic.tiles, strict=True) if w.meet(needed)]
+    for _, group in itertools.groupby(tiles, key=lambda item: item[0].top):
+        row = list(group)
+        above = max(held.top, min((w.top for w in waiting), default=held.bottom) - synthesis.halo)
+        grown = Window(above, needed.left, min(row[0][0].bottom, needed.bottom), needed.right)
+        kept, y_hat = y_hat[above - held.top :], np.empty((*grown.shape, y_hat.shape[2]), np.int32)
+        y_hat[: len(kept)], held = kept, grown
+        for window, tile in row:
+            latents = decode_tile(tile, window, network, header.quality_index)
+            part = window.meet(needed) or window
+            y_hat[part.within(held)] = latents.y_hat[part.within(window)]
+            if visible := window.meet(shown):
+                waiting.append(visible)
+        ready = [w for w in waiting if min(w.bottom + synthesis.halo, needed.bottom) <= held.bottom]
+        waiting = waiting[len(ready) :]
+        for window in ready:
+            yield window, synthesise(y_hat, held, window, synthesis)
 
 
 def decode_latents(nic: container.NicFile, coder: Model | Network) -> list[Latents]:
@@ -257,18 +366,23 @@ def synthesise(y_hat: NDArray[np.int32], held: Window, window: Window, synthesis
 
 
 def picture_of(nic: container.NicFile, rgb: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> image.Picture:
-    """The picture of decoded pixels, with what else the file holds. rgb: uint8 (H, W, 3); alpha: uint8 (H, W)."""
-    if nic.header.gray:
-        luma = (rgb.sum(axis=2, dtype=np.uint16) + 1) // 3
-        rgb = np.repeat(luma.astype(np.uint8)[:, :, None], 3, axis=2)
+    """The picture of decoded pixels, with what else the file holds. rgb: uint8 (H, W, 3), which may be changed;
+    alpha: uint8 (H, W)."""
     return image.Picture(
-        rgb=np.ascontiguousarray(rgb),
+        rgb=np.ascontiguousarray(_made_gray(rgb) if nic.header.gray else rgb),
         gray=nic.header.gray,
         alpha=alpha,
         icc=nic.chunks.get(container.ICC),
         exif=nic.chunks.get(container.EXIF),
         xmp=nic.chunks.get(container.XMP),
     )
+
+
+def _made_gray(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The array with the rounded mean of the three channels in each, changed in place."""
+    for row in rgb:
+        row[:] = ((row.sum(axis=1, dtype=np.uint16) + 1) // 3)[:, None]
+    return rgb
 
 
 def _check_decodable(header: container.Header, network: Network) -> None:
@@ -294,37 +408,77 @@ def _windows(header: container.Header) -> Iterator[Window]:
 # ---------------------------------------------------------------------------------------------------- targets
 
 
-def _encode_to_bytes(picture: image.Picture, network: Network, limit: int) -> bytes:
-    """The file of the highest quality index that has at most `limit` bytes."""
-    smallest = encode_picture(picture, network, 0)
+SEARCHES = 4
+"""Maximum number of searches for one target."""
+
+
+def _encode_to_bytes(
+    picture: image.Picture, network: Network, encode_at: Callable[..., bytes], limit: int, effort: int
+) -> bytes:
+    """The best file of at most `limit` bytes: at effort 1, that of the highest quality index."""
+    smallest = encode_at(0)
     if len(smallest) > limit:
         raise ImageError(f"{limit} bytes cannot be reached: at the lowest quality the file has {len(smallest)} bytes.")
-    return _search(lambda index: encode_picture(picture, network, index), lambda data: len(data) <= limit, smallest)
+    candidates = _files_within(encode_at, lambda data: math.log(len(data)), math.log(limit), effort)
+    return max(candidates, key=lambda data: _psnr(data, picture, network)) if effort > 1 else candidates[0]
 
 
-def _encode_to_psnr(picture: image.Picture, network: Network, target: float) -> bytes:
-    """The file of the lowest quality index whose picture has at least `target` dB."""
-
-    def psnr_of(data: bytes) -> float:
-        return psnr(decode_picture(container.read(data), network).rgb, picture.rgb)
-
-    index = container.QUALITY_INDEX_MAX
-    best = encode_picture(picture, network, index)
-    if (highest := psnr_of(best)) < target:
+def _encode_to_psnr(
+    picture: image.Picture, network: Network, encode_at: Callable[..., bytes], target: float, effort: int
+) -> bytes:
+    """The smallest file whose picture has at least `target` dB: at effort 1, that of the lowest quality index."""
+    most = container.QUALITY_INDEX_MAX
+    if (highest := _psnr(encode_at(most), picture, network)) < target:
         raise ImageError(f"{target} dB cannot be reached: the highest quality gives {highest:.2f} dB.")
-    return _search(
-        lambda step: encode_picture(picture, network, index - step), lambda data: psnr_of(data) >= target, best
+    candidates = _files_within(
+        lambda step, effort=1: encode_at(most - step, effort),
+        lambda data: -_psnr(data, picture, network),
+        -target,
+        effort,
     )
+    return min(candidates, key=len)
 
 
-def _search(encode_at: Callable[[int], bytes], good: Callable[[bytes], bool], first: bytes) -> bytes:
-    """The result at the largest argument in 0..960 that is good, by bisection; `first`, that at 0, is good."""
-    low, high, best = 0, container.QUALITY_INDEX_MAX + 1, first
-    while high - low > 1:
-        middle = (low + high) // 2
-        data = encode_at(middle)
-        if good(data):
-            low, best = middle, data
-        else:
-            high = middle
-    return best
+def _psnr(data: bytes, picture: image.Picture, network: Network) -> float:
+    return psnr(decode_picture(container.read(data), network).rgb, picture.rgb)
+
+
+def _files_within(
+    encode_at: Callable[..., bytes], measure: Callable[[bytes], float], limit: float, effort: int
+) -> list[bytes]:
+    """Files with measure(file) ≤ limit: that of effort 1 at the highest step that fits, then those of searches.
+
+    encode_at: of a step, 0 to 960, and an effort. measure: rises with the step; step 0 fits. A search takes long, so it
+    runs only at that step, and then at those where what it changed in the measure suggests that the next file fits.
+    """
+    plain = functools.cache(encode_at)
+    measured = functools.cache(lambda step: measure(plain(step)))
+
+    def last_step(change: float) -> int:
+        """The highest step that fits if a search changes the measure by so much; 0 if none does.
+
+        Regula falsi with Illinois steps: the measures, dB and logarithms of bytes, are nearly linear in the step.
+        """
+        low, high, moved = 0, container.QUALITY_INDEX_MAX, 0
+        over_low, over_high = (measured(step) + change - limit for step in (low, high))
+        if over_high <= 0 or over_low >= 0:
+            return high if over_high <= 0 else low
+        while high - low > 1:
+            guess = round(low + (high - low) * over_low / (over_low - over_high))
+            middle = min(max(guess, low + 1), high - 1)
+            over = measured(middle) + change - limit
+            if over <= 0:
+                low, over_low, over_high, moved = middle, over, over_high / (2 if moved < 0 else 1), -1
+            else:
+                high, over_high, over_low, moved = middle, over, over_low / (2 if moved > 0 else 1), 1
+        return low
+
+    step = last_step(0)
+    candidates, tried = [plain(step)], set[int]()
+    while effort > 1 and step not in tried and len(tried) < SEARCHES:
+        tried.add(step)
+        data = encode_at(step, effort)
+        if measure(data) <= limit:
+            candidates.append(data)
+        step = last_step(measure(data) - measured(step))
+    return candidates

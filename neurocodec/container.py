@@ -16,8 +16,16 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass, field
+from typing import IO
 
-from neurocodec.errors import ChecksumError, NicFormatError, TruncatedError, UnsupportedVersionError
+from neurocodec import files
+from neurocodec.errors import (
+    ChecksumError,
+    NeurocodecError,
+    NicFormatError,
+    TruncatedError,
+    UnsupportedVersionError,
+)
 
 SIGNATURE = b"\x8fNIC"
 VERSION = 1
@@ -185,17 +193,26 @@ def read(data: bytes, *, max_pixels: int = MAX_PIXELS, any_architecture: bool = 
     return nic
 
 
-def read_bytes(data: bytes | str | os.PathLike[str]) -> bytes:
-    """The bytes given, or those of the file at a path. Raises NicFormatError if it cannot be read."""
+def read_bytes(data: bytes | str | os.PathLike[str] | IO[bytes]) -> bytes:
+    """The bytes given, or those of the file at a path or of an open file, from where it stands.
+
+    A file is read beyond its header only if that is of a .nic file. Raises what `read_header` raises, NicFormatError if
+    the file cannot be read or has more than files.MAX_BYTES, and ArgumentTypeError for data of another type.
+    """
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
     try:
-        with open(os.fspath(data), "rb") as file:  # fspath: open() would take a number for a file descriptor
+        with files.reading(data) as file:
+            read_header(file.read(HEADER_BYTES), max_pixels=MAX_SIDE**2)
+            if (size := file.seek(0, os.SEEK_END)) > files.MAX_BYTES:
+                raise NicFormatError(f"the file has {size} bytes, the limit is {files.MAX_BYTES}: {_RETRY}")
+            file.seek(0)
             return file.read()
-    except OSError as error:
-        raise NicFormatError(f"cannot read {os.fsdecode(data)}: {error.strerror}") from error
-    except ValueError as error:  # a zero byte in the path
-        raise NicFormatError(f"cannot read {os.fsdecode(data)!r}: {error}") from error
+    except NeurocodecError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path, or a closed file
+        name = f" {os.fsdecode(data)!r}" if isinstance(data, (str, os.PathLike)) else " the file"
+        raise NicFormatError(f"cannot read{name}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def describe(data: bytes) -> NicInfo:

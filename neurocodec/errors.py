@@ -8,6 +8,10 @@ NeurocodecError
 ├── ModelNotFoundError        no installed model has this id or name
 ├── ModelMismatchError        a model file is damaged, or is not the one the .nic names
 ├── ImageError                the input is not a picture that can be encoded
+├── ArgumentError             an argument of a function is wrong
+│   ├── ArgumentTypeError     it has the wrong type; also a TypeError
+│   └── ArgumentValueError    it has a value out of range; also a ValueError
+├── OutOfMemoryError          there is too little memory; also a MemoryError
 ├── OutputError               an output exists already or cannot be written
 ├── ConfigError               a configuration, an argument of a benchmark or a results file is wrong
 ├── MissingPackageError       an optional package is not installed
@@ -17,7 +21,9 @@ NeurocodecError
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 
 class NeurocodecError(Exception):
@@ -52,6 +58,22 @@ class ImageError(NeurocodecError, ValueError):
     """The input cannot be read as a picture, or has a shape or type that cannot be encoded."""
 
 
+class ArgumentError(NeurocodecError):
+    """An argument of a function is wrong."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument has the wrong type."""
+
+
+class ArgumentValueError(ArgumentError, ValueError):
+    """An argument has a value out of range, or excludes another."""
+
+
+class OutOfMemoryError(NeurocodecError, MemoryError):
+    """There is too little memory for what was asked."""
+
+
 class OutputError(NeurocodecError, OSError):
     """An output exists already, or cannot be written."""
 
@@ -72,6 +94,29 @@ class NativeUnavailableError(NeurocodecError, ImportError):
     """The compiled extension was required (NEUROCODEC_NATIVE=require) and cannot be used."""
 
 
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raises OutOfMemoryError for errors that say that memory ran out, those of torch included."""
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        raise OutOfMemoryError(OUT_OF_MEMORY) from error
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory ran out: a MemoryError, or a RuntimeError of torch or CUDA that says so."""
+    text = str(error).lower()
+    said = any(words in text for words in ("out of memory", "allocate memory", "alloc_failed"))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
+
+
+OUT_OF_MEMORY = "out of memory: close other programs, use a smaller picture, or decode regions of it"
+
+
 def one_line(error: BaseException) -> str:
     """The error's text on one line, or the name of its class if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__
@@ -82,8 +127,8 @@ def sentence(error: BaseException, subject: str = "") -> str:
     text = one_line(error)
     if isinstance(error, NeurocodecError):
         pass
-    elif isinstance(error, MemoryError):
-        text = "out of memory: close other programs or use a smaller picture"
+    elif is_memory_error(error):
+        text = OUT_OF_MEMORY
     elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("neurocodec"):
         text = f"this command needs {error.name}, which is not installed: pip install {error.name}"
     elif isinstance(error, OSError) and error.strerror:

@@ -1,24 +1,89 @@
-"""Files that appear whole or not at all, and verified downloads. No other module renames a file."""
+"""Files that are opened and read once, files that appear whole or not at all, and verified downloads.
+
+No other module renames a file.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import io
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
-from neurocodec.errors import MissingPackageError, OutputError
+from neurocodec.errors import ArgumentTypeError, MissingPackageError, OutputError
 
 TIMEOUT_S = 30
 NEW_S = 5
 """A file that is being written may not be locked yet in its first moment."""
 _PART = re.compile(r"\.neurocodec-[0-9a-f]{16}\.part")
+MAX_BYTES = 2**31
+"""What is read of a pipe or a device at most."""
+_CHUNK_BYTES = 2**20
+
+
+@contextlib.contextmanager
+def reading(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
+    """A binary file to read and seek: at a path, or one that is open, from where it stands; that one stays open.
+
+    The path is opened once, and what a pipe gave is kept, so that a look at its first bytes loses nothing. Raises
+    OSError, also for a pipe of more than MAX_BYTES, and ArgumentTypeError for what is no path and no binary file.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        with open(os.fspath(source), "rb") as file:
+            yield file if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else Rewindable(file)  # type: ignore[misc]
+    elif hasattr(source, "read"):
+        yield Rewindable(source)  # type: ignore[misc]
+    else:
+        raise ArgumentTypeError(f"the input is a {type(source).__name__}; it must be a path or an open file.")
+
+
+class Rewindable(io.RawIOBase):
+    """What a file gives from where it stands on, kept so that it can be read again. It may be a pipe."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source, self._kept, self._ended = source, io.BytesIO(), False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._kept.tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END:
+            self._keep(MAX_BYTES + 1)
+        return self._kept.seek(offset, whence)
+
+    def read(self, size: int | None = -1) -> bytes:
+        at = self._kept.tell()
+        self._keep(MAX_BYTES + 1 if size is None or size < 0 else at + size)
+        return self._kept.read(size)
+
+    def _keep(self, end: int) -> None:
+        """Reads on until `end` bytes are kept or no more come."""
+        at = self._kept.tell()
+        kept = self._kept.seek(0, os.SEEK_END)
+        while kept < end and not self._ended:
+            piece = self._source.read(min(end - kept, _CHUNK_BYTES))
+            if not isinstance(piece, (bytes, bytearray, memoryview)):
+                raise ArgumentTypeError("the input is a file that gives no bytes; open it in binary mode.")
+            kept += self._kept.write(piece)
+            self._ended = not piece
+        if kept > MAX_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        self._kept.seek(at)
 
 
 def check_output(path: str | os.PathLike[str], *, force: bool = False, make_folders: bool = False) -> None:
@@ -34,6 +99,8 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False, make_fold
             raise OutputError(f"{name} is {kind}: give another name for the output")
         if not force:
             raise OutputError(_exists(name))
+    elif os.path.islink(name):
+        raise OutputError(f"{name} is a link to {target}, which does not exist: give another name for the output")
     folder = os.path.dirname(target if os.path.islink(name) else name) or "."
     while make_folders and not os.path.lexists(folder):
         folder = os.path.dirname(folder) or "."

@@ -13,25 +13,29 @@ import contextlib
 import io
 import os
 import struct
-import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from neurocodec import metadata
+from neurocodec import files, metadata
 from neurocodec.container import SIGNATURE
-from neurocodec.errors import ImageError, NicFormatError, OutputError, one_line
-from neurocodec.files import writing
+from neurocodec.errors import ArgumentTypeError, ImageError, NeurocodecError, OutputError, one_line
+from neurocodec.tiling import MAX_PIXELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CHANNELS = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
-_QUALITY: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+_QUALITY: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True, "exact": True},  # exact: the colour of transparent pixels too
+}
 _ICONS = ("ICNS", "ICO")  # Pillow resizes them
 _ALPHA_IS_LOST = ("BMP", "DIB", "PPM")  # Pillow writes RGBA, but readers drop the alpha
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_ROWS = 256  # that are converted at once
 
 
 @dataclass
@@ -52,40 +56,51 @@ class Picture:
     xmp: bytes | None = None
 
 
-def load(source: str | os.PathLike[str] | Image.Image | NDArray[Any]) -> Picture:
+def load(
+    source: str | os.PathLike[str] | IO[bytes] | Image.Image | NDArray[Any], *, max_pixels: int = MAX_PIXELS
+) -> Picture:
     """The picture in a file that Pillow can open (its first frame), in a PIL image, or in an array.
 
-    Arrays are uint8 or uint16, (H, W) or (H, W, C) with 1 to 4 channels: gray, gray and alpha, RGB, RGBA; 255 or 65535
-    is white and opaque. Modes I and I;16 have 16 bits, F the range 0 to 255. CMYK is converted to sRGB through its
-    profile. Raises ImageError if the file is missing or damaged, or has the wrong type, shape or range.
+    A file is given by its path, or open for reading. Arrays are uint8 or uint16, (H, W) or (H, W, C) with 1 to 4
+    channels: gray, gray and alpha, RGB, RGBA; 255 or 65535 is white and opaque. Modes I and I;16 have 16 bits, F the
+    range 0 to 255. CMYK is converted to sRGB through its profile. A PIL image is taken as Pillow holds it: once it has
+    loaded the pixels, only TIFF files still tell that they had more than 8 bits, and PNG files of 16 bits that they
+    were gray. max_pixels: larger pictures are refused before their pixels are loaded.
+
+    Raises ImageError if the file is missing or damaged, or has the wrong type, shape or range, ArgumentTypeError for a
+    source of another kind.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
-        return _from_pil(source, f"the image of mode {source.mode}")
-    if not isinstance(source, (str, os.PathLike)):
-        raise ImageError(f"the source is a {type(source).__name__}, expected a path, a PIL image or a NumPy array")
-    path = os.fspath(source)
+        return _from_pil(source, f"the image of mode {source.mode}", max_pixels)
+    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
+        raise ArgumentTypeError(
+            f"the source is a {type(source).__name__}, expected a path, an open file, a PIL image or a NumPy array"
+        )
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "the open file"
     try:
-        with Image.open(path) as im:
-            return _from_pil(im, path)
-    except UnidentifiedImageError:
-        raise ImageError(_unidentified(path)) from None
+        with files.reading(source) as file:
+            try:
+                with Image.open(file) as im:
+                    return _from_pil(im, name, max_pixels)
+            except UnidentifiedImageError:
+                file.seek(0)
+                raise ImageError(_unidentified(name, file.read(len(SIGNATURE)))) from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: {one_line(error)} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file") from None
-    except ImageError:
+        raise ImageError(f"{name}: {one_line(error)} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file") from None
+    except NeurocodecError:
         raise
     except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or one_line(error)}: give a picture that can be read") from error
+        raise ImageError(f"{name}: {error.strerror or one_line(error)}: give a picture that can be read") from error
     except Exception as error:  # Pillow's parsers raise nearly any class on damaged files
-        raise ImageError(_undecodable(path, error)) from error
+        raise ImageError(_undecodable(name, error)) from error
 
 
 def to_pil(picture: Picture) -> Image.Image:
     """A PIL image of mode L, LA, RGB or RGBA, with icc_profile, exif and xmp in its info, as `save_pil` expects."""
-    im = Image.fromarray(np.ascontiguousarray(picture.rgb))
-    if picture.gray:
-        im = im.convert("L")  # the same values if the channels are equal, as they are after load
+    pixels = picture.rgb[:, :, 0] if picture.gray else picture.rgb
+    im = Image.fromarray(np.ascontiguousarray(pixels)).copy()  # its own memory, which the caller may write to
     if picture.alpha is not None:
         im.putalpha(Image.fromarray(np.ascontiguousarray(picture.alpha)))
     metadata.attach(im, picture.icc, picture.exif, picture.xmp)
@@ -95,23 +110,30 @@ def to_pil(picture: Picture) -> Image.Image:
 def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Writes `im` in the format that the suffix of `path` names, with the ICC profile, EXIF and XMP of its info.
 
-    PNG, TIFF and WebP are lossless, JPEG has quality 95 without chroma subsampling. The file appears whole or not at
-    all. Raises OutputError if it cannot be written, as `files.writing` does, or if the format cannot hold the picture.
+    PNG, TIFF, WebP, BMP, PPM, TGA and JPEG 2000 are lossless, JPEG has quality 95 without chroma subsampling, and
+    Pillow's defaults hold for other formats. The file appears whole or not at all. Raises OutputError if it cannot be
+    written, as `files.writing` does, or if the format cannot hold the picture.
     """
     name = os.fspath(path)
+    check_format(name)
+    with files.writing(name, force=force) as file:
+        file.write(to_file_bytes(im, name))
+
+
+def to_file_bytes(im: Image.Image, name: str) -> bytes:
+    """The bytes of the file that `save_pil` writes. Raises OutputError if the format cannot hold the picture."""
     kind = check_format(name)
     no_alpha = f"{name}: {kind} cannot hold the alpha channel of this picture: use .png"
     if im.mode == "RGBA" and kind in _ALPHA_IS_LOST:
         raise OutputError(no_alpha)
-    with writing(name, force=force) as file:
-        out = io.BytesIO()  # Pillow's JPEG 2000 writer never returns from a full disk
-        try:
-            im.save(out, format=kind, **_QUALITY.get(kind, {}), **metadata.save_options(im, kind))
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, SyntaxError, struct.error) as error:
-            if im.mode in ("LA", "RGBA") and "cannot write mode" in str(error):
-                raise OutputError(no_alpha) from error
-            raise OutputError(f"{name}: {kind} cannot hold this picture ({one_line(error)}): use .png") from error
-        file.write(out.getbuffer())
+    out = io.BytesIO()
+    try:
+        im.save(out, format=kind, **_QUALITY.get(kind, {}), **metadata.save_options(im, kind))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, SyntaxError, struct.error) as error:
+        if im.mode in ("LA", "RGBA") and "cannot write mode" in str(error):
+            raise OutputError(no_alpha) from error
+        raise OutputError(f"{name}: {kind} cannot hold this picture ({one_line(error)}): use .png") from error
+    return out.getvalue()
 
 
 def check_format(path: str | os.PathLike[str]) -> str:
@@ -123,68 +145,31 @@ def check_format(path: str | os.PathLike[str]) -> str:
         raise OutputError(f"{name} has the suffix {suffix!r}, expected a picture format that Pillow writes: use .png")
     if kind in _ICONS:
         raise OutputError(f"{name}: {kind} is an icon format and would change the size of this picture: use .png")
-    return kind
-
-
-def encode_alpha(alpha: NDArray[np.uint8]) -> bytes:
-    """Alpha plane, uint8 (H, W) -> PNG bytes, lossless."""
-    out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(alpha)).save(out, format="PNG", compress_level=9)
-    return out.getvalue()
-
-
-def decode_alpha(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """PNG bytes -> alpha plane, uint8 (height, width).
-
-    `data` may be hostile: its size and kind are checked before pixels are decoded. Raises NicFormatError.
-    """
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[8:16] != b"\0\0\0\x0dIHDR" or len(data) < 29:
-        raise NicFormatError("the alpha plane is not a PNG: the file is damaged, encode the picture again")
-    *size, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
-    if (*size, depth, colour, interlace) != (width, height, 8, 0, 0):
-        raise NicFormatError(
-            f"the alpha plane is {size[0]} x {size[1]}, depth {depth}, colour type {colour}, interlace {interlace}, "
-            f"expected {width} x {height}, depth 8, colour type 0, interlace 0: encode the picture again"
-        )
-    expected = (width + 1) * height
-    if _inflated_bytes(data, expected) != expected:  # Pillow would fill in missing rows
-        raise NicFormatError(f"the alpha plane does not hold {width} x {height} samples: encode the picture again")
-    try:
-        with PngImagePlugin.PngImageFile(io.BytesIO(data)) as im:
-            im.load()
-            alpha: NDArray[np.uint8] = np.array(im, dtype=np.uint8)
-    except Exception as error:  # Pillow's parsers raise nearly any class on damaged files
-        raise NicFormatError(f"the alpha plane is damaged ({one_line(error)}): encode the picture again") from error
-    if alpha.shape != (height, width):
-        raise NicFormatError(f"the alpha plane decoded to {alpha.shape}, expected {(height, width)}: encode it again")
-    return alpha
-
-
-def _inflated_bytes(png: bytes, limit: int) -> int | None:
-    """The number of bytes of scan lines in a PNG, none of them kept; None if they are damaged or exceed `limit`."""
-    at, stream, count = 8, [], 0
-    while at + 12 <= len(png):
-        (length,) = struct.unpack_from(">I", png, at)
-        if png[at + 4 : at + 8] == b"IDAT":
-            stream.append(png[at + 8 : at + 8 + length])
-        at += 12 + length
-    engine, rest = zlib.decompressobj(), b"".join(stream)
-    try:
-        while rest and not engine.eof and count <= limit:
-            count += len(engine.decompress(rest, 2**20))
-            rest = engine.unconsumed_tail
-    except zlib.error:
-        return None
-    return count if engine.eof and not engine.unused_data else None
+    return "JPEG" if kind == "MPO" else kind  # an MPO of one picture
 
 
 def pad_to_multiple(rgb: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) -> the same with H and W rounded up to a multiple; the right and bottom edges are repeated."""
+    """uint8 (H, W, 3) -> the same with H and W rounded up to a multiple; the right and bottom edges are repeated.
+
+    Nothing is copied where nothing is added.
+    """
     height, width = rgb.shape[:2]
+    if height % multiple == width % multiple == 0:
+        return rgb
     return np.pad(rgb, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
 
 
-def _from_array(values: NDArray[Any]) -> Picture:
+def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
+    if width * height == 0:
+        raise ImageError(f"{name} is {width} x {height} pixels, expected at least one pixel")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} is {width} x {height} pixels, more than the limit of {max_pixels}: raise max_pixels if "
+            "you trust it"
+        )
+
+
+def _from_array(values: NDArray[Any], max_pixels: int) -> Picture:
     if values.dtype.kind != "u" or values.dtype.itemsize > 2:
         raise ImageError(
             f"the array has dtype {values.dtype}, expected uint8 or uint16: "
@@ -197,22 +182,20 @@ def _from_array(values: NDArray[Any]) -> Picture:
             f"the array has shape {values.shape}, expected (H, W) or (H, W, C) with 1 to 4 channels: "
             "reorder its axes or choose channels"
         )
-    if 0 in values.shape:
-        raise ImageError(f"the array has shape {values.shape}, expected at least one pixel")
+    _check_size("the array", values.shape[1], values.shape[0], max_pixels)
     depth = 8 * values.dtype.itemsize
-    return Picture(*_split(_to_8_bits(values, 2**16 - 1) if depth == 16 else values), depth=depth)
+    return Picture(*_split(_to_8_bits(values, 2**16 - 1) if depth == 16 else values.copy()), depth=depth)
 
 
-def _from_pil(im: Image.Image, name: str) -> Picture:
+def _from_pil(im: Image.Image, name: str, max_pixels: int) -> Picture:
     """The picture in a PIL image, opened or in memory; `name` is for errors."""
+    _check_size(name, *im.size, max_pixels)
     rawmode = _rawmode(im)
     try:
         tiff_exif = metadata.tiff_exif(im)
         im.load()
     except Exception as error:  # Pillow's parsers raise nearly any class on damaged files
         raise ImageError(_undecodable(name, error)) from error
-    if 0 in im.size:
-        raise ImageError(f"{name} is {im.width} x {im.height} pixels, expected at least one pixel")
 
     values, depth = _pixels(im, rawmode, name)
     exif, xmp, orientation = metadata.exif_and_xmp(im)
@@ -224,18 +207,19 @@ def _from_pil(im: Image.Image, name: str) -> Picture:
 def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8], int]:
     """Pixels as uint8 (H, W, 1 to 4), and bits per sample of the source."""
     transparent = im.info.get("transparency")
-    depth = 16 if ";16" in rawmode else 8
+    bits = im.tag_v2.get(_BITS_PER_SAMPLE, ()) if hasattr(im, "tag_v2") else ()
+    depth = 16 if ";16" in rawmode or bits[:1] == (16,) else 8
 
     if im.mode.startswith("I") or im.mode == "F":
         wide = np.asarray(im)
-        top = 255 if im.mode == "F" else 4095 if rawmode.startswith("I;12") else 65535
+        top = 255 if im.mode == "F" else 4095 if bits == (12,) else 65535
         if not (np.isfinite(wide).all() and wide.min() >= 0 and wide.max() <= top):
             raise ImageError(
                 f"{name} holds values from {wide.min()} to {wide.max()}, expected 0 to {top} in mode {im.mode}: "
                 "scale it"
             )
-        if im.mode == "F" and wide.max() <= 1 and (wide != np.floor(wide)).any():
-            raise ImageError(f"{name} holds fractions from 0 to 1, expected 0 to 255 in mode F: multiply it by 255")
+        if im.mode == "F" and 0 < wide.max() <= 1:
+            raise ImageError(f"{name} holds values from 0 to 1, expected 0 to 255 in mode F: multiply it by 255")
         gray = np.floor(wide + 0.5).astype(np.uint8) if im.mode == "F" else _to_8_bits(wide, top)
         depth = {255: 32, 4095: 12, 65535: 16}[top]
         planes = [gray, _alpha_from_key(wide == transparent)] if isinstance(transparent, int) else [gray]
@@ -248,7 +232,8 @@ def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8]
         if im.mode == "P":
             values = np.asarray(im.convert("RGBA" if im.has_transparency_data else "RGB"))
         else:
-            values = np.asarray(im.convert(_CHANNELS.get(im.mode, "RGB")))
+            mode = _CHANNELS.get(im.mode, "RGB")
+            values = _array(im if im.mode == mode else im.convert(mode))
             if rawmode.startswith("LA;16"):  # Pillow has no mode for it and gives RGBA
                 values = values[:, :, [0, 3]]
     except MemoryError as error:
@@ -258,12 +243,29 @@ def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8]
     if values.ndim == 2:
         values = values[:, :, None]
     if im.mode in ("1", "L") and isinstance(transparent, int):
+        levels = values[:, :, 0]
+        if im.mode == "1":
+            transparent = 255 if transparent else 0
+        elif not rawmode and 0 < transparent < 16 and not (levels % 17).any():  # of 2, 4 or 8 bits?
+            raise ImageError(_loaded_before(name, transparent))
         key = transparent * {"L;2": 85, "L;4": 17}.get(rawmode, 1)  # Pillow scales the pixels, not the key
-        values = np.dstack([values, _alpha_from_key(values[:, :, 0] == key)])
+        values = np.dstack([values, _alpha_from_key(levels == key)])
     elif im.mode == "RGB" and isinstance(transparent, (tuple, list)) and len(transparent) == 3:
-        colour = np.array(transparent) >> (8 if depth == 16 else 0)
-        values = np.dstack([values, _alpha_from_key((values == colour).all(axis=-1))])
+        depth = 16 if max(transparent) > 255 else depth
+        matches = (values == np.array(transparent) >> (8 if depth == 16 else 0)).all(axis=-1)
+        if im.format == "PNG" and not rawmode and any(transparent) and not matches.any():  # of 8 or 16 bits?
+            raise ImageError(_loaded_before(name, transparent))
+        values = np.dstack([values, _alpha_from_key(matches)])
     return values, depth
+
+
+def _array(im: Image.Image) -> NDArray[np.uint8]:
+    """np.array(im), which would take twice the memory."""
+    bands = len(im.getbands())
+    values = np.empty((im.height, im.width, bands) if bands > 1 else (im.height, im.width), np.uint8)
+    for top in range(0, im.height, _ROWS):
+        values[top : top + _ROWS] = np.asarray(im.crop((0, top, im.width, min(top + _ROWS, im.height))))
+    return values
 
 
 def _cmyk_to_srgb(im: Image.Image) -> Image.Image:
@@ -289,9 +291,9 @@ def _alpha_from_key(transparent: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def _split(values: NDArray[Any]) -> tuple[NDArray[np.uint8], bool, NDArray[np.uint8] | None]:
-    """uint8 (H, W, 1 to 4) -> rgb (H, W, 3), whether it is gray, alpha (H, W) or None; all copies."""
+    """uint8 (H, W, 1 to 4) -> rgb (H, W, 3), whether it is gray, alpha (H, W) or None."""
     channels = values.shape[2]
-    colour = values[:, :, :1].repeat(3, axis=2) if channels <= 2 else values[:, :, :3].copy()
+    colour = values[:, :, :1].repeat(3, axis=2) if channels <= 2 else np.ascontiguousarray(values[:, :, :3])
     alpha = values[:, :, -1].copy() if channels in (2, 4) else None
     return colour, channels <= 2, alpha
 
@@ -304,11 +306,17 @@ def _rawmode(im: Image.Image) -> str:
     return args if isinstance(args, str) else ""
 
 
-def _unidentified(path: str) -> str:
-    with open(path, "rb") as file:
-        if file.read(len(SIGNATURE)) == SIGNATURE:
-            return f"{path} is a .nic file already, expected a picture: decode it first, with `neurocodec decode`"
-    return f"{path} is not a picture that Pillow can read: convert it to PNG or JPEG first"
+def _loaded_before(name: str, transparent: Any) -> str:
+    return (
+        f"{name} was loaded before, and Pillow does not say at which depth {transparent} is transparent: give its "
+        'path, or remove "transparency" from its info'
+    )
+
+
+def _unidentified(name: str, start: bytes) -> str:
+    if start == SIGNATURE:
+        return f"{name} is a .nic file already, expected a picture: decode it first, with `neurocodec decode`"
+    return f"{name} is not a picture that Pillow can read: convert it to PNG or JPEG first"
 
 
 def _undecodable(name: str, error: BaseException) -> str:

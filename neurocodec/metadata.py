@@ -17,6 +17,7 @@ _ORIENTATION = 0x0112
 _EXIF_PREFIX = b"Exif\0\0"
 _TIFF_DESCRIPTION = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # about the picture, not about the file
 _TIFF_SUBFOLDERS = (0x8769, 0x8825)  # EXIF, GPS
+_TURNED_BY_BOXES = ("AVIF", "HEIF")  # by nothing else; Pillow gives what the boxes say as EXIF
 _XMP_TAG = 700
 _XMP_ORIENTATION = rb"(tiff:Orientation(?:=[\"']|>))([1-8])(?=[\"'<])"
 
@@ -28,11 +29,17 @@ def icc_profile(im: Image.Image, space: bytes) -> bytes | None:
 
 
 def exif_and_xmp(im: Image.Image) -> tuple[bytes | None, bytes | None, int]:
-    """EXIF as a TIFF structure and XMP, both with their orientation set to 1, and the orientation they gave."""
-    exif, exif_orientation = _upright_exif(_exif(im))
+    """EXIF as a TIFF structure and XMP, both with their orientation set to 1, and the orientation of the loaded pixels.
+
+    The container's own tag wins over XMP. A TIFF is upright: Pillow turns it as its tag says when it loads the pixels.
+    """
+    exif, orientation = _upright_exif(_exif(im))
     xmp = _xmp(im)
-    match = re.search(_XMP_ORIENTATION, xmp)
-    orientation = exif_orientation or (int(match[2]) if match else 1)
+    if hasattr(im, "tag_v2"):
+        orientation = 1
+    elif orientation is None:
+        match = None if im.format in _TURNED_BY_BOXES else re.search(_XMP_ORIENTATION, xmp)
+        orientation = int(match[2]) if match else 1
     return exif or None, re.sub(_XMP_ORIENTATION, rb"\g<1>1", xmp) or None, orientation
 
 

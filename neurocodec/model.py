@@ -11,10 +11,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from safetensors.numpy import save
 from neurocodec.container import QUALITY_INDEX_MAX
 from neurocodec.entropy.grid import PASSES, QUALITY_STEPS, SCALE_LEVELS
 from neurocodec.entropy.tables import Tables
-from neurocodec.errors import ModelMismatchError, ModelNotFoundError
+from neurocodec.errors import ArgumentTypeError, ModelMismatchError, ModelNotFoundError, one_line
 from neurocodec.files import write_bytes
 
 FILE_FORMAT = "neurocodec-model-2"
@@ -45,6 +46,13 @@ MAX_CHANNELS, MAX_BLOCKS = 1024, 16
 """Limits of any layer's channels, and of blocks in a row; checked before memory is allocated."""
 PACKAGED = Path(__file__).parent / "weights"
 """Model files that ship with the package."""
+_MAX_HEADER_BYTES, _MAX_ARRAYS = 2**20, 2**12
+_KINDS = {FILE_FORMAT: "neurocodec model file", GENERATOR_FORMAT: "generative decoder"}
+_NAMES = {
+    FILE_FORMAT: re.compile(r"(g_a|h_a|g_s|entropy|tables|scales)\.[\w.]{1,80}|exp2_table", re.ASCII),
+    GENERATOR_FORMAT: re.compile(r"(?!trunk\.)[\w.]{1,80}", re.ASCII),
+}
+_DTYPES = {FILE_FORMAT: {"I8", "I16", "I32", "U16"}, GENERATOR_FORMAT: {"F32"}}
 _HINT = "put its file into a folder that NEUROCODEC_WEIGHTS names"
 
 
@@ -69,9 +77,7 @@ class HyperpriorConfig:
     lambda_max: float = 0.5
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if field.type == "int" and not isinstance(getattr(self, field.name), int):
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be a whole number.")
+        _check_whole_numbers(self)
         for name in ("channels", "latent_channels", "hyper_channels", "hidden_channels"):
             if not 1 <= getattr(self, name) <= MAX_CHANNELS:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 1 to {MAX_CHANNELS}.")
@@ -82,8 +88,15 @@ class HyperpriorConfig:
             raise ValueError(f"latent_channels is {self.latent_channels}; it must be a multiple of {PASSES}.")
         if self.quality_rows != QUALITY_ROWS:
             raise ValueError(f"quality_rows is {self.quality_rows}; files count qualities on {QUALITY_ROWS} rows.")
-        if not 0 < self.lambda_min <= self.lambda_max:
-            raise ValueError("lambda_min must be above 0, and lambda_max no less.")
+        if not 0 < self.lambda_min <= self.lambda_max < math.inf:
+            raise ValueError("lambda_min must be above 0, and lambda_max no less and finite.")
+
+    @property
+    def max_bytes(self) -> int:
+        """More than a file of this shape has: 16-bit weights, a few matrices a block."""
+        widest = max(self.channels, self.latent_channels, self.hyper_channels, self.hidden_channels)
+        blocks = self.encoder_blocks + self.decoder_blocks + 2 * self.latent_blocks
+        return 64 * (blocks + 8) * widest**2 + 2**23
 
     @property
     def analysis_halo(self) -> int:
@@ -115,11 +128,21 @@ class GeneratorConfig:
     frequencies: int = 1  # of β; six made waves in LPIPS along the slider
 
     def __post_init__(self) -> None:
+        _check_whole_numbers(self)
         if not 16 <= self.channels <= MAX_CHANNELS or self.channels % 16:
             raise ValueError(f"channels is {self.channels}; it must be a multiple of 16 up to {MAX_CHANNELS}.")
         for name, least in {"blocks": 0, "fine_blocks": 0, "fine_width": 1, "frequencies": 0}.items():
             if not least <= getattr(self, name) <= MAX_BLOCKS:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from {least} to {MAX_BLOCKS}.")
+
+    @property
+    def max_bytes(self) -> int:
+        """More than a file of this shape has: 32-bit weights, a few matrices a block, whatever the model's width."""
+        widest = max(self.channels, self.channels // 16 * self.fine_width)
+        return 16 * (self.blocks + self.fine_blocks + 8) * widest**2 + 2**23
+
+
+Config = TypeVar("Config", HyperpriorConfig, GeneratorConfig)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,8 +219,10 @@ class Model:
 def load(name: str | Path) -> Model:
     """The installed model of a name, or the one in a file (a path that ends in .safetensors), loaded once.
 
-    Raises ModelNotFoundError, or ModelMismatchError for a damaged file.
+    Raises ModelNotFoundError, ModelMismatchError for a damaged file, ArgumentTypeError for what names none.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise ArgumentTypeError(f"the model is a {type(name).__name__}; it must be a name, a path or a loaded model.")
     path = Path(name)
     if path.suffix != ".safetensors":
         candidates = [folder / f"{name}.safetensors" for folder in _folders()]
@@ -216,15 +241,11 @@ def find(model_id: bytes) -> Model:
 
 def load_generator(path: str | Path, model: Model) -> GeneratorFile:
     """The generative decoder in a file. Raises ModelMismatchError if it is damaged or belongs to another model."""
-    metadata, arrays = _read(str(path))
-    if metadata.get("format") != GENERATOR_FORMAT:
-        raise ModelMismatchError(f"{path} is not a generative decoder of a kind this release reads.")
-    if metadata.get("model_id") != model.model_id.hex():
-        raise ModelMismatchError(f"{path} reads the latents of model {metadata.get('model_id')}, not of this one.")
-    try:
-        config = GeneratorConfig(**json.loads(metadata["config"]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ModelMismatchError(f"{path} does not fit its configuration; install it again.") from error
+    config, arrays, model_id = _read(str(path), GENERATOR_FORMAT, GeneratorConfig)
+    if model_id != model.model_id.hex():
+        raise ModelMismatchError(f"{path} reads the latents of model {str(model_id)[:80]}, not of this one.")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ModelMismatchError(f"{path} is damaged: it holds numbers that are not finite; install it again.")
     return GeneratorFile(config, arrays, model.model_id)
 
 
@@ -259,19 +280,52 @@ def _installed(folders: Iterable[Path], kind: str, model_id: bytes) -> Iterator[
 @functools.lru_cache(maxsize=64)
 def _metadata(path: str, mtime: int) -> dict[str, str]:
     try:
-        with safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError):
+        return _header(path)[0]
+    except (ModelMismatchError, OSError):
         return {}
 
 
-def _read(path: str) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+def _header(path: str) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Metadata of a safetensors file, and dtype and place of each array, from its first bytes. No array is read."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if length <= _MAX_HEADER_BYTES else b""
     try:
+        entries = json.loads(text)
+        metadata = entries.pop("__metadata__", {})
+        if len(entries) > _MAX_ARRAYS or not all(isinstance(entry["dtype"], str) for entry in entries.values()):
+            raise ValueError
+        return {name: str(value) for name, value in metadata.items()}, entries
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise ModelMismatchError(f"{path} is not a readable model file.") from None
+
+
+def _read(path: str, kind: str, shape: Callable[..., Config]) -> tuple[Config, dict[str, NDArray[Any]], str | None]:
+    """Configuration, arrays and model id of a file of a kind. What arrays there are is checked before they are read."""
+    try:
+        metadata, entries = _header(path)
+        if metadata.get("format") != kind:
+            raise ModelMismatchError(f"{path} is not a {_KINDS[kind]} of a kind this release reads.")
+        config = shape(**json.loads(metadata["config"]))
+        for name, entry in entries.items():
+            if not _NAMES[kind].fullmatch(name) or entry["dtype"] not in _DTYPES[kind]:
+                raise ModelMismatchError(f"{path} holds {name[:80]!r}, expected other names or types of arrays.")
+        if os.stat(path).st_size > config.max_bytes:
+            raise ModelMismatchError(f"{path} is larger than any file of its configuration: install it again.")
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-            return dict(file.metadata() or {}), arrays
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise ModelMismatchError(f"{path} is not a readable model file ({error}).") from error
+    except ModelMismatchError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelMismatchError(f"{path} is not a readable model file ({one_line(error)[:200]}).") from error
+    return config, arrays, metadata.get("model_id")
+
+
+def _check_whole_numbers(config: Any) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type == "int" and type(value) is not int:
+            raise ValueError(f"{field.name} is {str(value)[:80]}; it must be a whole number.")
 
 
 def _write(path: str | Path, arrays: Mapping[str, NDArray[Any]], kind: str, config: Any, model_id: bytes) -> None:
@@ -281,15 +335,8 @@ def _write(path: str | Path, arrays: Mapping[str, NDArray[Any]], kind: str, conf
 
 @functools.lru_cache(maxsize=4)
 def _load(path: str, mtime: int) -> Model:
-    metadata, arrays = _read(path)
-    if metadata.get("format") != FILE_FORMAT:
-        raise ModelMismatchError(f"{path} is not a neurocodec model file of a kind this release reads.")
-    try:
-        model = Model(HyperpriorConfig(**json.loads(metadata["config"])), arrays)
-    except ModelMismatchError:
-        raise
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ModelMismatchError(f"{path} is not a readable model file ({error}).") from error
-    if model.model_id.hex() != metadata.get("model_id"):
+    config, arrays, model_id = _read(path, FILE_FORMAT, HyperpriorConfig)
+    model = Model(config, arrays)
+    if model.model_id.hex() != model_id:
         raise ModelMismatchError(f"{path} is damaged: its contents do not match its model id; install it again.")
     return model

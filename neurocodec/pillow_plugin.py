@@ -8,12 +8,15 @@ from typing import IO, TYPE_CHECKING, Any
 from PIL import Image
 
 from neurocodec import container
+from neurocodec.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
     from neurocodec.pillow_reader import NicImageFile
 
 FORMAT = "NIC"
-_ENCODE_OPTIONS = ("quality", "target_bpp", "target_bytes", "target_psnr", "model", "device")
+_ENCODE_OPTIONS = ("quality", "target_bpp", "target_bytes", "target_psnr", "effort", "model", "device", "max_pixels")
+_METADATA = ("icc_profile", "exif", "xmp")
+_NO_MEANING = ("optimize", "progressive")  # options of other formats that change no pixel and lose nothing
 
 
 def register() -> None:
@@ -37,13 +40,16 @@ def _open(fp: IO[bytes], filename: str | bytes) -> NicImageFile:
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes | os.PathLike[str]) -> None:
     """Image.save. Options: those of `neurocodec.encode`; icc_profile, exif and xmp, which replace those of im.info.
 
-    Raises what `neurocodec.encode` raises.
+    Raises what `neurocodec.encode` raises, ArgumentTypeError for other options.
     """
     from neurocodec import codec
 
     arguments: dict[str, Any] = getattr(im, "encoderinfo", {})
+    if unknown := set(arguments) - {*_ENCODE_OPTIONS, *_METADATA, *_NO_MEANING}:
+        known = ", ".join((*_ENCODE_OPTIONS, *_METADATA))
+        raise ArgumentTypeError(f"saving as .nic has no option {min(unknown)!r}; known are {known}.")
     options = {name: arguments[name] for name in _ENCODE_OPTIONS if name in arguments}
-    if replaced := {name: arguments[name] for name in ("icc_profile", "exif", "xmp") if name in arguments}:
+    if replaced := {name: arguments[name] for name in _METADATA if name in arguments}:
         im = im.copy()
         for name, value in replaced.items():
             im.info.pop(name, None)

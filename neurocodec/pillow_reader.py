@@ -46,10 +46,10 @@ class NicImageFile(ImageFile.ImageFile):
             from neurocodec import codec
 
             try:
-                self.im = codec.decode(self._data).im
+                self.im = codec.decode(self._data, max_pixels=container.MAX_PIXELS).im  # Pillow has its own limit
             except NicFormatError as error:
                 raise UnreadableNicError(str(error)) from error
-            self._data = None
+            self._data, self.readonly = None, 0
             if self._exclusive_fp and self.fp is not None:
                 self.fp.close()
             self.fp = None

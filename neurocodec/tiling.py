@@ -11,6 +11,8 @@ WHOLE = 2048
 """Pictures with both sides up to this many pixels are a single tile."""
 EDGE = 1024
 """Tile edge of larger pictures, in pixels."""
+MAX_PIXELS = 2**27
+"""Largest picture that is read, encoded, or decoded at once, unless the caller allows more."""
 LARGEST = 4096
 """Largest tile side that is decoded, in pixels, so that a short forged file cannot use up the memory."""
 

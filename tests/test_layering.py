@@ -16,8 +16,8 @@ PACKAGE = ROOT / "neurocodec"
 
 LEVELS: tuple[set[str], ...] = (
     {"errors", "_native"},
-    {"files", "packages", "workers"},
-    {"entropy", "container", "tiling", "metadata", "metrics", "perceptual"},
+    {"arguments", "files", "packages", "workers"},
+    {"alpha", "entropy", "container", "tiling", "metadata", "metrics", "perceptual"},
     {"image"},
     {"model"},
     {"integer"},
@@ -34,13 +34,14 @@ LEVELS: tuple[set[str], ...] = (
 """The rooms of the house from the ground up. A room imports rooms below its own level, never its neighbours."""
 
 NO_TORCH = (
-    *("errors", "files", "container", "image", "metadata", "tiling", "model", "codec", "conformance"),
+    *("errors", "arguments", "files", "container", "alpha", "image", "metadata", "tiling", "model", "codec"),
+    "conformance",
     *("pillow_plugin", "pillow_reader"),
     *("entropy.grid", "entropy.tables", "entropy.coder", "entropy.reference", "entropy.native"),
     *("integer.reference", "integer.native", "integer.network", "integer.entropy", "integer.transforms"),
 )
 CODING = (
-    *("", "codec", "model", "container", "image", "metadata", "tiling", "errors", "files"),
+    *("", "codec", "model", "container", "alpha", "image", "metadata", "tiling", "errors", "arguments", "files"),
     *("entropy", "integer", "conformance", "pillow_plugin", "pillow_reader"),
 )
 CORE = {"numpy", "PIL", "safetensors", "neurocodec"}

@@ -36,6 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     options.add_force_option(parser)
     options.add_model_option(parser)
     options.add_device_option(parser)
+    options.add_limit_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -51,10 +52,12 @@ def run(args: argparse.Namespace) -> int:
     from neurocodec import model as model_files
     from neurocodec.image import load
 
-    allow_large_pictures()
-    rgb = load(args.input).rgb
+    allow_large_pictures(args.max_pixels)
     model = model_files.load(args.model)
-    data = neurocodec.encode(args.input, **options.encode_options(args) | {"model": model})
+    with files.reading(args.input) as file:  # once: it may be a pipe
+        rgb = load(file, max_pixels=args.max_pixels).rgb
+        file.seek(0)
+        data = neurocodec.encode(file, **options.encode_options(args) | {"model": model})
     realisms: tuple[float | None, ...] = (None,)
     lpips, hint = False, ""
     if has_generator(model):
@@ -64,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
         realisms, lpips, hint = (0.0, 1.0), metrics.lpips, missing.get("LPIPS", "")
     variants = []
     for realism in realisms:
-        decoded = neurocodec.decode(data, model=model, realism=realism or 0, device=args.device)
+        decoded = neurocodec.decode(
+            data, model=model, realism=realism or 0, device=args.device, max_pixels=args.max_pixels
+        )
         variants.append(nic_variant(rgb, data, decoded, realism=realism, lpips=lpips))
     jpeg = jpeg_variant(rgb, len(data), lpips=lpips)
     page = make_page(os.path.basename(args.input), rgb, [*variants, jpeg])

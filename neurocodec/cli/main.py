@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from neurocodec import __version__
-from neurocodec.cli import bench, compare, decode, demo, doctor, encode, info, train
+from neurocodec.cli import bench, compare, decode, demo, doctor, encode, info, train, view
 from neurocodec.cli.batch import print_error
 from neurocodec.errors import sentence
 from neurocodec.workers import Ended, signals_as_interrupts
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, prog="neurocodec"
     )
-    for module in (encode, decode, info, compare, bench, train, demo, doctor):
+    for module in (encode, decode, info, view, compare, bench, train, demo, doctor):
         module.add_parser(subparsers)
     return parser
 
@@ -39,12 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may contain anything
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, rest = parser.parse_known_args(words)
     more: list[str] | None = getattr(args, getattr(args, "more", ""), None)
-    if rest and (more is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    literal = words[words.index("--") + 1 :] if "--" in words else []
+    if not literal or rest[-len(literal) :] != literal:
+        literal = []  # argparse has put them where they belong
+    rest = [word for word in rest[: len(rest) - len(literal)] if word != "--"]
+    if (rest or literal) and (more is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest + literal)}")
     if more is not None:
-        more.extend(rest)  # argparse stops a list at the first option after it
+        more.extend(rest + literal)  # argparse stops a list at the first option after it
     try:
         with signals_as_interrupts():
             status: int = args.run(args)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
+
+from neurocodec import container, tiling
 
 QUALITY = 50.0
 
@@ -24,13 +27,15 @@ def number(least: float, most: float = math.inf, *, above: bool = False) -> Call
     return parse
 
 
-def integer(least: int) -> Callable[[str], int]:
-    """An argument type: an integer of at least `least`."""
+def integer(least: int, most: int = sys.maxsize) -> Callable[[str], int]:
+    """An argument type: an integer in [least, most]."""
 
     def parse(text: str) -> int:
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} is more than {most}")
         return value
 
     parse.__name__ = "integer"
@@ -67,6 +72,29 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (auto)")
 
 
+def add_limit_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --max-pixels."""
+    parser.add_argument(
+        "--max-pixels",
+        type=integer(1, container.MAX_PIXELS),
+        default=tiling.MAX_PIXELS,
+        metavar="N",
+        help=f"refuse pictures of more pixels ({tiling.MAX_PIXELS:,}); raise it for files that you trust",
+    )
+
+
+def add_batch_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --force and what `batch.convert` reads: -j, --threads, --json and --quiet."""
+    add_force_option(parser)
+    parser.add_argument("-j", "--jobs", type=integer(1), default=1, metavar="N", help="processes (1)")
+    parser.add_argument(
+        "--threads", type=integer(1), metavar="N", help="threads of each process (an equal share of the cores)"
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--json", action="store_true", help="print one JSON object for each file")
+    group.add_argument("--quiet", action="store_true", help="print errors alone")
+
+
 def add_force_option(parser: argparse.ArgumentParser) -> None:
     """Adds --force."""
     parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
@@ -74,7 +102,7 @@ def add_force_option(parser: argparse.ArgumentParser) -> None:
 
 def encode_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `neurocodec.encode` for the options above."""
-    options: dict[str, Any] = {"model": args.model, "device": args.device}
+    options: dict[str, Any] = {"model": args.model, "device": args.device, "max_pixels": args.max_pixels}
     for option, keyword in (("bpp", "target_bpp"), ("bytes", "target_bytes"), ("psnr", "target_psnr")):
         if getattr(args, option) is not None:
             return options | {keyword: getattr(args, option)}

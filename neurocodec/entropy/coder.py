@@ -12,9 +12,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from neurocodec import arguments
 from neurocodec.entropy import reference
 from neurocodec.entropy.native import extension
 from neurocodec.entropy.tables import Tables
+from neurocodec.errors import ArgumentTypeError, ArgumentValueError
 
 
 def encode(
@@ -33,21 +35,21 @@ def encode(
         are not zero depend on it: their groups take a share of each call.
     threads: maximum thread count, at least 1; it never changes the bytes.
 
-    Raises TypeError for arrays of other types (integers that fit are converted), ValueError for a bad index, length or
-    thread count.
+    Raises ArgumentTypeError for arrays of other types (integers that fit are converted), ArgumentValueError for a bad
+    length or thread count, ValueError for a bad index.
     """
     native = extension()
     symbols, indexes = _array("symbols", symbols, np.int32), _array("indexes", indexes, np.uint8)
     if symbols.shape != indexes.shape:
-        raise ValueError(f"symbols have the shape {symbols.shape}, but indexes {indexes.shape}.")
-    lengths = [symbols.size] if calls is None else [int(n) for n in calls]
+        raise ArgumentValueError(f"symbols have the shape {symbols.shape}, but indexes {indexes.shape}.")
+    lengths = [symbols.size] if calls is None else [arguments.integer("each of calls", n) for n in calls]
     if min(lengths, default=0) < 0 or sum(lengths) != symbols.size:
-        raise ValueError(f"calls must not be negative and must add up to the {symbols.size} symbols.")
+        raise ArgumentValueError(f"calls must not be negative and must add up to the {symbols.size} symbols.")
     if native is None:
         return reference.encode(symbols, indexes, tables, calls=lengths)
     layout = reference.choose_layout(symbols)
     result: bytes = native.encode(
-        _native_tables(native, tables), symbols, indexes, lengths, *layout, _check_threads(threads)
+        _native_tables(native, tables), symbols, indexes, lengths, *layout, arguments.integer("threads", threads, 1)
     )
     return result
 
@@ -64,7 +66,7 @@ class Decoder:
 
     def __init__(self, data: bytes, tables: Tables, *, threads: int = 1) -> None:
         native = extension()
-        threads = _check_threads(threads)
+        threads = arguments.integer("threads", threads, 1)
         self._impl: _DecoderImpl
         if native is None:
             self._impl = reference.Decoder(bytes(data), tables)
@@ -96,15 +98,9 @@ _Scalar = TypeVar("_Scalar", np.int32, np.uint8)
 def _array(name: str, values: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
     array = np.asarray(values)
     if not np.can_cast(array.dtype, dtype, "safe") or array.dtype == np.bool_:
-        raise TypeError(f"{name} must be an array of {np.dtype(dtype)}, not {array.dtype}.")
+        raise ArgumentTypeError(f"{name} must be an array of {np.dtype(dtype)}, not {array.dtype}.")
     # Not ascontiguousarray: it makes scalars one-dimensional.
     return np.asarray(array, dtype=dtype, order="C")
-
-
-def _check_threads(threads: int) -> int:
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, not {threads}.")
-    return threads
 
 
 _compiled: WeakKeyDictionary[Tables, Any] = WeakKeyDictionary()

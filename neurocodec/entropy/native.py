@@ -12,14 +12,17 @@ import os
 import warnings
 from types import ModuleType
 
-from neurocodec.errors import NativeUnavailableError
+from neurocodec.errors import ConfigError, NativeUnavailableError
 
 
 def extension() -> ModuleType | None:
-    """`neurocodec._native`, or None. Raises NativeUnavailableError if it is required and cannot be loaded."""
+    """`neurocodec._native`, or None. Raises NativeUnavailableError if it is required and cannot be loaded.
+
+    Raises ConfigError for another value of the variable.
+    """
     mode = os.environ.get("NEUROCODEC_NATIVE", "auto")
     if mode not in ("auto", "require", "off"):
-        raise ValueError(f"NEUROCODEC_NATIVE is {mode!r}; it must be auto, require or off.")
+        raise ConfigError(f"NEUROCODEC_NATIVE is {mode!r}; it must be auto, require or off.")
     if mode == "off":
         return None
     try:

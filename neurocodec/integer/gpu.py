@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurocodec.entropy.grid import LIMIT
+from neurocodec.errors import ArgumentValueError
 from neurocodec.integer.reference import IntArray, IntegerLayer
 
 
@@ -83,17 +84,17 @@ class TorchArithmetic:
 
 
 def resolve_device(device: str) -> str:
-    """'auto' -> 'cuda' where there is one, else 'cpu'. Raises ValueError for a device that this machine lacks."""
+    """'auto' -> 'cuda' where there is one, else 'cpu'. Raises ArgumentValueError for one that this machine lacks."""
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, colon, number = device.partition(":")
     if device != "cpu" and (kind != "cuda" or (colon and not (number.isascii() and number.isdecimal()))):
-        raise ValueError(f"device is {device!r}; known are auto, cpu and cuda.")
+        raise ArgumentValueError(f"device is {device!r}; known are auto, cpu and cuda.")
     if device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, and PyTorch finds no GPU here; use cpu or auto.")
+        raise ArgumentValueError(f"device is {device!r}, and PyTorch finds no GPU here; use cpu or auto.")
     last = torch.cuda.device_count() - 1
     if number and int(number) > last:
-        raise ValueError(f"device is {device!r}, and the last GPU that PyTorch finds here is cuda:{last}.")
+        raise ArgumentValueError(f"device is {device!r}, and the last GPU that PyTorch finds here is cuda:{last}.")
     return device

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
+from neurocodec import arguments
 from neurocodec.entropy.native import extension
 from neurocodec.errors import ModelMismatchError, NativeUnavailableError
 from neurocodec.integer.network import Latents, check_encodes
@@ -43,7 +44,7 @@ class NativeNetwork:
             self._native = native.Model(shape, {name: np.ascontiguousarray(a) for name, a in model.arrays.items()})
         except ValueError as error:
             raise ModelMismatchError(str(error)) from error
-        self.model, self.kernel, self._threads = model, kernel or kernels()[0], threads
+        self.model, self.kernel, self._threads = model, kernel or kernels()[0], arguments.integer("threads", threads, 0)
 
     @property
     def threads(self) -> int:
@@ -55,9 +56,12 @@ class NativeNetwork:
         y: NDArray[np.int32] = self._native.analyse(np.ascontiguousarray(rgb), quality_index, self.kernel, self.threads)
         return y
 
-    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
+    def encode(
+        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+    ) -> tuple[bytes, Latents]:
         check_encodes(self.model)
-        result = self._native.encode(np.ascontiguousarray(y), quality_index, self.kernel, self.threads)
+        z = None if z_hat is None else np.ascontiguousarray(z_hat)
+        result = self._native.encode(np.ascontiguousarray(y), z, quality_index, self.kernel, self.threads)
         stream, z_hat, symbols, y_hat, _ = result
         return stream, Latents(z_hat, tuple(symbols), y_hat)
 

@@ -33,13 +33,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from neurocodec import codec, container, image
+from neurocodec import arguments, codec, container, image
+from neurocodec.alpha import decode_alpha
 from neurocodec.entropy import coder
 from neurocodec.entropy.tables import MAX_ROWS, Tables
 from neurocodec.errors import (
     ChecksumError,
     ConfigError,
-    ImageError,
     MissingPackageError,
     ModelMismatchError,
     ModelNotFoundError,
@@ -120,7 +120,7 @@ def load(
     Raises ConfigError for a network that is not in the zoo, WeightsNotFoundError if the weights cannot be downloaded,
     MissingPackageError without CompressAI.
     """
-    return _load(architecture, quality, metric, pretrained, resolve_device(device))
+    return _load(architecture, quality, metric, pretrained, resolve_device(arguments.device(device)))
 
 
 def load_file(architecture: str, path: str | os.PathLike[str], *, device: str = "auto") -> Model:
@@ -131,7 +131,7 @@ def load_file(architecture: str, path: str | os.PathLike[str], *, device: str = 
     ConfigError if the file is missing or holds another network.
     """
     _check_architecture(architecture)
-    path, device = os.path.realpath(path), resolve_device(device)
+    path, device = os.path.realpath(path), resolve_device(arguments.device(device))
     try:
         return _load_file(architecture, path, os.stat(path).st_mtime_ns, device)
     except NeurocodecError:
@@ -155,7 +155,7 @@ def freeze(network: torch.nn.Module, *, label: str = "", device: str = "auto") -
     if not names:
         known = ", ".join(ARCHITECTURES.values())
         raise ConfigError(f"found a {type(network).__name__}, expected one of CompressAI's classes {known}")
-    architecture, device = names[0], resolve_device(device)
+    architecture, device = names[0], resolve_device(arguments.device(device))
     frozen: Any = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     frozen.update()
     bottleneck, conditional = frozen.entropy_bottleneck, getattr(frozen, "gaussian_conditional", None)
@@ -194,10 +194,8 @@ def encode(source: str | os.PathLike[str] | Image | NDArray[Any], model: Model) 
 
     Raises ImageError for input that is no picture, and for pictures of more than MAX_PIXELS.
     """
-    picture = image.load(source)
+    picture = image.load(source, max_pixels=MAX_PIXELS)
     height, width = picture.rgb.shape[:2]
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"the picture has {height * width} pixels; these networks code at most {MAX_PIXELS}.")
     with _own_precision():
         x = to_tensor(image.pad_to_multiple(picture.rgb, model.factor)).to(model.device)
         walked = _quantise(model.g_a(x), model)
@@ -234,7 +232,7 @@ def decode(data: bytes | str | os.PathLike[str], model: Model | None = None, *, 
         x_hat = model.g_s(_tensor(_decode_tile(nic.tiles[0], header, model), model.device).float())
         rgb = from_tensor(x_hat)[: header.height, : header.width]
     alpha = nic.chunks.get(container.ALPHA)
-    plane = None if alpha is None else image.decode_alpha(alpha, header.width, header.height)
+    plane = None if alpha is None else decode_alpha(alpha, header.width, header.height)
     return image.to_pil(codec.picture_of(nic, rgb, plane))
 
 

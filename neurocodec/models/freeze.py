@@ -56,11 +56,16 @@ def freeze(network: Hyperprior, *, tables: Tables | None = None, scales: Scales 
 
 def thaw(model: Model) -> Hyperprior:
     """Float networks to train on from: the inverse of `freeze`, up to rounding."""
+    network = Hyperprior(model.config)
+    network.load_state_dict(thawed_weights(model))
+    return network
+
+
+def thawed_weights(model: Model) -> dict[str, torch.Tensor]:
+    """The state dictionary of `thaw`'s networks, float32."""
     inverse = {name: -value for name, value in model.part("scales.").items()}
     weights = scaled(thaw_transforms(model.arrays), model.config, inverse) | thaw_entropy(model.part("entropy."))
-    network = Hyperprior(model.config)
-    network.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()})
-    return network
+    return {name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()}
 
 
 def freeze_transforms(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -14,7 +14,7 @@ from neurocodec import model as model_files
 from neurocodec.entropy.grid import QUALITY_STEPS, UNIT
 from neurocodec.errors import ModelMismatchError
 from neurocodec.model import GeneratorConfig, GeneratorFile, Model
-from neurocodec.models.freeze import thaw
+from neurocodec.models.freeze import thaw, thawed_weights
 from neurocodec.models.hific import Generator
 from neurocodec.models.pixels import from_tensor
 
@@ -28,15 +28,14 @@ def new(config: GeneratorConfig, model: Model) -> Generator:
 
 def build(file: GeneratorFile, model: Model) -> Generator:
     """The generator of a file, in evaluation mode. Raises ModelMismatchError if its arrays do not fit."""
-    mismatch = ModelMismatchError("the generative decoder does not fit its configuration; install it again.")
-    generator = new(file.config, model)
+    state = {name: torch.from_numpy(value) for name, value in file.arrays.items()}
+    trunk = {name: value for name, value in thawed_weights(model).items() if name.startswith("g_s.")}
+    with torch.device("meta"):  # draws no random numbers, and the caller's default type and device do not matter
+        generator = Generator(file.config, model.config)
     try:
-        state = {name: torch.from_numpy(value) for name, value in file.arrays.items()}
-        missing, unexpected = generator.load_state_dict(state, strict=False)
-    except (TypeError, RuntimeError) as error:
-        raise mismatch from error
-    if unexpected or any(not name.startswith("trunk.") for name in missing):
-        raise mismatch
+        generator.load_state_dict(state | {"trunk" + name[3:]: value for name, value in trunk.items()}, assign=True)
+    except RuntimeError as error:
+        raise ModelMismatchError("the generative decoder does not fit its configuration; install it again.") from error
     return generator.eval().requires_grad_(False)
 
 
@@ -61,9 +60,9 @@ def file_of(generator: Generator, model: Model) -> GeneratorFile:
 def synthesis(
     generator: Generator, quality_index: int, realism: float
 ) -> Callable[[NDArray[np.int32]], NDArray[np.uint8]]:
-    """y_hat, int32 (h, w, M) in units of 1/64, to pixels, uint8 (16 h, 16 w, 3), whatever the caller's autocast."""
-    row = torch.tensor([quality_index / QUALITY_STEPS])
-    beta = torch.tensor([realism], dtype=torch.float32)
+    """y_hat, int32 (h, w, M) in units of 1/64, to pixels, uint8 (16 h, 16 w, 3), whatever the caller set in torch."""
+    row = torch.tensor([quality_index / QUALITY_STEPS], dtype=torch.float32, device="cpu")
+    beta = torch.tensor([realism], dtype=torch.float32, device="cpu")
 
     def run(y_hat: NDArray[np.int32]) -> NDArray[np.uint8]:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):

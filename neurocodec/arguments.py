@@ -1,0 +1,87 @@
+"""Arguments of public functions: turned into exact Python numbers where they enter, or a typed error."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+from neurocodec.errors import ArgumentTypeError, ArgumentValueError
+
+
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """An integer of any library, as an int in [least, most].
+
+    Raises ArgumentTypeError for anything else, such as True or 2.0, and ArgumentValueError for one out of range.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        result = operator.index(value)
+    except TypeError:
+        raise _wrong_type(name, value, "an integer") from None
+    if (least is not None and result < least) or (most is not None and result > most):
+        limits = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ArgumentValueError(f"{name} is {_shown(result)}; it must be {limits}.")
+    return result
+
+
+def number(name: str, value: Any, least: float, most: float = math.inf, *, above: bool = False) -> float:
+    """A real number of any library, as a finite float in [least, most], or above `least`.
+
+    Raises ArgumentTypeError for what is no number, a Boolean or several numbers, else ArgumentValueError.
+    """
+    plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
+        raise _wrong_type(name, value, "a number")
+    try:
+        result = float(plain)
+    except OverflowError:
+        result = math.inf
+    if not (math.isfinite(result) and least <= result <= most) or (above and result == least):
+        limits = f"above {least:g}" if above else f"from {least:g} to {most:g}"
+        raise ArgumentValueError(f"{name} is {_shown(plain)}; it must be a number {limits}.")
+    return result
+
+
+def region(value: Any, width: int, height: int) -> tuple[int, int, int, int]:
+    """A region (x, y, width, height) inside a picture, all in pixels; None is the whole picture.
+
+    Raises ArgumentTypeError for anything but four integers, ArgumentValueError for a region that is not inside.
+    """
+    if value is None:
+        return 0, 0, width, height
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise _wrong_type("region", value, "four integers: x, y, width, height")
+    items = list(value)
+    if len(items) != 4:
+        raise ArgumentValueError(f"region has {len(items)} values; it must have four: x, y, width, height.")
+    x, y, w, h = (integer("each value of region", item) for item in items)
+    if not (x >= 0 and y >= 0 and 0 < w <= width - x and 0 < h <= height - y):
+        shown = ", ".join(map(_shown, (x, y, w, h)))
+        raise ArgumentValueError(f"the region ({shown}) is not inside the picture of {width}×{height} pixels.")
+    return x, y, w, h
+
+
+def device(value: Any) -> str:
+    """A device's name: a string, or what torch.device makes of one. Raises ArgumentTypeError for anything else."""
+    if isinstance(value, str):
+        return value
+    if type(value).__module__ == "torch" and type(value).__name__ == "device":
+        return str(value)
+    raise _wrong_type("device", value, "a string: auto, cpu or cuda")
+
+
+def _wrong_type(name: str, value: Any, expected: str) -> ArgumentTypeError:
+    return ArgumentTypeError(f"{name} is {_shown(value)} of type {type(value).__name__}; it must be {expected}.")
+
+
+def _shown(value: Any) -> str:
+    """The value on one line of limited length."""
+    try:
+        text = " ".join((str(value) if isinstance(value, numbers.Number) else repr(value)).split())
+    except Exception:  # an integer of too many digits, or a broken __repr__
+        return "a value that cannot be shown"
+    return text if len(text) <= 60 else f"{text[:57]}..."
