@@ -181,11 +181,12 @@ def _sweep(folder: str) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
-                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and age > NEW_S:
+                if not (_PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)):
+                    continue
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime > NEW_S:
                     with open(entry.path, "r+b") as file:
                         _lock(file)
-                        os.unlink(entry.path)
+                    os.unlink(entry.path)
 
 
 def _lock(file: BinaryIO) -> None:
