@@ -148,9 +148,9 @@ class TimedNetwork:
         with self._clock.stage(G_A):
             return self._network.analyse(rgb, quality_index)
 
-    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
+    def encode(self, y: NDArray[np.int32], quality_index: int, layout: str = "cpu") -> tuple[bytes, Latents]:
         with self._clock.stage(ENTROPY):
-            return self._network.encode(y, quality_index)
+            return self._network.encode(y, quality_index, layout)
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         with self._clock.stage(ENTROPY):

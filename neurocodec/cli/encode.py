@@ -40,6 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     options.add_model_option(parser)
     options.add_device_option(parser)
+    parser.add_argument(
+        "--layout", choices=("cpu", "gpu"), default="cpu", help="gpu: decodes faster on a GPU, about 1 %% larger (cpu)"
+    )
     parser.set_defaults(run=run, more="inputs")
 
 
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         # Now, so that a missing model is one error rather than one for each picture.
         model_files.load(args.model)
 
-    encode = functools.partial(encode_file, keywords=options.encode_options(args))
+    encode = functools.partial(encode_file, keywords=options.encode_options(args) | {"layout": args.layout})
     start = functools.partial(_set_threads, max(1, available_cores() // processes))
 
     def work(job: Job) -> str:

@@ -24,6 +24,7 @@ def encode(
     *,
     calls: Sequence[int] | None = None,
     threads: int = 1,
+    layout: str | tuple[int, int] = "cpu",
 ) -> bytes:
     """Codes `symbols` with the table rows `indexes`, in the order in which they will be decoded.
 
@@ -32,9 +33,11 @@ def encode(
     calls: the lengths of the decode calls to come; one call if not given. Only streams with 2**18 or more symbols that
         are not zero depend on it: their groups take a share of each call.
     threads: maximum thread count, at least 1; it never changes the bytes.
+    layout: what the stream is made for, cpu or gpu, or the numbers of lanes and groups, powers of two up to 32 and 128.
+        Every decoder reads every layout; docs/coder.md says what they cost.
 
-    Raises TypeError for arrays of other types (integers that fit are converted), ValueError for a bad index, length or
-    thread count.
+    Raises TypeError for arrays of other types (integers that fit are converted), ValueError for a bad index, length,
+    layout or thread count.
     """
     native = extension()
     symbols, indexes = _array("symbols", symbols, np.int32), _array("indexes", indexes, np.uint8)
@@ -43,13 +46,27 @@ def encode(
     lengths = [symbols.size] if calls is None else [int(n) for n in calls]
     if min(lengths, default=0) < 0 or sum(lengths) != symbols.size:
         raise ValueError(f"calls must not be negative and must add up to the {symbols.size} symbols.")
+    lanes_and_groups = layout_of(layout, symbols)
     if native is None:
-        return reference.encode(symbols, indexes, tables, calls=lengths)
-    layout = reference.choose_layout(symbols)
+        return reference.encode(symbols, indexes, tables, calls=lengths, layout=lanes_and_groups)
     result: bytes = native.encode(
-        _native_tables(native, tables), symbols, indexes, lengths, *layout, _check_threads(threads)
+        _native_tables(native, tables), symbols, indexes, lengths, *lanes_and_groups, _check_threads(threads)
     )
     return result
+
+
+def layout_of(layout: str | tuple[int, int], symbols: NDArray[np.int32]) -> tuple[int, int]:
+    """Binary logarithms of the numbers of lanes and groups of a layout: see `encode`. Raises ValueError."""
+    if layout == "cpu":
+        return reference.cpu_layout(symbols)
+    if layout == "gpu":
+        return reference.gpu_layout(symbols)
+    limits = 1 << reference.MAX_LANES_LOG2, 1 << reference.MAX_GROUPS_LOG2
+    if not isinstance(layout, tuple) or len(layout) != 2 or any(
+        not 1 <= n <= limit or n & (n - 1) for n, limit in zip(layout, limits, strict=True)
+    ):
+        raise ValueError(f"layout is {layout!r}; it must be cpu, gpu, or powers of two (lanes, groups) up to {limits}.")
+    return layout[0].bit_length() - 1, layout[1].bit_length() - 1
 
 
 class Decoder:

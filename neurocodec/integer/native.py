@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from neurocodec.entropy.native import extension
 from neurocodec.errors import ModelMismatchError, NativeUnavailableError
-from neurocodec.integer.network import Latents, check_encodes
+from neurocodec.integer.network import Latents, check_encodes, check_layout
 from neurocodec.model import Model
 
 SHAPE = (
@@ -55,9 +55,10 @@ class NativeNetwork:
         y: NDArray[np.int32] = self._native.analyse(np.ascontiguousarray(rgb), quality_index, self.kernel, self.threads)
         return y
 
-    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
+    def encode(self, y: NDArray[np.int32], quality_index: int, layout: str = "cpu") -> tuple[bytes, Latents]:
         check_encodes(self.model)
-        result = self._native.encode(np.ascontiguousarray(y), quality_index, self.kernel, self.threads)
+        check_layout(layout)
+        result = self._native.encode(np.ascontiguousarray(y), quality_index, self.kernel, self.threads, layout == "gpu")
         stream, z_hat, symbols, y_hat, _ = result
         return stream, Latents(z_hat, tuple(symbols), y_hat)
 

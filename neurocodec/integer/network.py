@@ -50,8 +50,8 @@ class Network(Protocol):
     def analyse(self, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
         """Pixels -> y. Raises ModelMismatchError if the model has no encoder."""
 
-    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
-        """y -> the stream of a tile, and the latents that it decodes to."""
+    def encode(self, y: NDArray[np.int32], quality_index: int, layout: str = "cpu") -> tuple[bytes, Latents]:
+        """y -> the stream of a tile, and the latents that it decodes to. layout: cpu or gpu, else ValueError."""
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         """The stream of a tile of (height, width) latents -> its latents. Raises NicFormatError or a subclass."""
@@ -91,12 +91,14 @@ class LayerwiseNetwork:
             stages.append(stage)
         return stages, Latents.of(stages, y_hat)
 
-    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
+    def encode(self, y: NDArray[np.int32], quality_index: int, layout: str = "cpu") -> tuple[bytes, Latents]:
+        check_layout(layout)
         stages, latents = self.walk(y, quality_index)
         symbols = np.concatenate([stage.symbols.ravel() for stage in stages])
         rows = np.concatenate([stage.rows.ravel() for stage in stages])
         calls = [stage.symbols.size for stage in stages]
-        return coder.encode(symbols, rows, self.model.tables, calls=calls, threads=self.threads), latents
+        stream = coder.encode(symbols, rows, self.model.tables, calls=calls, threads=self.threads, layout=layout)
+        return stream, latents
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         decoder = coder.Decoder(stream, self.model.tables, threads=self.threads)
@@ -116,6 +118,12 @@ def nearest_symbols(y: NDArray[np.int32], means: NDArray[np.int32]) -> NDArray[n
     limit = MAX_LATENT // UNIT
     symbols: NDArray[np.int32] = np.clip((y - means + UNIT // 2) >> MEAN_BITS, -limit, limit)
     return symbols
+
+
+def check_layout(layout: str) -> None:
+    """Raises ValueError for anything but cpu and gpu."""
+    if layout not in ("cpu", "gpu"):
+        raise ValueError(f"layout is {layout!r}; it must be cpu or gpu.")
 
 
 def check_encodes(model: Model) -> None:
