@@ -46,7 +46,7 @@ def encode(
     lengths = [symbols.size] if calls is None else [int(n) for n in calls]
     if min(lengths, default=0) < 0 or sum(lengths) != symbols.size:
         raise ValueError(f"calls must not be negative and must add up to the {symbols.size} symbols.")
-    lanes_and_groups = layout_of(layout, symbols)
+    lanes_and_groups = layout_of(layout, int(np.count_nonzero(symbols)))
     if native is None:
         return reference.encode(symbols, indexes, tables, calls=lengths, layout=lanes_and_groups)
     result: bytes = native.encode(
@@ -55,12 +55,15 @@ def encode(
     return result
 
 
-def layout_of(layout: str | tuple[int, int], symbols: NDArray[np.int32]) -> tuple[int, int]:
-    """Binary logarithms of the numbers of lanes and groups of a layout: see `encode`. Raises ValueError."""
+def layout_of(layout: str | tuple[int, int], nonzero: int) -> tuple[int, int]:
+    """Binary logarithms of the numbers of lanes and groups of a layout: see `encode`. Raises ValueError.
+
+    nonzero: the number of symbols that are not zero.
+    """
     if layout == "cpu":
-        return reference.cpu_layout(symbols)
+        return reference.cpu_layout(nonzero)
     if layout == "gpu":
-        return reference.gpu_layout(symbols)
+        return reference.gpu_layout(nonzero)
     limits = 1 << reference.MAX_LANES_LOG2, 1 << reference.MAX_GROUPS_LOG2
     if not isinstance(layout, tuple) or len(layout) != 2 or any(
         not 1 <= n <= limit or n & (n - 1) for n, limit in zip(layout, limits, strict=True)

@@ -21,21 +21,20 @@ MAX_LANES_LOG2, MAX_GROUPS_LOG2 = 5, 7
 ESCAPE_FLAG, RESERVED_BIT = 0x40, 0x80
 
 
-def cpu_layout(symbols: NDArray[np.int32]) -> tuple[int, int]:
+def cpu_layout(nonzero: int) -> tuple[int, int]:
     """Binary logarithms of the numbers of lanes and groups, from the number of symbols that are not zero.
 
     A lane costs about 4 bytes; four keep a core busy. A group is work for a thread and costs 20. A symbol other than
     zero takes half a byte or more in practice, zeros next to nothing: so the cost stays below 0.1 % of the stream.
     """
-    nonzero = int(np.count_nonzero(symbols))
     if nonzero < 1 << 16:
         return 0, 0
     return 2, min(4, max(0, nonzero.bit_length() - 18))
 
 
-def gpu_layout(symbols: NDArray[np.int32]) -> tuple[int, int]:
+def gpu_layout(nonzero: int) -> tuple[int, int]:
     """The same for a GPU, where a group is a warp, and a group more costs a hundred bytes or so."""
-    return MAX_LANES_LOG2, min(MAX_GROUPS_LOG2, max(0, int(np.count_nonzero(symbols)).bit_length() - 15))
+    return MAX_LANES_LOG2, min(MAX_GROUPS_LOG2, max(0, nonzero.bit_length() - 15))
 
 
 def encode(
@@ -49,7 +48,7 @@ def encode(
 ) -> bytes:
     """Like `neurocodec.entropy.coder.encode`. layout: as `cpu_layout` gives it."""
     del threads  # never changes the bytes
-    lanes_log2, groups_log2 = cpu_layout(symbols) if layout is None else layout
+    lanes_log2, groups_log2 = cpu_layout(int(np.count_nonzero(symbols))) if layout is None else layout
     groups = 1 << groups_log2
     rows = _Rows(tables)
     flat_symbols, flat_indexes = symbols.reshape(-1), indexes.reshape(-1)
