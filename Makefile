@@ -20,6 +20,7 @@ AARCH64 ?= aarch64-linux-gnu-g++
 # CUDA: the kernels on a CPU, and the compiler from PyPI.
 CUDA_BATCHES ?= 100
 CUDA_MUTATIONS ?= 5000
+CUDA_SEED ?= 1
 CUDA_STREAMS ?= 10000
 CXXFLAGS_CUDA := -std=c++20 -Wall -Wextra -pthread -Icsrc
 CUDA_SOURCES := csrc/test/cuda.cpp csrc/range_coder.hpp $(wildcard csrc/cuda/*)
@@ -71,7 +72,7 @@ neon-test: # NEON under emulation: Debian's g++-aarch64-linux-gnu and qemu-user
 	qemu-aarch64 $(NATIVE)/kernels-neon
 
 cuda-shim: $(NATIVE)/cuda-sanitized $(NATIVE)/cuda-threads # the CUDA coder on this CPU, under three sanitizers
-	$(NATIVE)/cuda-sanitized $(CUDA_BATCHES) $(CUDA_MUTATIONS)
+	$(NATIVE)/cuda-sanitized $(CUDA_BATCHES) $(CUDA_MUTATIONS) $(CUDA_SEED)
 	$(NATIVE)/cuda-threads 4 40
 
 $(NATIVE)/cuda-sanitized: $(CUDA_SOURCES)
@@ -90,7 +91,7 @@ cuda-streams: $(DEV) $(NATIVE)/libcuda-shim.so # random streams of every layout:
 	$(BIN)/python tools/compare_coders.py --library $(NATIVE)/libcuda-shim.so --streams $(CUDA_STREAMS)
 
 cuda-check: $(NVCC_VENV)/bin/python # compiles the CUDA coder; registers, occupancy, and an estimate of its speed
-	$(NVCC_VENV)/bin/python tools/cuda_report.py --nvcc "$$($(NVCC_VENV)/bin/python tools/cuda_report.py --where)" -o build/cuda
+	$(NVCC_VENV)/bin/python tools/cuda_report.py -o build/cuda
 
 $(NVCC_VENV)/bin/python:
 	$(PYTHON) -m venv $(NVCC_VENV)

@@ -4,7 +4,7 @@
 // symbols at all, every layout, and damaged streams. `make cuda-shim` runs it on a CPU, through host_shim.hpp, under
 // sanitizers; tools/gpu_check.sh compiles it with nvcc.
 //
-// Arguments: the number of batches of intact streams, and of damaged streams.
+// Arguments: the number of batches of intact streams, of damaged streams, and the seed.
 
 #include <cstdio>
 #include <random>
@@ -265,6 +265,7 @@ void test_crc32(size_t count, size_t n) {
 
 int main(int argc, char** argv) {
   const long intact = argc > 1 ? std::atol(argv[1]) : 100, damaged = argc > 2 ? std::atol(argv[2]) : 1000;
+  if (argc > 3) random_bits.seed(static_cast<unsigned>(std::atol(argv[3])));
   // Edges; rows of all kinds; rows that fill a page; one that fits into no shared memory.
   const Rows rows[] = {edge_rows(), random_rows(64, false), random_rows(256, false), random_rows(3, true)};
   constexpr size_t kStreams = 4;
