@@ -188,7 +188,7 @@ def decode_picture(
         raise ValueError(f"the region {region} is not inside the picture of {header.width}×{header.height} pixels.")
     if width * height > MAX_PIXELS:
         raise NicFormatError(f"the picture has {width * height} pixels; decode regions of at most {MAX_PIXELS} pixels.")
-    _check_decodable(header, network)
+    check_decodable(header, network.model)
     alpha = None
     if container.ALPHA in nic.chunks:
         alpha = image.decode_alpha(nic.chunks[container.ALPHA], header.width, header.height)
@@ -215,7 +215,7 @@ def decode_picture(
 def decode_latents(nic: container.NicFile, coder: Model | Network) -> list[Latents]:
     """The latents of each tile of a file, exactly; pixels are not computed. Raises what `decode_picture` raises."""
     network = _network(coder)
-    _check_decodable(nic.header, network)
+    check_decodable(nic.header, network.model)
     index = nic.header.quality_index
     return [decode_tile(t, w, network, index) for w, t in zip(_windows(nic.header), nic.tiles, strict=True)]
 
@@ -274,9 +274,9 @@ def picture_of(nic: container.NicFile, rgb: NDArray[np.uint8], alpha: NDArray[np
     )
 
 
-def _check_decodable(header: container.Header, network: Network) -> None:
-    """Whether this is the file's model, and its tiles have a size that memory is allocated for."""
-    model_id = network.model.model_id
+def check_decodable(header: container.Header, model: Model) -> None:
+    """Raises ModelMismatchError for another model than the file's, NicFormatError for tiles that are too large."""
+    model_id = model.model_id
     if header.model_id != model_id:
         raise ModelMismatchError(
             f"the file needs model {header.model_id.hex()}, and the model given is {model_id.hex()}."

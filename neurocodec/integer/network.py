@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from neurocodec.entropy import coder
 from neurocodec.entropy.grid import LOG_TABLE_SIZE, MAX_LATENT, MEAN_BITS, UNIT, gather
 from neurocodec.errors import ModelMismatchError
 from neurocodec.integer.entropy import EntropyNetwork, Stage
-from neurocodec.integer.reference import Arithmetic, Arrays
+from neurocodec.integer.reference import Arithmetic, Arrays, QualityIndex
 from neurocodec.integer.transforms import Analysis, HyperAnalysis, Synthesis, exp2_table_of
 from neurocodec.model import HyperpriorConfig, Model
 
@@ -77,15 +77,18 @@ class LayerwiseNetwork:
             self._g_a = Analysis(config, Arrays(model.arrays, "g_a."), exp2_table)
             self._h_a = HyperAnalysis(config, Arrays(model.arrays, "h_a."), log_table)
 
-    def analyse(self, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
+    def analyse(self, rgb: Any, quality_index: QualityIndex) -> Any:
         check_encodes(self.model)
         return self._g_a(self.arithmetic, rgb, quality_index)
 
-    def walk(self, y: NDArray[np.int32], quality_index: int) -> tuple[list[Stage], Latents]:
-        """The stages of a tile with their symbols, in coding order, and the latents that they decode to."""
+    def walk(self, y: Any, quality_index: QualityIndex) -> tuple[list[Stage], Latents]:
+        """The stages of a tile with their symbols, in coding order, and the latents that they decode to.
+
+        With an arithmetic for batches, of the same tile of B pictures: y is (B, h, w, M), as it stores arrays.
+        """
         check_encodes(self.model)
         z_hat = self._h_a(self.arithmetic, y, quality_index)
-        y_hat, stages = np.zeros(y.shape, np.int32), []
+        y_hat, stages = y * 0, []
         for stage in self.entropy.stages(quality_index, y_hat):
             stage.symbols = z_hat if stage.step is None else nearest_symbols(gather(y, stage.step), stage.means)
             stages.append(stage)
@@ -109,15 +112,14 @@ class LayerwiseNetwork:
         decoder.finish()
         return Latents.of(stages, y_hat)
 
-    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int) -> NDArray[np.uint8]:
+    def synthesise(self, y_hat: Any, quality_index: QualityIndex) -> Any:
         return self._g_s(self.arithmetic, y_hat, quality_index)
 
 
-def nearest_symbols(y: NDArray[np.int32], means: NDArray[np.int32]) -> NDArray[np.int32]:
+def nearest_symbols(y: Any, means: Any) -> Any:
     """The symbols whose decoded latents are nearest to y: floor((y - mean + 32) / 64), clamped."""
     limit = MAX_LATENT // UNIT
-    symbols: NDArray[np.int32] = np.clip((y - means + UNIT // 2) >> MEAN_BITS, -limit, limit)
-    return symbols
+    return ((y - means + UNIT // 2) >> MEAN_BITS).clip(-limit, limit)
 
 
 def check_layout(layout: str) -> None:
