@@ -53,7 +53,7 @@ def encode(
     quality: 1 to 100; more is larger and better. At most one target may replace it: target_bpp (file bits per pixel)
     or target_bytes gives the best quality that fits, target_psnr (dB, 8-bit RGB) the smallest file that reaches it.
     model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.
-    layout: cpu, or gpu for files that a GPU decodes faster and that are about 1 % larger. Every decoder reads both.
+    layout: cpu, or gpu for files that a GPU decodes faster and that are 1 to 2 % larger. Every decoder reads both.
 
     Raises ImageError for input that is no picture and for targets out of reach, ModelNotFoundError, ValueError for a
     quality out of range or an unknown layout.
@@ -302,7 +302,9 @@ def _encode_to_bytes(picture: image.Picture, network: Network, layout: str, limi
     smallest = encode_picture(picture, network, 0, layout)
     if len(smallest) > limit:
         raise ImageError(f"{limit} bytes cannot be reached: at the lowest quality the file has {len(smallest)} bytes.")
-    return _search(lambda index: encode_picture(picture, network, index, layout), lambda data: len(data) <= limit, smallest)
+    return _search(
+        lambda index: encode_picture(picture, network, index, layout), lambda data: len(data) <= limit, smallest
+    )
 
 
 def _encode_to_psnr(picture: image.Picture, network: Network, layout: str, target: float) -> bytes:

@@ -56,7 +56,9 @@ def decode_batch(files: Sequence[bytes], device: str = "auto", *, model: Model |
     if len(sizes) > 1:
         raise ValueError("the files of a batch have several sizes or models; SameSize makes batches of one.")
     network = batch_network(model or model_files.find(nics[0].header.model_id), device)
-    pictures = torch.empty((len(nics), 3, nics[0].header.height, nics[0].header.width), dtype=torch.uint8, device=device)
+    pictures = torch.empty(
+        (len(nics), 3, nics[0].header.height, nics[0].header.width), dtype=torch.uint8, device=device
+    )
     for edge in {nic.header.tile_edge for nic in nics}:
         places = [place for place, nic in enumerate(nics) if nic.header.tile_edge == edge]
         pictures[places] = _decode([nics[place] for place in places], network, places)
@@ -187,6 +189,7 @@ class BatchNetwork:
     def encode(self, y: Tensor, quality_index: QualityIndex, layout: str) -> tuple[list[bytes], list[int]]:
         """y -> the stream of each picture, and the checksum of its latents."""
         stages, latents = self._network.walk(y, quality_index)
+        y_hat: Tensor = latents.y_hat  # type: ignore[assignment]
         symbols = torch.cat([stage.symbols.flatten(1) for stage in stages], 1)
         rows = torch.cat([stage.rows.flatten(1) for stage in stages], 1)
         calls = [stage.symbols[0].numel() for stage in stages]
@@ -201,7 +204,7 @@ class BatchNetwork:
             streams = cuda.encode(
                 *arrays, self.model.tables, self._library, calls=calls, layouts=layouts, **self.where()
             )
-        return streams, self.checksums(latents.z_hat, latents.y_hat)
+        return streams, self.checksums(stages[0].symbols, y_hat)
 
     @torch.inference_mode()
     def decode(
@@ -233,8 +236,8 @@ class BatchNetwork:
         registers = torch.full((len(y_hat),), -1, dtype=torch.int32, device=self.device)
         for values in (z_hat, y_hat):
             before, registers = registers, torch.empty_like(registers)
-            arrays = [self.array(x) for x in (values.flatten(1), before, registers)]
-            cuda.crc32(*arrays, self._library, **self.where())
+            flat, old, new = (self.array(x) for x in (values.flatten(1), before, registers))
+            cuda.crc32(flat, old, new, self._library, **self.where())
         return [~register & 0xFFFFFFFF for register in registers.tolist()]
 
     def array(self, values: Tensor) -> Any:
@@ -308,7 +311,9 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
     """Pictures of files of one size and tile edge, uint8 (B, 3, H, W). places: of the files in the whole batch."""
     header = nics[0].header
     if header.width * header.height > codec.MAX_PIXELS:
-        raise NicFormatError(f"the pictures have {header.width * header.height} pixels; at most {codec.MAX_PIXELS} fit.")
+        raise NicFormatError(
+            f"the pictures have {header.width * header.height} pixels; at most {codec.MAX_PIXELS} fit."
+        )
     codec.check_decodable(header, network.model)
     index = _shared([nic.header.quality_index for nic in nics])
     whole = Window(0, 0, -(-header.height // LATENT), -(-header.width // LATENT))
@@ -325,7 +330,9 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
             if error is not None:
                 raise _in_batch(place, error)
         y_hat[(slice(None), *window.within(whole))] = latents
-    rgb = torch.empty((len(nics), LATENT * whole.bottom, LATENT * whole.right, 3), dtype=torch.uint8, device=network.device)
+    rgb = torch.empty(
+        (len(nics), LATENT * whole.bottom, LATENT * whole.right, 3), dtype=torch.uint8, device=network.device
+    )
     for window in windows:
         seen = window.grow(network.model.config.synthesis_halo, whole.bottom, whole.right)
         pixels = network.synthesise(_part(y_hat, seen, whole), index)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import cuda_shim
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from torch.utils.data import DataLoader
 
+import neurocodec
 from neurocodec import codec, container, image
 from neurocodec.errors import ChecksumError, ImageError, ModelNotFoundError, NicFormatError
 from neurocodec.model import Model
@@ -63,7 +68,9 @@ def test_the_device_path_through_the_shim(small_model: Model) -> None:
     encoded = network.encode(y, 300, "gpu")
     assert encoded == host.encode(y, 300, "gpu")
     assert encoded[0] == [codec.network_of(small_model).encode(mine, 300, "gpu")[0] for mine in y.numpy()]
-    files = [file_of(picture, small_model, index) for picture, index in zip(pictures(48, 64), (0, 300, 960), strict=True)]
+    files = [
+        file_of(picture, small_model, index) for picture, index in zip(pictures(48, 64), (0, 300, 960), strict=True)
+    ]
     nics = [container.read(data) for data in files]
     expected = np.stack([pixels_of(data, small_model) for data in files])
     np.testing.assert_array_equal(decode_with(nics, network, range(3)).numpy(), expected)
@@ -114,5 +121,14 @@ def test_a_folder_in_batches_of_one_size(small_model: Model, tmp_path) -> None:
             shapes.append(tuple(decode_batch(files, "cpu", model=small_model).shape))
         assert sorted(shapes) == [(1, 3, 16, 32), (1, 3, 32, 16), (2, 3, 16, 32), (2, 3, 16, 32), (2, 3, 32, 16)]
     assert list(SameSize(folder, 2)) == [[0, 1], [2, 3], [4], [5, 6], [7]]
-    with pytest.raises(ValueError, match="no .nic files"):
+    with pytest.raises(ValueError, match=r"no \.nic files"):
         NicFolder(tmp_path / "missing")
+
+
+def test_the_example_loader(tmp_path) -> None:
+    for i, rgb in enumerate(pictures(32, 48)):
+        (tmp_path / f"{i}.nic").write_bytes(neurocodec.encode(rgb, quality=30 + i, layout="gpu"))
+    script = ROOT / "examples" / "nic_loader.py"
+    command = [sys.executable, str(script), str(tmp_path), "--workers", "1", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.startswith("3 pictures, mean 0.")

@@ -2,8 +2,8 @@
 
     python tools/compare_coders.py --streams 10000 --library build/native/libcuda-shim.so
 
-The CUDA coder is the installed one, or one built with csrc/cuda/host_shim.hpp, which runs on the CPU. All must write the
-same bytes and read them back, and must meet a damaged copy of each stream with the same symbols or the same error.
+The CUDA coder is the installed one, or one built with csrc/cuda/host_shim.hpp, which runs on the CPU. All must write
+the same bytes and read them back, and must meet a damaged copy of each stream with the same symbols or the same error.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ def compare(seed: int, layout: tuple[int, int], library: cuda.Library, outcomes:
     symbols, indexes = draw(rng, tables, sum(calls))
     native = extension()
     compiled = coder._native_tables(native, tables)
-    streams = [reference.encode(s, i, tables, calls=calls, layout=layout) for s, i in zip(symbols, indexes, strict=True)]
+    streams = [
+        reference.encode(s, i, tables, calls=calls, layout=layout) for s, i in zip(symbols, indexes, strict=True)
+    ]
     for stream, s, i in zip(streams, symbols, indexes, strict=True):
         assert native.encode(compiled, s, i, calls, *layout, 1) == stream, f"C++ writes other bytes: seed {seed}"
     on_device = Arrays(library)
@@ -135,7 +137,9 @@ def compare(seed: int, layout: tuple[int, int], library: cuda.Library, outcomes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, default=10_000, help="number of streams, rounded up to whole batches of 8")
+    parser.add_argument(
+        "--streams", type=int, default=10_000, help="number of streams, rounded up to whole batches of 8"
+    )
     parser.add_argument("--library", metavar="FILE", help="a CUDA coder, by default the installed one")
     args = parser.parse_args()
     library = cuda.Library(args.library) if args.library else cuda.library()
@@ -146,7 +150,9 @@ def main() -> None:
     for batch in range(batches):
         compare(batch, LAYOUTS[batch % len(LAYOUTS)], library, outcomes)
     where = "on the CPU, through the shim" if library.on_host else "on the GPU"
-    print(f"{batches * BATCH:,} streams of {min(batches, len(LAYOUTS))} layouts, CUDA {where}: all coders agree,", end=" ")
+    print(
+        f"{batches * BATCH:,} streams of {min(batches, len(LAYOUTS))} layouts, CUDA {where}: all coders agree,", end=" "
+    )
     print(f"{time.perf_counter() - started:.0f} s")
     for outcome, count in sorted(outcomes.items()):
         print(f"  {outcome}: {count:,}")

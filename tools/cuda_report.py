@@ -109,7 +109,7 @@ def kernels(report: str, cubin: Path, disassembler: str, architecture: str) -> l
 
 
 def loop_of(sass: str, symbol: str) -> int:
-    """Instructions of a warp for a round of its loop over symbols: no escapes, words enough, SEARCH_STEPS bisections."""
+    """Instructions of a warp for a round of its loop: no escapes, words enough, SEARCH_STEPS steps of bisection."""
     body = sass.split(f".text.{symbol}:", 1)[1].split("\t.section", 1)[0]
     labels: dict[str, int] = {}
     code: list[str] = []
@@ -160,7 +160,10 @@ def estimates(kernel: Kernel) -> dict[str, float] | None:
         return None
     gpu = GPUS[kernel.architecture]
     bound = gpu.processors * SCHEDULERS * gpu.boost_hz * WARP / kernel.instructions
-    return {"bound": bound, "at_4096_lanes": min(bound, 128 * WARP * gpu.boost_hz / (kernel.instructions * CYCLES_ALONE))}
+    return {
+        "bound": bound,
+        "at_4096_lanes": min(bound, 128 * WARP * gpu.boost_hz / (kernel.instructions * CYCLES_ALONE)),
+    }
 
 
 def main() -> None:
@@ -172,7 +175,11 @@ def main() -> None:
     nvcc = args.nvcc or where()
     args.output.mkdir(parents=True, exist_ok=True)
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    print("nvcc " + re.search(r"V([\d.]+)", version)[1] + "; speeds are ESTIMATES from instruction counts, not measurements")
+    print(
+        "nvcc "
+        + re.search(r"V([\d.]+)", version)[1]
+        + "; speeds are ESTIMATES from instruction counts, not measurements"
+    )
     print(f"{'':8}{'kernel':42}{'registers':>10}{'spills':>8}{'shared':>8}{'warps':>7}{'occupancy':>11}  limit")
     rows, failed = [], False
     for architecture in GPUS:

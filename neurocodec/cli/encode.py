@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     options.add_model_option(parser)
     options.add_device_option(parser)
     parser.add_argument(
-        "--layout", choices=("cpu", "gpu"), default="cpu", help="gpu: decodes faster on a GPU, about 1 %% larger (cpu)"
+        "--layout", choices=("cpu", "gpu"), default="cpu", help="gpu: decodes faster on a GPU, 1 to 2 %% larger (cpu)"
     )
     parser.set_defaults(run=run, more="inputs")
 

@@ -65,8 +65,10 @@ def layout_of(layout: str | tuple[int, int], nonzero: int) -> tuple[int, int]:
     if layout == "gpu":
         return reference.gpu_layout(nonzero)
     limits = 1 << reference.MAX_LANES_LOG2, 1 << reference.MAX_GROUPS_LOG2
-    if not isinstance(layout, tuple) or len(layout) != 2 or any(
-        not 1 <= n <= limit or n & (n - 1) for n, limit in zip(layout, limits, strict=True)
+    if (
+        not isinstance(layout, tuple)
+        or len(layout) != 2
+        or any(not 1 <= n <= limit or n & (n - 1) for n, limit in zip(layout, limits, strict=True))
     ):
         raise ValueError(f"layout is {layout!r}; it must be cpu, gpu, or powers of two (lanes, groups) up to {limits}.")
     return layout[0].bit_length() - 1, layout[1].bit_length() - 1

@@ -142,7 +142,7 @@ class BatchDecoder:
         )
 
     def decode(self, indexes: Any, symbols: Any) -> None:
-        """The next symbols of each stream. indexes: table rows, uint8 (streams, n). symbols: int32 (streams, n), written.
+        """The next symbols of each stream. indexes: table rows, uint8 (streams, n). symbols: int32, as many, written.
 
         Both lie on the device and have `__cuda_array_interface__`, as tensors of torch and arrays of CuPy do. Symbols
         of a stream with an error are 0 where it was met and afterwards. Returns before the work is done.
@@ -151,9 +151,7 @@ class BatchDecoder:
         if len(shape) != 2 or shape[0] != self._count:
             raise ValueError(f"symbols have the shape {shape}, and there are {self._count} streams.")
         addresses = self._library.address(indexes, np.uint8, shape), self._library.address(symbols, np.int32, shape)
-        self._library.call(
-            "ncc_decode", self._decoder.pointer, *addresses, _size(shape[1]), _pointer(self._stream)
-        )
+        self._library.call("ncc_decode", self._decoder.pointer, *addresses, _size(shape[1]), _pointer(self._stream))
 
     def finish(self) -> list[NicFormatError | None]:
         """Waits, and returns for each stream None, or the error that `coder.Decoder` would have raised.
@@ -184,10 +182,10 @@ def encode(
 ) -> list[bytes]:
     """The streams of many arrays of symbols, byte for byte those of `coder.encode`. Waits for the work.
 
-    symbols, indexes: int32 and uint8 (streams, n) on the device, as for `BatchDecoder.decode`. calls: the lengths of the
-    decode calls, n in all. layouts: of each stream, as `coder.layout_of` gives them. device, stream, library: as for
-    BatchDecoder. Memory on the device: 7 bytes a symbol. Raises ValueError for an index that names no table row, shapes
-    that do not fit and unknown layouts, RuntimeError if CUDA fails.
+    symbols, indexes: int32 and uint8 (streams, n) on the device, as for `BatchDecoder.decode`. calls: the lengths of
+    the decode calls, n in all. layouts: of each stream, as `coder.layout_of` gives them. device, stream, library: as
+    for BatchDecoder. Memory on the device: 7 bytes a symbol. Raises ValueError for an index that names no table row,
+    shapes that do not fit and unknown layouts, RuntimeError if CUDA fails.
     """
     count, shape = len(layouts), (len(layouts), sum(calls))
     lanes, groups = ((_int * count)(*values) for values in (zip(*layouts, strict=True) if layouts else ((), ())))

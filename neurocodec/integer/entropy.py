@@ -132,7 +132,8 @@ class EntropyNetwork:
     def _z_row(self, quality_index: QualityIndex) -> IntArray:
         """Table rows of z, the same at each position: (N,)."""
         values = interpolate_rows(self._rows["z_index"], quality_index)
-        return np.clip((values + (1 << (INDEX_SHIFT - 1))) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1)
+        rows: IntArray = np.clip((values + (1 << (INDEX_SHIFT - 1))) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1)
+        return rows
 
     def _h_s(self, z_hat: Any, quality_index: QualityIndex) -> Any:
         """z_hat, int32 (h / 4, w / 4, N) -> features, (h, w, hidden)."""

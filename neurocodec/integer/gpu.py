@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from neurocodec.entropy.grid import LIMIT
 from neurocodec.integer.reference import IntArray, IntegerLayer
 
-
 MAX_CONSTANTS = 4096
 """Small arrays that are kept on the device, a few kilobytes each."""
 

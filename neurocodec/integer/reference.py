@@ -87,9 +87,9 @@ class Arithmetic(Protocol):
     """The operations of the integer networks. Arrays are (height, width, channels), of a type of its own.
 
     `NumpyArithmetic` defines each of them. Biases are int64: (out,), or (2, 2, out) with one for each phase of the 2×2
-    lattice of positions. An arithmetic for batches takes arrays (B, height, width, channels), and biases and shifts with
-    (B, 1, 1) or (B, 2, 2) in front. Symbols, rows, latents and pixels are arrays of NumPy, or of another library where
-    `load` and `store` say so.
+    lattice of positions. An arithmetic for batches takes arrays (B, height, width, channels), and biases and shifts
+    with (B, 1, 1) or (B, 2, 2) in front. Symbols, rows, latents and pixels are what `load` takes and
+    `store` gives: arrays of NumPy, or tensors.
     """
 
     def load(self, values: Any) -> Any: ...
