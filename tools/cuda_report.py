@@ -127,7 +127,8 @@ def loop_of(sass: str, symbol: str) -> int:
     def count(first: int, last: int, *operations: str) -> int:
         return sum(any(operation in text for operation in operations) for text in code[first:last])
 
-    loops = [(target, i + 1) for i, target in jumps if target <= i]
+    end = code.index("EXIT")  # what follows was moved out of line
+    loops = [(target, i + 1) for i, target in jumps if target <= i < end]
     # The innermost loop with two ballots.
     first, last = min((span for span in loops if count(*span, "VOTE") >= 2), key=lambda span: span[1] - span[0])
     rare: set[int] = set()

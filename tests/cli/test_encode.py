@@ -222,3 +222,17 @@ def test_an_interrupted_run_can_be_continued(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"{30 - len(first)} encoded, {len(first)} skipped, 0 failed"
     assert len(tree_of(tmp_path / "out")) == 30
+
+
+def test_layout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Another stream, of 32 lanes, that every decoder reads to the same pixels."""
+    picture = make_picture(tmp_path / "a.png")
+    for layout in ("cpu", "gpu"):
+        assert run(capsys, picture, "-o", tmp_path / f"{layout}.nic", "--layout", layout)[0] == 0
+    streams = [neurocodec.container.read((tmp_path / f"{n}.nic").read_bytes()).tiles[0].stream for n in ("cpu", "gpu")]
+    assert [stream[0] & 7 for stream in streams] == [0, 5]
+    assert neurocodec.decode(tmp_path / "cpu.nic") == neurocodec.decode(tmp_path / "gpu.nic")
+    with pytest.raises(ValueError, match="layout"):
+        neurocodec.encode(picture, layout="tpu", model="small")
+    with pytest.raises(SystemExit):
+        run(capsys, picture, "--layout", "tpu")
