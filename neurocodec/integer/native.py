@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from neurocodec import arguments
 from neurocodec.entropy.native import extension
 from neurocodec.errors import ModelMismatchError, NativeUnavailableError
-from neurocodec.integer.network import Latents, check_encodes
+from neurocodec.integer.network import Latents, check_encodes, check_layout
 from neurocodec.model import Model
 from neurocodec.workers import available_threads
 
@@ -55,11 +55,16 @@ class NativeNetwork:
         return y
 
     def encode(
-        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+        self,
+        y: NDArray[np.int32],
+        quality_index: int,
+        z_hat: NDArray[np.int32] | None = None,
+        layout: str = "cpu",
     ) -> tuple[bytes, Latents]:
         check_encodes(self.model)
-        z = None if z_hat is None else np.ascontiguousarray(z_hat)
-        result = self._native.encode(np.ascontiguousarray(y), z, quality_index, self.kernel, self.threads)
+        check_layout(layout)
+        z, gpu = None if z_hat is None else np.ascontiguousarray(z_hat), layout == "gpu"
+        result = self._native.encode(np.ascontiguousarray(y), z, quality_index, self.kernel, self.threads, gpu)
         stream, z_hat, symbols, y_hat, _ = result
         return stream, Latents(z_hat, tuple(symbols), y_hat)
 
