@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 BPP_RANGE = (0.15, 1.0)
 """Where pictures are usually kept; BD-rates are given over it and over all that two curves share."""
 RESAMPLES = 500
+_REFERENCES = (
+    ("jpeg",),
+    ("bpg", r"bpg_444.* \(anchor\)", "bpg.*", r"heic \(HEVC intra\)"),
+    (r"vtm \(.*",),
+)
+"""Labels of the curves that others are compared with; of each group the first that is there."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,9 @@ class Curve:
 def curve_of(results: dict[str, Any], codec: str, notes: list[str]) -> Curve:
     """A codec's curve. Adds a note on each point left out."""
     rows = [row for row in results["rows"] if row["codec"] == codec]
-    points, of_pictures = _points(rows, _pictures(results))
-    measured = {point["setting"] for point in results_file.averages(results, codec)}
+    pictures = [picture["name"] for picture in results["dataset"]["pictures"]]
+    points, of_pictures = _points(rows, pictures)
+    measured = {point["setting"] for point in means(rows, pictures)}
     if missing := sorted({float(row["setting"]) for row in rows} - measured):
         settings = ", ".join(f"{setting:g}" for setting in missing)
         notes.append(f"{codec}: left out, as not measured on every picture: setting {settings}.")
@@ -108,8 +116,8 @@ def summarise(
     """The results with `anchors`, their points; `bd_rates`, one object for each reference and curve; `notes`, the given
     ones and what was left out and why.
 
-    References are JPEG; BPG, or its nearest stand-in: measured, an anchor, HEIC; VTM's anchor; and the curves named in
-    `against`. Raises ConfigError if a name is no curve, MissingPackageError without SciPy.
+    References are JPEG, BPG or its nearest stand-in, VTM, and the curves named in `against`. Raises ConfigError if a
+    name is no curve, MissingPackageError without SciPy.
     """
     notes = list(notes)
     runs = [curve_of(results, codec, notes) for codec in results["codecs"]]
@@ -127,7 +135,7 @@ def summarise(
 
 def _points(rows: Sequence[Row], pictures: Sequence[str]) -> tuple[list[dict[str, float]], NDArray[np.float64]]:
     """The means of finite PSNR, and bpp and PSNR of each picture at their settings, (pictures, n, 2)."""
-    points = [point for point in means(rows, set(pictures)) if math.isfinite(point["psnr"])]
+    points = [point for point in means(rows, pictures) if math.isfinite(point["psnr"])]
     row_at = {(row["image"], float(row["setting"])): row for row in rows}
     per_picture = [[row_at[name, point["setting"]] for point in points] for name in pictures]
     return points, np.array([[(row["bpp"], row["psnr"]) for row in line] for line in per_picture], np.float64)
@@ -167,26 +175,13 @@ def _load_anchor(path: Path, dataset: str, pictures: Sequence[str], notes: list[
     return Curve(name, _values(points), kind, anchor.get("settings", ""), source, of_pictures)
 
 
-def _pictures(results: dict[str, Any]) -> list[str]:
-    return [picture["name"] for picture in results["dataset"]["pictures"]]
-
-
 def _references(curves: Sequence[Curve], against: Sequence[str]) -> list[Curve]:
-    def first(*tests: Callable[[Curve], bool]) -> list[Curve]:
-        return next(([curve] for test in tests for curve in curves if test(curve)), [])
-
     chosen = [
-        *first(lambda c: c.label == "jpeg"),
-        *first(
-            lambda c: c.label == "bpg",
-            lambda c: c.name.startswith("bpg_444") and c.source == "measured",
-            lambda c: c.name.startswith("bpg"),
-            lambda c: c.label == "heic (HEVC intra)",
-        ),
-        *first(lambda c: c.name == "vtm"),
-        *(curve for name in against for curve in curves if curve.name == name),
+        next((curve for label in labels for curve in curves if re.fullmatch(label, curve.label)), None)
+        for labels in _REFERENCES
     ]
-    return list({id(curve): curve for curve in chosen}.values())
+    chosen += [curve for name in against for curve in curves if curve.name == name]
+    return list({id(curve): curve for curve in chosen if curve is not None}.values())
 
 
 def _compare(reference: Curve, curve: Curve, resamples: int, notes: list[str]) -> dict[str, Any]:

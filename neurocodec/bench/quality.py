@@ -1,6 +1,8 @@
-"""The quality metrics of decoded pictures besides PSNR: MS-SSIM, LPIPS, DISTS, and features of patches for FID.
+"""The quality metrics of decoded pictures besides PSNR: MS-SSIM, LPIPS, DISTS, and Fréchet distances of patches.
 
 Networks are loaded once a process, where their weights are installed; results name each metric that is not available.
+M. Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", 2017 (FID);
+patches as in F. Mentzer et al., "High-fidelity generative image compression", 2020, appendix A.7 (FID/256).
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ import numpy as np
 from PIL import Image
 
 from neurocodec import files
-from neurocodec.bench.fid import patches
 from neurocodec.errors import MissingPackageError, MissingWeightsError
 from neurocodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_db
 from neurocodec.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Features = NDArray[np.float32 | np.float64]
 
 DISTS_SIDE = 256
 """Pixels: DISTS's authors scale the shorter side of larger pictures to it."""
@@ -112,10 +115,10 @@ class Metrics:
         return reasons
 
 
-def available(*, dists: bool = False, patches: bool = False, download: bool = False) -> tuple[Metrics, dict[str, str]]:
+def available(*, dists: bool = False, fid: bool = False, download: bool = False) -> tuple[Metrics, dict[str, str]]:
     """The metrics that can be computed here, and why others cannot, by title.
 
-    dists, patches: whether DISTS and distances between sets of patches are asked for; download: whether weights may be
+    dists, fid: whether DISTS and distances between sets of patches are asked for; download: whether weights may be
     downloaded (LPIPS 244 MB, DISTS 553 MB, Inception 96 MB).
     """
     missing: dict[str, str] = {}
@@ -132,9 +135,9 @@ def available(*, dists: bool = False, patches: bool = False, download: bool = Fa
     has_lpips = usable("LPIPS", lambda: network("lpips", download))
     has_dists = dists and usable("DISTS", lambda: network("dists", download))
     key = ""
-    if patches and usable("FID/256", lambda: network("inception", download)):
+    if fid and usable("FID/256", lambda: network("inception", download)):
         key = "inception"
-    elif patches and usable(PATCH_NETWORKS["alexnet"]["names"][0], lambda: network("alexnet")):
+    elif fid and usable(PATCH_NETWORKS["alexnet"]["names"][0], lambda: network("alexnet")):
         key = "alexnet"
     return Metrics(has_ms_ssim, has_lpips, has_dists, key), missing
 
@@ -160,8 +163,44 @@ def dists(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return _distance("dists", scaled(a), scaled(b))
 
 
+def patches(rgb: NDArray[np.uint8], side: int = 256) -> NDArray[np.uint8]:
+    """All whole patches of two grids, the second one shifted by half a patch in both directions.
+
+    rgb: uint8 (H, W, 3). Returns uint8 (n, side, side, 3), n = hw + (h - 1)(w - 1) with h = H // side and
+    w = W // side; n is 0 for a picture smaller than a patch.
+    """
+    height, width = rgb.shape[:2]
+    squares = [
+        rgb[y : y + side, x : x + side]
+        for start in (0, side // 2)
+        for y in range(start, height - side - start + 1, side)
+        for x in range(start, width - side - start + 1, side)
+    ]
+    return np.stack(squares) if squares else np.empty((0, side, side, 3), np.uint8)
+
+
+def frechet_distance(a: Features, b: Features) -> float:
+    """Squared Fréchet distance between Gaussians fitted to two sets of vectors, which is FID for Inception features:
+
+        |mean_a - mean_b|² + trace(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)).
+
+    a, b: (n, d) and (m, d), n and m of at least 2; covariances are unbiased. The last trace is that of
+    (S cov_b S)^(1/2), S = cov_a^(1/2), whose matrices are symmetric. With few vectors the distance is biased upwards:
+    compare only sets of equal size. Raises ValueError for shapes that do not fit.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features have shapes {a.shape} and {b.shape}, expected (n, d) and (m, d), both above one")
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    x_cov, y_cov = (np.atleast_2d(np.cov(v, rowvar=False)) for v in (x, y))
+    values, vectors = np.linalg.eigh(x_cov)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ y_cov @ root), 0)).sum()
+    distance = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(x_cov) + np.trace(y_cov) - 2 * cross
+    return max(0.0, float(distance))
+
+
 def patch_features(rgb: NDArray[np.uint8], key: str) -> NDArray[np.float32]:
-    """Features of all patches of `fid.patches`, (n, d). key: of PATCH_NETWORKS.
+    """Features of all `patches`, (n, d). key: of PATCH_NETWORKS.
 
     Raises MissingWeightsError, MissingPackageError.
     """

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 import math
 import os
 import time
@@ -21,8 +19,7 @@ import numpy as np
 from neurocodec import files, image
 from neurocodec.bench import provenance
 from neurocodec.bench.datasets import Dataset, describe
-from neurocodec.bench.fid import frechet_distance
-from neurocodec.bench.quality import PATCH_NETWORKS, Metrics, patch_features
+from neurocodec.bench.quality import PATCH_NETWORKS, Metrics, frechet_distance, patch_features
 from neurocodec.bench.results import Row, averages, load, save
 from neurocodec.bench.rivals import Codec, bits_per_pixel, configuration, synthetic_picture
 from neurocodec.errors import ConfigError
@@ -147,7 +144,11 @@ def _begin(
             "give another folder"
         )
     same = {picture["name"] for picture in before if picture in dataset["pictures"]}
-    changed = {name for name, about in configurations.items() if earlier["codecs"].get(name, about) != about}
+    changed = {
+        name
+        for name, about in configurations.items()
+        if any(about.get(key, value) != value for key, value in earlier["codecs"].get(name, {}).items())
+    }
     results["codecs"] = earlier["codecs"] | configurations
     results["rows"] = [r for r in earlier["rows"] if r["image"] in same and r["codec"] not in changed]
     results["not_installed"] = earlier.get("not_installed", {})
@@ -174,7 +175,7 @@ def _run(run: dict[str, Any]) -> tuple[Any, ...]:
 class _Features(NamedTuple):
     """The files with features of patches: one for each picture, codec and setting, and one for the picture itself.
 
-    Their names change with the picture's checksum, the codec's configuration and the network.
+    Their names change with the network, the picture's checksum and what the codec makes of a picture.
     """
 
     folder: Path
@@ -183,8 +184,9 @@ class _Features(NamedTuple):
     configurations: dict[str, dict[str, str]]
 
     def path(self, picture: str, codec: str = "", setting: float = 0.0) -> Path:
-        key = [self.network, self.pictures[picture]["sha256"], codec, self.configurations.get(codec), float(setting)]
-        return self.folder / (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32] + ".npy")
+        version = self.configurations.get(codec, {}).get("fingerprint", "")
+        words = (self.pictures[picture]["sha256"][:16], codec.replace("/", "_"), version, float(setting), self.network)
+        return self.folder / ("-".join(map(str, words)) + ".npy")
 
     def write(self, path: Path, rgb: NDArray[np.uint8]) -> None:
         files.make_folder(self.folder)

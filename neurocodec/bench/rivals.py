@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import PIL
-from PIL import Image, features
+from PIL import Image
 
 from neurocodec import model as model_files
 from neurocodec.bench.provenance import version
-from neurocodec.errors import ConfigError, ImageError, MissingPackageError
+from neurocodec.errors import ConfigError, ImageError, MissingPackageError, NeurocodecError
 from neurocodec.metrics import psnr
 from neurocodec.model import Model
 from neurocodec.packages import require
@@ -140,148 +139,91 @@ class CompressAI:
         return compressai.load(self.architecture, int(setting), device=self.device)
 
 
-_PILLOW = {
-    "JPEG": ("jpg", "libjpeg_turbo", "libjpeg_turbo"),
-    "WEBP": ("webp", "webp", "libwebp"),
-    "AVIF": ("avif", "avif", "libavif"),
-    "JPEG2000": ("jpg_2000", "jpg_2000", "openjpeg"),
-}
-"""By format: what Pillow calls its support, and the version of its library; the library's name."""
-
-
-def _pillow_encode(kind: str, options: dict[str, Any], rgb: NDArray[np.uint8], setting: float) -> bytes:
-    rate = {"quality_layers": [24 / setting]} if kind == "JPEG2000" else {"quality": int(setting)}
+def _saved(save: Callable[..., object], **options: Any) -> bytes:
     out = io.BytesIO()
-    try:
-        Image.fromarray(np.ascontiguousarray(rgb)).save(out, format=kind, **rate, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ImageError(f"Pillow cannot write a picture of shape {rgb.shape} as {kind}: {error}") from error
+    save(out, **options)
     return out.getvalue()
 
 
-def _pillow_decode(data: bytes) -> NDArray[np.uint8]:
+def _opened(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data)) as im:
-        return np.asarray(im.convert("RGB"))
+        return im.convert("RGB")
 
 
-def _pillow_versions(kind: str) -> dict[str, str]:
-    support, key, library = _PILLOW[kind]
-    if not features.check(support):
-        raise MissingPackageError(f"this Pillow was built without {support}: pip install 'pillow>=11.3'")
-    return {"pillow": PIL.__version__, library: str(features.version(key))}
-
-
-_vips = partial(require, "pyvips", "pyvips", "mozjpeg")
-_heif = partial(require, "pillow_heif", "pillow-heif", "HEIC")
-_imagecodecs = partial(require, "imagecodecs", "imagecodecs", "JPEG XL")
-
-
-def _mozjpeg_encode(rgb: NDArray[np.uint8], setting: float, *, trellis: bool = True) -> bytes:
-    picture = _vips().Image.new_from_array(np.ascontiguousarray(rgb))
-    options: dict[str, Any] = {"quant_table": 3, "subsample_mode": "on", "keep": "none", "trellis_quant": trellis}
-    options |= dict.fromkeys(("overshoot_deringing", "optimize_scans", "optimize_coding", "interlace"), True)
+def _mozjpeg_encode(rgb: NDArray[np.uint8], setting: float) -> bytes:
+    picture: Any = require("pyvips", "pyvips", "mozjpeg").Image.new_from_array(rgb)
+    flags = ("trellis_quant", "overshoot_deringing", "optimize_scans", "optimize_coding", "interlace")
+    options = dict.fromkeys(flags, True) | {"quant_table": 3, "subsample_mode": "on", "keep": "none"}
     return bytes(picture.jpegsave_buffer(Q=int(setting), **options))
-
-
-def _mozjpeg_versions() -> dict[str, str]:
-    rgb = synthetic_picture(64, 64)
-    if _mozjpeg_encode(rgb, 50) == _mozjpeg_encode(rgb, 50, trellis=False):  # other libjpegs have no trellis
-        raise MissingPackageError("the libvips that pyvips uses has no mozjpeg: pip install pyvips-binary")
-    libvips = ".".join(str(_vips().version(part)) for part in range(3))
-    return {"libvips": libvips, "pyvips-binary": version("pyvips-binary") or "unknown"}
 
 
 _HEIC_OPTIONS = {"preset": "slow", "tune": "psnr", "x265:psy-rd": "0", "x265:psy-rdoq": "0"}
 """For PSNR, without psycho-visual terms: BPG's coding by the same encoder, within 2 % of bpgenc's bits."""
+_heif = partial(require, "pillow_heif", "pillow-heif", "HEIC")
 
 
 def _heic_encode(rgb: NDArray[np.uint8], setting: float) -> bytes:
-    out, picture = io.BytesIO(), _heif().from_pillow(Image.fromarray(np.ascontiguousarray(rgb)))
-    picture.save(out, quality=int(setting), chroma="444", enc_params=dict(_HEIC_OPTIONS))  # it adds to them
-    return out.getvalue()
+    picture: Any = _heif().from_pillow(Image.fromarray(rgb))
+    return _saved(picture.save, quality=int(setting), chroma="444", enc_params=dict(_HEIC_OPTIONS))  # it adds to them
 
 
-def _heic_decode(data: bytes) -> NDArray[np.uint8]:
-    return np.asarray(_heif().open_heif(io.BytesIO(data)).to_pillow().convert("RGB"))
+def _heic_decode(data: bytes) -> Any:
+    return _heif().open_heif(io.BytesIO(data)).to_pillow().convert("RGB")
 
 
-def _heic_versions() -> dict[str, str]:
-    info = _heif().libheif_info()
-    if "x265" not in info["HEIF"]:
-        raise MissingPackageError("the libheif of this pillow-heif has no x265: install pillow-heif's own wheel")
-    return {"pillow-heif": version("pillow-heif"), "libheif": str(info["libheif"]), "x265": str(info["HEIF"])}
+_imagecodecs = partial(require, "imagecodecs", "imagecodecs", "JPEG XL")
 
 
 def _jxl_encode(rgb: NDArray[np.uint8], setting: float) -> bytes:
-    data = _imagecodecs().jpegxl_encode(np.ascontiguousarray(rgb), distance=setting, effort=7, numthreads=1)
-    return bytes(data)
+    return bytes(_imagecodecs().jpegxl_encode(rgb, distance=setting, effort=7, numthreads=1))
 
 
-def _jxl_decode(data: bytes) -> NDArray[np.uint8]:
-    return np.asarray(_imagecodecs().jpegxl_decode(data, numthreads=1))
-
-
-def _jxl_versions() -> dict[str, str]:
-    if not _imagecodecs().JPEGXL.available:
-        raise MissingPackageError("this imagecodecs was built without libjxl: install its own wheel")
-    return {"imagecodecs": version("imagecodecs"), "libjxl": str(_imagecodecs().jpegxl_version())}
-
-
-_BPG_OPTIONS = ("-e", "x265", "-m", "8", "-f", "444", "-c", "ycbcr", "-b", "8", "-q")
+def _jxl_decode(data: bytes) -> Any:
+    return _imagecodecs().jpegxl_decode(data, numthreads=1)
 
 
 def _bpg_encode(rgb: NDArray[np.uint8], setting: float) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(rgb)).save(out, "PNG", compress_level=1)
-    return _bpg("bpgenc", out.getvalue(), *_BPG_OPTIONS, str(int(setting)))
+    options = ("-e", "x265", "-m", "8", "-f", "444", "-c", "ycbcr", "-b", "8", "-q", str(int(setting)))
+    return _bpg("bpgenc", _saved(Image.fromarray(rgb).save, format="PNG", compress_level=1), *options)
 
 
-def _bpg_decode(data: bytes) -> NDArray[np.uint8]:
-    return _pillow_decode(_bpg("bpgdec", data))
-
-
-def _bpg_versions() -> dict[str, str]:
-    _bpg_tool("bpgdec")
-    printed = subprocess.run([_bpg_tool("bpgenc"), "-h"], capture_output=True, text=True, errors="replace").stdout
-    return {"version": printed.partition("\n")[0]}
+def _bpg_decode(data: bytes) -> Image.Image:
+    return _opened(_bpg("bpgdec", data))
 
 
 def _bpg(name: str, data: bytes, *options: str) -> bytes:
-    """The file that a tool makes of another. Raises ImageError with its last line if it fails or takes ten minutes."""
+    """The file that a tool makes of another. Raises MissingPackageError, and ImageError with the tool's last line if it
+    fails or takes ten minutes."""
+    variable = f"NEUROCODEC_{name.upper()}"
+    tool = shutil.which(os.environ.get(variable) or name)
+    if tool is None:
+        where = f"where {variable} says" if os.environ.get(variable) else f"on PATH: set {variable} to its path"
+        raise MissingPackageError(f"BPG needs {name}, which is not {where}; heic is its stand-in")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in", Path(folder) / "out.png"  # the decoder's format; the encoder writes BPG
         source.write_bytes(data)
-        command = [_bpg_tool(name), *options, "-o", str(target), str(source)]
+        command = [tool, *options, "-o", str(target), str(source)]
         try:
             subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600, check=True)
         except subprocess.CalledProcessError as error:
             lines = (error.stdout + error.stderr).strip().splitlines() or ["it printed nothing"]
             raise ImageError(f"{name} ended with status {error.returncode}: {lines[-1]}") from error
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except subprocess.TimeoutExpired as error:
             raise ImageError(f"{name} cannot be run: {error}") from error
         return target.read_bytes()
 
 
-def _bpg_tool(name: str) -> str:
-    variable = f"NEUROCODEC_{name.upper()}"
-    path = shutil.which(os.environ.get(variable) or name)
-    if path is None:
-        where = f"where {variable} says" if os.environ.get(variable) else f"on PATH: set {variable} to its path"
-        raise MissingPackageError(f"BPG needs {name}, which is not {where}; heic is its stand-in")
-    return path
-
-
 @dataclass(frozen=True)
 class Rival:
-    """A row of the table below. about: the settings, as results hold them; run_encode, run_decode: of settings in
-    range; versions: raises MissingPackageError where the codec is not installed; limits: of the setting; unit: what it
-    counts; whole: whether it is an integer."""
+    """A row of the table below. about: the settings, as results hold them; write: contiguous uint8 (H, W, 3) and a
+    setting in range -> a file; read: a file -> the picture; package: what has to be installed, if any; limits, unit and
+    whole: the range of the setting, what it counts, and whether it is an integer."""
 
     name: str
     about: str
-    run_encode: Callable[[NDArray[np.uint8], float], bytes]
-    run_decode: Callable[[bytes], NDArray[np.uint8]]
-    versions: Callable[[], dict[str, str]]
+    write: Callable[[NDArray[np.uint8], float], bytes]
+    read: Callable[[bytes], Any] = _opened
+    package: str = "pillow"
     limits: tuple[float, float] = (0, 100)
     unit: str = "quality"
     whole: bool = True
@@ -290,23 +232,47 @@ class Rival:
         return _SETTINGS[self.name]
 
     def describe(self) -> dict[str, str]:
-        return {"settings": self.about} | self.versions()
+        return {"settings": self.about} | ({self.package: version(self.package)} if self.package else {})
 
     def encode(self, rgb: NDArray[np.uint8], setting: float) -> bytes:
         low, high = self.limits
         if not low <= setting <= high or (self.whole and setting != int(setting)):
             kind = "an integer" if self.whole else "a number"
             raise ConfigError(f"found {self.name} {self.unit} {setting:g}, expected {kind} from {low:g} to {high:g}")
-        return self.run_encode(rgb, setting)
+        try:
+            return self.write(np.ascontiguousarray(rgb), setting)
+        except NeurocodecError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ImageError(f"{self.name} cannot encode a picture of shape {rgb.shape}: {error}") from error
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        return self.run_decode(data)
+        return np.asarray(self.read(data))
+
+    def check(self) -> None:
+        """Raises MissingPackageError where the codec is not installed."""
+        try:
+            if self.package and not version(self.package):
+                raise ImportError(f"it needs {self.package}")
+            self.decode(self.encode(np.zeros((16, 16, 3), np.uint8), self.settings()[0]))
+        except MissingPackageError:
+            raise
+        except (ImportError, ImageError) as error:
+            raise MissingPackageError(f"{self.name}: {error}: pip install 'neurocodec[bench]'") from error
 
 
-def _pillow(name: str, kind: str, about: str, options: dict[str, Any], *limits: Any) -> Rival:
-    """A row for one of Pillow's formats."""
-    encode, versions = partial(_pillow_encode, kind, options), partial(_pillow_versions, kind)
-    return Rival(name, f"Pillow {about}", encode, _pillow_decode, versions, *limits)
+def _pillow(name: str, kind: str, about: str, options: dict[str, Any], limits: tuple[int, int] = (0, 100)) -> Rival:
+    """A row for a format of Pillow's with a quality."""
+    return Rival(name, f"Pillow {about}", partial(_pillow_encode, kind, options), limits=limits)
+
+
+def _pillow_encode(kind: str, options: dict[str, Any], rgb: NDArray[np.uint8], setting: float) -> bytes:
+    return _saved(Image.fromarray(rgb).save, format=kind, quality=int(setting), **options)
+
+
+def _jpeg2000_encode(rgb: NDArray[np.uint8], setting: float) -> bytes:
+    options = {"irreversible": True, "mct": 1, "quality_mode": "rates", "quality_layers": [24 / setting]}
+    return _saved(Image.fromarray(rgb).save, format="JPEG2000", **options)
 
 
 _JPEG = "JPEG, quality=q, optimize=True, subsampling="
@@ -322,23 +288,22 @@ _HEIC = "HEVC intra (x265 through pillow-heif), a stand-in for BPG: quality=q, c
 )
 _BPG = "bpgenc -e x265 -m 8 -f 444 -c ycbcr -b 8 -q q"
 _JXL = "JPEG XL (libjxl through imagecodecs), VarDCT, distance=q, effort=7, numthreads=1"
-_JPEG2000 = "JPEG 2000, irreversible, mct=1, one layer, rate 24/q (q: bits per pixel)"
-_JPEG2000_OPTIONS = {"irreversible": True, "mct": 1, "quality_mode": "rates"}
+_JPEG2000 = "Pillow JPEG 2000, irreversible, mct=1, one layer, rate 24/q (q: bits per pixel)"
 _ROWS = (
     _pillow("jpeg", "JPEG", _JPEG + "4:2:0", {"optimize": True, "subsampling": "4:2:0"}, (1, 100)),
     _pillow("jpeg-444", "JPEG", _JPEG + "4:4:4", {"optimize": True, "subsampling": "4:4:4"}, (1, 100)),
-    Rival("mozjpeg", _MOZJPEG, _mozjpeg_encode, _pillow_decode, _mozjpeg_versions, (1, 100)),
+    Rival("mozjpeg", _MOZJPEG, _mozjpeg_encode, package="pyvips-binary", limits=(1, 100)),
     _pillow("webp", "WEBP", "WebP, quality=q, method=6", {"method": 6}),
     _pillow("avif", "AVIF", _AVIF, {"max_threads": 1}),  # one thread: the bytes are the same on every machine
     _pillow("avif-psnr", "AVIF", _AVIF_PSNR, _AVIF_PSNR_OPTIONS),
-    Rival("heic", _HEIC, _heic_encode, _heic_decode, _heic_versions),
-    Rival("bpg", _BPG, _bpg_encode, _bpg_decode, _bpg_versions, (0, 51), "quantiser"),
-    Rival("jxl", _JXL, _jxl_encode, _jxl_decode, _jxl_versions, (0.1, 25), "distance", whole=False),
-    _pillow("jpeg2000", "JPEG2000", _JPEG2000, _JPEG2000_OPTIONS, (0.001, 24), "rate", False),
+    Rival("heic", _HEIC, _heic_encode, _heic_decode, "pillow-heif"),
+    Rival("bpg", _BPG, _bpg_encode, _bpg_decode, "", (0, 51), "quantiser"),
+    Rival("jxl", _JXL, _jxl_encode, _jxl_decode, "imagecodecs", (0.1, 25), "distance", whole=False),
+    Rival("jpeg2000", _JPEG2000, _jpeg2000_encode, limits=(0.001, 24), unit="rate", whole=False),
 )
 RIVALS = {row.name: row for row in _ROWS}
 NAMES = ("nic", *RIVALS)
-"""What `create` knows, besides nic:MODEL, nic@REALISM and cai:NAME."""
+"""What `installed` knows, besides nic:MODEL, nic@REALISM and cai:NAME."""
 _SETTINGS: dict[str, tuple[float, ...]] = {
     "jpeg": (5, 10, 15, 20, 25, 30, 35, 40, 50, 60, 65, 70, 75, 80, 85, 90, 95),
     "jpeg-444": (5, 10, 15, 20, 25, 30, 35, 40, 50, 60, 65, 70, 75, 80, 85, 90, 95),
@@ -353,39 +318,18 @@ _SETTINGS: dict[str, tuple[float, ...]] = {
 }
 
 
-def create(name: str, label: str = "", *, model: str | Path | Model = "base") -> Codec:
-    """The codec with this name, called `label`; nic uses `model`, nic:MODEL another one, a name or a file.
-
-    Raises ConfigError for a name that is unknown, ModelNotFoundError for a model that does not exist,
-    MissingPackageError for a codec that is not installed.
-    """
-    if match := _NIC.fullmatch(name):
-        nic = Nic(match["model"] or model, label or name, realism=float(match["realism"] or 0))
-        if not 0 <= nic.realism <= 1:
-            raise ConfigError(f"found the realism {match['realism']} in {name}, expected a number from 0 to 1")
-        nic.load()  # a model that does not exist is an error now, not after hours
-        return nic
-    if name.startswith("cai:"):
-        zoo = CompressAI(name.removeprefix("cai:"), name)
-        zoo.load(zoo.settings()[0])
-        return zoo
-    if name not in RIVALS:
-        known = ", ".join(NAMES)
-        raise ConfigError(f"found the codec {name!r}, expected one of {known}, nic:MODEL, nic@REALISM or cai:NAME")
-    RIVALS[name].versions()
-    return RIVALS[name]
-
-
 def installed(names: Sequence[str], *, model: str | Path | Model = "base") -> tuple[list[Codec], dict[str, str]]:
-    """The codecs with these names that are installed, and why each other one is not, by name.
+    """The codecs with these names that are installed, and why each other one is not, by name. nic uses `model`,
+    nic:MODEL another one, a name or a file.
 
-    Raises as `create` does, and ConfigError for a name that is given twice or if none is installed.
+    Raises ConfigError for a name that is unknown or given twice or if none is installed, ModelNotFoundError for a model
+    that does not exist.
     """
     codecs: list[Codec] = []
     missing: dict[str, str] = {}
     for name, label in _labels(names).items():
         try:
-            codecs.append(create(name, label, model=model))
+            codecs.append(_create(name, label, model))
         except MissingPackageError as error:
             missing[name] = str(error)
     if not codecs:
@@ -418,6 +362,24 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
             f"found the codecs {', '.join(names) or '(none)'}, expected at least one, each name only once"
         )
     return labels
+
+
+def _create(name: str, label: str, model: str | Path | Model) -> Codec:
+    if match := _NIC.fullmatch(name):
+        nic = Nic(match["model"] or model, label, realism=float(match["realism"] or 0))
+        if not 0 <= nic.realism <= 1:
+            raise ConfigError(f"found the realism {match['realism']} in {name}, expected a number from 0 to 1")
+        nic.load()  # a model that does not exist is an error now, not after hours
+        return nic
+    if name.startswith("cai:"):
+        zoo = CompressAI(name.removeprefix("cai:"), name)
+        zoo.load(zoo.settings()[0])
+        return zoo
+    if name not in RIVALS:
+        known = ", ".join(NAMES)
+        raise ConfigError(f"found the codec {name!r}, expected one of {known}, nic:MODEL, nic@REALISM or cai:NAME")
+    RIVALS[name].check()
+    return RIVALS[name]
 
 
 def configuration(codec: Codec) -> dict[str, str]:

@@ -117,7 +117,7 @@ def run_rd(args: argparse.Namespace) -> int:
     anchors = curves.load_anchors(args.anchors, dataset.name, list(dataset.pictures), notes)
     known = [*(codec.name for codec in chosen), *earlier, *(anchor.name for anchor in anchors)]
     curves.check_against(known, args.against)
-    metrics, not_available = quality.available(dists=args.dists, patches=args.fid, download=args.download)
+    metrics, not_available = quality.available(dists=args.dists, fid=args.fid, download=args.download)
     for name, why in [*not_installed.items(), *not_available.items()]:
         print(f"left out: {name}: {why}", file=sys.stderr)
 
@@ -175,8 +175,7 @@ def run_speed(args: argparse.Namespace) -> int:
 def choose_settings(
     given: Sequence[tuple[str, list[float]]], chosen: Sequence[Codec], not_installed: Mapping[str, str]
 ) -> dict[str, list[float]]:
-    """The settings of each codec. given: values of --qualities; several for one codec are joined, and replace those
-    without a name.
+    """The settings of each codec. given: values of --qualities; those with a name replace those without.
 
     Raises ConfigError for a name that is not among the codecs, and for a list that fits none of them.
     """
@@ -185,19 +184,14 @@ def choose_settings(
 
     names = [codec.name for codec in chosen]
     common = [codec.name for codec in chosen if has_common_quality(codec)]
-    shared: dict[str, list[float]] = {}
-    own: dict[str, list[float]] = {}
-    for name, numbers in given:
-        if name and name not in names and name not in not_installed:
+    settings: dict[str, list[float]] = {}
+    for name, numbers in sorted(given, key=lambda pair: pair[0] != ""):
+        if name and name not in [*names, *not_installed]:
             raise ConfigError(f"found --qualities {name}=..., expected one of the codecs {', '.join(names)}")
         if not name and not common:
-            raise ConfigError(
-                f"found --qualities without a codec, and none of {', '.join(names)} has qualities of 1 to 100: "
-                f"give {names[0]}=..."
-            )
-        for codec in [name] if name else common:
-            (own if name else shared).setdefault(codec, []).extend(numbers)
-    return shared | own
+            raise ConfigError(f"none of {', '.join(names)} has qualities of 1 to 100: give --qualities {names[0]}=...")
+        settings |= dict.fromkeys([name] if name else common, numbers)
+    return settings
 
 
 def _words(text: str) -> list[str]:
