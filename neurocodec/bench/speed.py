@@ -203,7 +203,7 @@ def _measure(
 
         torch.set_num_threads(threads)
     clock = Clock(device)
-    encode, decode = _coders(codec, setting, clock)
+    encode, decode = coders(codec, setting, clock)
     clock.switch(REST)  # waits until what was loaded is on the device
     load_s = time.perf_counter() - begun
     rgb = fill(image.load(picture).rgb, height, width)
@@ -224,7 +224,7 @@ def _measure(
     }
 
 
-def _coders(codec: Codec, setting: float, clock: Clock) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+def coders(codec: Codec, setting: float, clock: Clock) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
     """How the codec encodes and decodes, its networks loaded; this project's with its stages on the clock. With realism
     above 0 the generative decoder counts as the rest. Raises what the codec raises."""
     if isinstance(codec, CompressAI):
