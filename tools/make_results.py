@@ -1,6 +1,6 @@
 """Writes docs/results.md and its figures from the files in benchmarks/results, and nothing else.
 
-    python tools/make_results.py
+python tools/make_results.py
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def save(curves: Sequence[Curve], title: str, paths: Sequence[Path]) -> None:
     Anchors are gray and broken. Raises MissingPackageError without Matplotlib, OutputError if a file cannot be written.
     """
     with _style():
-        figure = _figure(curves, METRICS["psnr"], title)
+        figure = _figure(curves, METRICS["psnr"], title, tooltips=False)
         for path in paths:
             kind = path.suffix.removeprefix(".")
             with files.writing(path, force=True) as file:
@@ -41,7 +41,7 @@ def svg(curves: Sequence[Curve], metric: Metric) -> str:
     out = io.StringIO()
     with _style():
         none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        _figure(curves, metric, "").savefig(out, format="svg", metadata=none)
+        _figure(curves, metric, "", tooltips=True).savefig(out, format="svg", metadata=none)
     text = out.getvalue()
     label = f'role="img" aria-label="{html.escape(metric.axis)} over bits per pixel"'
     text = re.sub(r'<g id="point: ([^"]*)">', r"<g><title>\1</title>", text[text.index("<svg") + 4 :])
@@ -54,8 +54,8 @@ def _style() -> Any:
     return matplotlib.rc_context(options)
 
 
-def _figure(curves: Sequence[Curve], metric: Metric, title: str) -> Any:
-    """The figure. In an SVG the group of each point is named "point: " and what its tooltip says."""
+def _figure(curves: Sequence[Curve], metric: Metric, title: str, *, tooltips: bool) -> Any:
+    """The figure. tooltips: whether the group of each point in an SVG is named "point: " and what a tooltip says."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 5.0), layout="constrained")
@@ -70,7 +70,7 @@ def _figure(curves: Sequence[Curve], metric: Metric, title: str) -> Any:
             axes.plot(bpps, heights, "o-", color=next(colours), markersize=3.5, linewidth=2, label=curve.label)
         else:
             axes.plot(bpps, heights, color=ANCHOR_COLOUR, linestyle=next(styles), linewidth=1.4, label=curve.label)
-        for bpp, height in points:
+        for bpp, height in points if tooltips else ():
             reading = f"{height:.4f}" if metric.falls else f"{height:.2f} dB"
             tooltip = f"{curve.label}: {bpp:.3f} bpp, {metric.title} {reading}"
             axes.plot(bpp, height, "o", alpha=0, markersize=12, zorder=4, gid=f"point: {tooltip}")

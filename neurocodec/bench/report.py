@@ -134,8 +134,7 @@ def _facts(results: dict[str, Any], curves: Sequence[Curve]) -> Section:
     machine = results.get("machine", {})
     measured = [m.title for key, m in METRICS.items() if any(row.get(key) is not None for row in results["rows"])]
     runs = [
-        f"`{run.get('command') or 'unknown'}`, commit {run.get('commit') or 'unknown'}, "
-        f"{run.get('date') or 'no date'}, {run.get('cpu') or 'unknown CPU'}"
+        ", ".join(f"{key} {run[key]}" for key in ("command", "commit", "date", "cpu") if run.get(key))
         for run in results.get("earlier", ())
     ]
     lines = [

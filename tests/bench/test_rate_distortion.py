@@ -141,8 +141,8 @@ def test_every_run_that_made_rows_is_named(folder: Path, tmp_path: Path, monkeyp
     assert run("bbb", 4) == [("aaa", "one")]
     assert run("bbb", 4, "two") == [("aaa", "one"), ("bbb", "one")]
     results = results_file.load(output)
-    assert "Some rows are from earlier runs: `one`, commit aaa, 20" in report.markdown(results)
-    assert "Some rows are from earlier runs: `one`, commit aaa, 20" in report.page(results)
+    assert "Some rows are from earlier runs: command one, commit aaa, date 20" in report.markdown(results)
+    assert "Some rows are from earlier runs: command one, commit aaa, date 20" in report.page(results)
     assert run("aaa", 4) == [("bbb", "one"), ("bbb", "two")]
 
 
