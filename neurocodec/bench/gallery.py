@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 
 from neurocodec import image
 from neurocodec.bench.datasets import Dataset
+from neurocodec.bench.pages import Html, data_url, fill, join
 from neurocodec.bench.results import Row
 from neurocodec.bench.rivals import Codec, is_ours
 
@@ -29,47 +29,49 @@ TARGETS = (0.15, 0.3)
 RIVALS = 3
 
 
-@dataclass(frozen=True)
-class Crop:
-    """webp: lossless, of the crop. row: of the whole picture in the results; None for the original."""
-
-    codec: str
-    webp: bytes
-    row: Row | None = None
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The same crop of one picture, original first. x, y: its corner."""
-
-    picture: str
-    target: float
-    x: int
-    y: int
-    crops: tuple[Crop, ...]
+_HEADING = (
+    '<h2>Crops at about the same bits</h2><p class="note">Lossless crops of decoded pictures, where the original has '
+    "most structure, each codec at its measured setting nearest to the rate. Numbers are of the whole picture.</p>"
+)
+_SECTION = '<h3>$picture at about $target bits per pixel</h3><div class="crops">$figures</div>'
+_FIGURE = '<figure><img src="$url" alt="$alt" loading="lazy"><figcaption><b>$codec</b>$caption</figcaption></figure>'
 
 
-def panels(results: dict[str, Any], dataset: Dataset, codecs: Sequence[Codec], count: int = 3) -> list[Panel]:
-    """A panel of `count` pictures at each of TARGETS: JPEG, every nic, and the first RIVALS others, at the measured
-    setting nearest to the target. codecs: those of the run that are installed. Raises what a codec raises."""
+def html(results: dict[str, Any], dataset: Dataset, codecs: Sequence[Codec], count: int = 3) -> Html:
+    """A section for each of `count` pictures and TARGETS: the original, JPEG, every nic, and the first RIVALS others,
+    at the measured setting nearest to the target. codecs: those of the run that are installed. Raises what they raise.
+    """
     ours = [codec for codec in codecs if codec.name == "jpeg" or is_ours(codec.name)]
     shown = [*ours, *[codec for codec in codecs if codec not in ours][:RIVALS]]
     names = list(dataset.pictures)
-    made = []
+    sections = [Html(_HEADING)] if count else []
     for index in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int):
         name = names[index]
         rgb = image.load(dataset.pictures[name]).rgb
         x, y = most_structure(rgb)
         cut = np.s_[y : y + HEIGHT, x : x + WIDTH]
         for target in TARGETS:
-            crops = [Crop("original", _webp(rgb[cut]))]
+            figures = [_figure(name, "original", rgb[cut])]
             for codec in shown:
                 rows = [row for row in results["rows"] if (row["codec"], row["image"]) == (codec.name, name)]
                 row = min(rows, key=lambda row: abs(math.log(row["bpp"] / target)))
                 decoded = codec.decode(codec.encode(rgb, row["setting"]))
-                crops.append(Crop(codec.name, _webp(decoded[cut]), row))
-            made.append(Panel(name, target, x, y, tuple(crops)))
-    return made
+                figures.append(_figure(name, codec.name, decoded[cut], _caption(row)))
+            sections.append(fill(_SECTION, picture=name, target=f"{target:g}", figures=join(figures)))
+    return join(sections)
+
+
+def _figure(picture: str, codec: str, rgb: NDArray[np.uint8], caption: str = "") -> Html:
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(rgb)).save(out, "WEBP", lossless=True, method=4)
+    alt = f"Crop of {picture}, {codec}{caption}"
+    return fill(_FIGURE, url=data_url("webp", out.getvalue()), alt=alt, codec=codec, caption=caption)
+
+
+def _caption(row: Row) -> str:
+    numbers = [f"{row['bpp']:.3f} bpp", "lossless" if row["psnr"] is None else f"{row['psnr']:.2f} dB"]
+    numbers += [] if row["lpips"] is None else [f"LPIPS {row['lpips']:.3f}"]
+    return f", setting {row['setting']:.4g}: {', '.join(numbers)}"
 
 
 def most_structure(rgb: NDArray[np.uint8]) -> tuple[int, int]:
@@ -85,9 +87,3 @@ def most_structure(rgb: NDArray[np.uint8]) -> tuple[int, int]:
     windows = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
     y, x = np.unravel_index(int(windows.argmax()), windows.shape)
     return int(x) * 4, int(y) * 4
-
-
-def _webp(rgb: NDArray[np.uint8]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(rgb)).save(out, "WEBP", lossless=True, method=4)
-    return out.getvalue()

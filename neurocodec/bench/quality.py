@@ -99,19 +99,19 @@ class Metrics:
     def defined(self, picture: dict[str, Any]) -> list[str]:
         """The metrics that are asked for and defined for a picture of this height and width."""
         side = min(picture["height"], picture["width"])
-        return [key for key, metric in METRICS.items() if getattr(self, key, False) and side >= metric.least_side]
+        return [key for key in self._asked() if side >= METRICS[key].least_side]
+
+    def _asked(self) -> list[str]:
+        return [key for key in METRICS if getattr(self, key, False)]
 
     def too_small(self, pictures: Collection[dict[str, Any]]) -> dict[str, str]:
-        """The metrics that have no average because pictures are too small, by title, and why. pictures: as results
-        hold them."""
-        reasons = {}
-        for key, metric in METRICS.items():
-            small = [picture["name"] for picture in pictures if key not in self.defined(picture)]
-            if small and getattr(self, key, False):
-                count = f"{len(small)} of {len(pictures)} pictures"
-                reasons[metric.title] = (
-                    f"no averages, as {count}, such as {small[0]}, are below {metric.least_side} pixels"
-                )
+        """The metrics that have no average because of small pictures, by title, and why. pictures: as results hold
+        them."""
+        reasons: dict[str, str] = {}
+        for picture in pictures:
+            for metric in (METRICS[key] for key in self._asked() if key not in self.defined(picture)):
+                why = f"no averages, as pictures such as {picture['name']} are below {metric.least_side} pixels"
+                reasons.setdefault(metric.title, why)
         return reasons
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from neurocodec import files
 from neurocodec.bench import figure, pages
 from neurocodec.bench.curves import BPP_RANGE, Curve, curves_of
-from neurocodec.bench.gallery import Crop, Panel
 from neurocodec.bench.pages import Html, fill, join
 from neurocodec.bench.quality import METRICS
 from neurocodec.bench.results import averages
@@ -50,7 +49,7 @@ class Section:
     fold: bool = False
 
 
-def write(results: dict[str, Any], folder: Path, panels: Sequence[Panel] = ()) -> None:
+def write(results: dict[str, Any], folder: Path, crops: str = "") -> None:
     """Writes FILES into `folder`. results: with what `curves.summarise` adds.
 
     Raises MissingPackageError without Matplotlib, OutputError.
@@ -58,7 +57,7 @@ def write(results: dict[str, Any], folder: Path, panels: Sequence[Panel] = ()) -
     files.make_folder(folder)
     files.write_bytes(folder / "table.md", markdown(results).encode(), force=True)
     figure.save(curves_of(results, []), title(results), [folder / "rd.png", folder / "rd.svg"])
-    files.write_bytes(folder / "report.html", page(results, panels).encode(), force=True)
+    files.write_bytes(folder / "report.html", page(results, crops).encode(), force=True)
 
 
 def title(results: dict[str, Any]) -> str:
@@ -110,8 +109,8 @@ def brief(results: dict[str, Any]) -> str:
     return "\n\n".join(texts)
 
 
-def page(results: dict[str, Any], panels: Sequence[Panel] = ()) -> str:
-    """The text of report.html."""
+def page(results: dict[str, Any], crops: str = "") -> str:
+    """The text of report.html. crops: what `gallery.html` makes."""
     curves = curves_of(results, [])
     plots = [(metric.axis, Html(figure.svg(curves, metric))) for metric in METRICS.values()]
     plot = '<h3>$axis</h3><div class="plot">$svg</div>'
@@ -120,7 +119,7 @@ def page(results: dict[str, Any], panels: Sequence[Panel] = ()) -> str:
         title=f"Rate and distortion: {title(results)}",
         curves=join(fill(plot, axis=axis, svg=svg) for axis, svg in plots if svg),
         sections=join(_html(section) for section in sections(results)),
-        gallery=join(_panel(panel) for panel in panels),
+        crops=crops,
     )
 
 
@@ -237,23 +236,3 @@ def _html(section: Section) -> Html:
         heads = each('<th scope="col">$value</th>', section.heads)
         parts.append(fill('<div class="scroll"><table><tr>$heads</tr>$rows</table></div>', heads=heads, rows=rows))
     return fill(outer, heading=section.heading, parts=join(parts))
-
-
-def _panel(panel: Panel) -> Html:
-    heading = f"{panel.picture} at about {panel.target:g} bits per pixel"
-    section = '<h3>$heading</h3><div class="crops">$crops</div>'
-    return fill(section, heading=heading, crops=join(_crop(crop, panel) for crop in panel.crops))
-
-
-def _crop(crop: Crop, panel: Panel) -> Html:
-    caption = ""
-    if crop.row is not None:
-        psnr, lpips = crop.row["psnr"], crop.row.get("lpips")
-        caption = f", setting {crop.row['setting']:.4g}: {crop.row['bpp']:.3f} bpp, "
-        caption += "lossless" if psnr is None else f"{psnr:.2f} dB"
-        caption += "" if lpips is None else f", LPIPS {lpips:.3f}"
-    image = (
-        '<figure><img src="$source" alt="$alt" loading="lazy"><figcaption><b>$codec</b>$caption</figcaption></figure>'
-    )
-    alt = f"Crop of {panel.picture}, {crop.codec}{caption}"
-    return fill(image, source=pages.data_url("webp", crop.webp), alt=alt, codec=crop.codec, caption=caption)

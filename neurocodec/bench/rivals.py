@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,12 +62,11 @@ class Codec(Protocol):
 @dataclass(frozen=True)
 class Nic:
     """This project's codec; the setting is the quality. model: a name, a model file, or a loaded model; realism: of
-    decoding, 0 to 1; device: of a model that is not loaded yet."""
+    decoding, 0 to 1."""
 
     model: str | Path | Model = "base"
     name: str = "nic"
-    realism: float = field(default=0.0, kw_only=True)
-    device: str = field(default="auto", kw_only=True)
+    realism: float = 0.0
 
     def settings(self) -> tuple[float, ...]:
         return (1, *range(5, 101, 5))
@@ -88,13 +87,12 @@ class Nic:
 
         if not 1 <= setting <= 100:
             raise ConfigError(f"found nic quality {setting:g}, expected a number from 1 to 100")
-        return neurocodec.encode(rgb, quality=setting, model=self.load(), device=self.device)
+        return neurocodec.encode(rgb, quality=setting, model=self.load())
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         import neurocodec
 
-        decoded = neurocodec.decode(data, model=self.load(), realism=self.realism, device=self.device)
-        return np.asarray(decoded.convert("RGB"))
+        return np.asarray(neurocodec.decode(data, model=self.load(), realism=self.realism).convert("RGB"))
 
     def load(self) -> Model:
         """The model, loaded once a process. Raises ModelNotFoundError."""
@@ -366,7 +364,7 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
 
 def _create(name: str, label: str, model: str | Path | Model) -> Codec:
     if match := _NIC.fullmatch(name):
-        nic = Nic(match["model"] or model, label, realism=float(match["realism"] or 0))
+        nic = Nic(match["model"] or model, label, float(match["realism"] or 0))
         if not 0 <= nic.realism <= 1:
             raise ConfigError(f"found the realism {match['realism']} in {name}, expected a number from 0 to 1")
         nic.load()  # a model that does not exist is an error now, not after hours

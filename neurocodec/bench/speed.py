@@ -49,6 +49,7 @@ STAGES = {
 REST = "pixels and container"
 MAX_SECONDS = 60.0
 """No further run of a codec begins after so many seconds in one direction."""
+_COUNTED = os.access("/proc/self/clear_refs", os.W_OK)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _HEADS = (
     *("Codec", "Size", "MP", "Threads", "bpp", "PSNR (dB)", "encode (s)", "decode (s)", "encode (MB)", "decode (MB)"),
@@ -96,7 +97,7 @@ def run(
         "bpp": bpp,
         "repeats": repeats,
         "device": device,
-        "memory": "VmHWM, reset before each part" if Peak().counted else "not measured: only Linux counts it",
+        "memory": "VmHWM, reset before each part" if _COUNTED else "not measured: only Linux counts it",
         "codecs": {codec.name: codec.describe() for codec in codecs},
         "missing": missing or {},
         "rows": rows,
@@ -260,7 +261,7 @@ class Clock:
     """Seconds and peak memory of a run by stage, of which there is one at any time. The device is synchronised."""
 
     def __init__(self, device: str) -> None:
-        self.device, self._peak = device, Peak()
+        self.device = device
         self._begin()
 
     def switch(self, stage: str) -> str:
@@ -268,7 +269,7 @@ class Clock:
         self._synchronise()
         ended = self._stage
         self.seconds[ended] += time.perf_counter() - self._since
-        self.peaks[ended] = max(self.peaks[ended], self._peak.read())
+        self.peaks[ended] = max(self.peaks[ended], read_peak())
         self._enter(stage)
         return ended
 
@@ -310,7 +311,7 @@ class Clock:
 
     def _enter(self, stage: str) -> None:
         self._synchronise()
-        self._peak.reset()
+        reset_peak()
         self._stage, self._since = stage, time.perf_counter()
 
     def _synchronise(self) -> None:
@@ -321,19 +322,13 @@ class Clock:
             torch.cuda.synchronize()
 
 
-class Peak:
-    """The most memory that this process has held since the last `reset`, in bytes, which Linux counts (VmHWM)."""
+def reset_peak() -> None:
+    """Lets Linux count anew the most memory that this process holds (VmHWM)."""
+    if _COUNTED:
+        Path("/proc/self/clear_refs").write_text("5")
 
-    def __init__(self) -> None:
-        self.counted = os.access("/proc/self/clear_refs", os.W_OK)
 
-    def reset(self) -> None:
-        if self.counted:
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def read(self) -> int:
-        """0 on other systems."""
-        if not self.counted:
-            return 0
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+def read_peak() -> int:
+    """The most memory since then, in bytes; 0 on other systems."""
+    lines = Path("/proc/self/status").read_text().splitlines() if _COUNTED else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

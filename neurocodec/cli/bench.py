@@ -134,7 +134,7 @@ def run_rd(args: argparse.Namespace) -> int:
     )
     results = curves.summarise(results, anchors, args.against, notes)
     results_file.save(results, output)
-    report.write(results, args.output, gallery.panels(results, dataset, chosen, args.gallery))
+    report.write(results, args.output, gallery.html(results, dataset, chosen, args.gallery))
     print(report.brief(results))
     print(f"\n{args.output}: results.json, table.md, rd.png, rd.svg, report.html")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -20,9 +21,11 @@ from PIL import Image
 from neurocodec.bench import curves, datasets, figure, gallery, rate_distortion, report, rivals
 from neurocodec.bench import results as results_file
 from neurocodec.bench.bd_rate import bd_rate, bootstrap
+from neurocodec.bench.pages import Html
 from neurocodec.bench.quality import METRICS, Metrics
 from neurocodec.bench.report import page
 from neurocodec.errors import ConfigError, OutputError
+from neurocodec.metrics import psnr
 
 
 def made(curves: dict[str, list[tuple[float, float]]], dataset: str = "kodak", pictures: int = 2) -> dict[str, Any]:
@@ -286,16 +289,16 @@ class Page(HTMLParser):
 
 
 def test_page_needs_nothing_else(folder: Path) -> None:
-    results, panels = measured(folder)
+    results, crops = measured(folder)
     results["codecs"]["jpeg"]["settings"] = "<script>alert(1)</script>"
-    document = page(results | {"not_installed": {"bpg": "not <here>"}}, panels)
+    document = page(results | {"not_installed": {"bpg": "not <here>"}}, crops)
     parsed = Page(document)
     assert all(address.startswith("data:image/webp;base64,") for address in parsed.addresses)
     assert "url(http" not in document
     assert "<script" not in document
     assert "&lt;script&gt;" in document
     assert "<li>not_installed: bpg: not &lt;here&gt;</li>".replace("_", " ") in document
-    assert len(parsed.images) == sum(len(panel.crops) for panel in panels) > 0
+    assert len(parsed.images) == 3 * 2 * 4
     assert all(image["alt"] for image in parsed.images)
     assert "prefers-color-scheme: dark" in document
     assert 'name="viewport"' in document
@@ -304,9 +307,9 @@ def test_page_needs_nothing_else(folder: Path) -> None:
 
 def test_plots_tell_their_numbers() -> None:
     both = curves.curves_of(made({"nic": HALF, "jpeg": CURVE}), [])
-    psnr = figure.svg(both, METRICS["psnr"])
-    assert "<title>nic: 0.150 bpp, PSNR 29.00 dB</title>" in psnr
-    assert ">jpeg</text>" in psnr
+    svg = figure.svg(both, METRICS["psnr"])
+    assert "<title>nic: 0.150 bpp, PSNR 29.00 dB</title>" in svg
+    assert ">jpeg</text>" in svg
     lpips = figure.svg(both, METRICS["lpips"])
     assert "<title>jpeg: 0.100 bpp, LPIPS 0.4000</title>" in lpips
     assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]+"', "", lpips)
@@ -340,34 +343,35 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def measured(folder: Path, count: int = 3) -> tuple[dict[str, Any], list[gallery.Panel]]:
+def measured(folder: Path, count: int = 3) -> tuple[dict[str, Any], Html]:
     chosen = [rivals.RIVALS[name] for name in ("jpeg", "webp", "jpeg-444")]
     dataset, settings = datasets.load_dataset(str(folder)), {codec.name: [5.0, 50.0] for codec in chosen}
     results = rate_distortion.run(dataset, chosen, folder / "results.json", settings=settings, metrics=Metrics())
     results = curves.summarise(results, resamples=10)
-    return results, gallery.panels(results, dataset, chosen, count)
+    return results, gallery.html(results, dataset, chosen, count)
 
 
 def test_gallery(folder: Path) -> None:
     """The original first, every crop from the same place, at the measured setting that is nearest to the rate."""
-    results, panels = measured(folder, 2)
-    assert [(panel.picture, panel.target) for panel in panels] == [
-        (name, bpp) for name in ("0.png", "2.png") for bpp in gallery.TARGETS
-    ]
-    for panel in panels:
-        rgb = np.asarray(Image.open(folder / panel.picture))
-        cut = np.s_[panel.y : panel.y + gallery.HEIGHT, panel.x : panel.x + gallery.WIDTH]
-        original, jpeg, *others = panel.crops
-        np.testing.assert_array_equal(pixels(original), rgb[cut])
-        assert original.row is None
-        assert [crop.codec for crop in (jpeg, *others)] == ["jpeg", "webp", "jpeg-444"]
-        assert jpeg.row in results["rows"]
-        one = rivals.RIVALS["jpeg"]
-        data = {setting: one.encode(rgb, setting) for setting in (5, 50)}
-        nearest = min(data, key=lambda setting: abs(math.log(8 * len(data[setting]) / (300 * 400) / panel.target)))
-        assert jpeg.row["setting"] == nearest
-        np.testing.assert_array_equal(pixels(jpeg), one.decode(data[nearest])[cut])
-    assert measured(folder, 0)[1] == []
+    crops = measured(folder, 2)[1]
+    images = [pixels(url) for url in re.findall(r'src="([^"]+)"', crops)]
+    captions = re.findall(r"<figcaption><b>([^<]+)</b>([^<]*)</figcaption>", crops)
+    headings = [f"{name} at about {bpp:g} bits per pixel" for name in ("0.png", "2.png") for bpp in gallery.TARGETS]
+    assert re.findall("<h3>([^<]+)</h3>", crops) == headings
+    assert [codec for codec, _ in captions] == ["original", "jpeg", "webp", "jpeg-444"] * 4
+    jpeg = rivals.RIVALS["jpeg"]
+    for at, name, target in ((0, "0.png", gallery.TARGETS[0]), (12, "2.png", gallery.TARGETS[1])):
+        rgb = np.asarray(Image.open(folder / name))
+        x, y = gallery.most_structure(rgb)
+        cut = np.s_[y : y + gallery.HEIGHT, x : x + gallery.WIDTH]
+        np.testing.assert_array_equal(images[at], rgb[cut])
+        data = {setting: jpeg.encode(rgb, setting) for setting in (5, 50)}
+        bpp = {setting: 8 * len(file) / (300 * 400) for setting, file in data.items()}
+        nearest = min(bpp, key=lambda setting: abs(math.log(bpp[setting] / target)))
+        np.testing.assert_array_equal(images[at + 1], jpeg.decode(data[nearest])[cut])
+        numbers = f"{bpp[nearest]:.3f} bpp, {psnr(rgb, jpeg.decode(data[nearest])):.2f} dB"
+        assert captions[at + 1][1] == f", setting {nearest}: {numbers}"
+    assert measured(folder, 0)[1] == ""
 
 
 def test_crops_are_taken_where_there_is_something() -> None:
@@ -382,5 +386,7 @@ def test_crops_are_taken_where_there_is_something() -> None:
     assert gallery.most_structure(rgb[:3, :3]) == (0, 0)
 
 
-def pixels(crop: gallery.Crop) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(crop.webp)).convert("RGB"))
+def pixels(url: str) -> NDArray[np.uint8]:
+    kind, data = url.split(",")
+    assert kind == "data:image/webp;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
