@@ -29,8 +29,6 @@ from neurocodec.workers import available_cores, map_in_order
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SAVE_SECONDS = 10.0
-
 
 def measure(codec: Codec, rgb: NDArray[np.uint8], setting: float, metrics: Metrics) -> tuple[Row, NDArray[np.uint8]]:
     """Encodes and decodes in memory. rgb: uint8 (H, W, 3). Returns a Row without image, and the decoded picture."""
@@ -99,19 +97,14 @@ def run(
         if (left := [setting for setting in chosen[codec.name] if (name, codec.name, setting) not in done])
     ]
 
-    saved = time.monotonic()
+    save(results, output)
     total = sum(len(job.settings) for job in jobs)
     with tqdm(total=total, unit="file", disable=None) as bar, contextlib.closing(_rows(jobs, processes)) as arriving:
-        try:
-            for rows in arriving:
-                merged = {(r["codec"], float(r["setting"]), r["image"]): r for r in [*results["rows"], *rows]}
-                results["rows"] = [merged[key] for key in sorted(merged)]
-                bar.update(len(rows))
-                if time.monotonic() - saved > _SAVE_SECONDS:
-                    save(results, output)
-                    saved = time.monotonic()
-        finally:
-            save(results, output)  # also the rows before an error or Ctrl-C
+        for rows in arriving:
+            merged = {(r["codec"], float(r["setting"]), r["image"]): r for r in [*results["rows"], *rows]}
+            results["rows"] = [merged[key] for key in sorted(merged)]
+            save(results, output)
+            bar.update(len(rows))
     if metrics.patches:
         results["patches"] = _distances(results, dataset, features)
         save(results, output)

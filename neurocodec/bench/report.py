@@ -55,9 +55,9 @@ def write(results: dict[str, Any], folder: Path, crops: str = "") -> None:
     Raises MissingPackageError without Matplotlib, OutputError.
     """
     files.make_folder(folder)
-    files.write_bytes(folder / "table.md", markdown(results).encode(), force=True)
+    files.write_bytes(folder / "table.md", markdown(results).encode(errors="backslashreplace"), force=True)
     figure.save(curves_of(results, []), title(results), [folder / "rd.png", folder / "rd.svg"])
-    files.write_bytes(folder / "report.html", page(results, crops).encode(), force=True)
+    files.write_bytes(folder / "report.html", page(results, crops).encode(errors="backslashreplace"), force=True)
 
 
 def title(results: dict[str, Any]) -> str:

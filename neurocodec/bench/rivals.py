@@ -354,7 +354,8 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
         if match and match["model"]:
             path = Path(match["model"])
             label = path.stem if stems[path.stem] == 1 else f"{path.parent.name}/{path.stem}"
-            labels[name] = f"nic:{label}" + (f"@{match['realism']}" if match["realism"] else "")
+            label = f"nic:{label}" + (f"@{match['realism']}" if match["realism"] else "")
+            labels[name] = label.encode(errors="backslashreplace").decode()
     if len(set(labels.values())) < len(names) or not names:
         raise ConfigError(
             f"found the codecs {', '.join(names) or '(none)'}, expected at least one, each name only once"
