@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -418,7 +419,7 @@ def _encode_to_bytes(
     smallest = encode_at(0)
     if len(smallest) > limit:
         raise ImageError(f"{limit} bytes cannot be reached: at the lowest quality the file has {len(smallest)} bytes.")
-    candidates = _files_within(encode_at, len, limit, effort)
+    candidates = _files_within(encode_at, lambda data: math.log(len(data)), math.log(limit), effort)
     return max(candidates, key=lambda data: _psnr(data, picture, network)) if effort > 1 else candidates[0]
 
 
@@ -454,11 +455,22 @@ def _files_within(
     measured = functools.cache(lambda step: measure(plain(step)))
 
     def last_step(change: float) -> int:
-        """The highest step that fits if a search changes the measure by so much; 0 if none does."""
-        low, high = 0, container.QUALITY_INDEX_MAX + 1
+        """The highest step that fits if a search changes the measure by so much; 0 if none does.
+
+        Regula falsi with Illinois steps: the measures, dB and logarithms of bytes, are nearly linear in the step.
+        """
+        low, high, moved = 0, container.QUALITY_INDEX_MAX, 0
+        over_low, over_high = (measured(step) + change - limit for step in (low, high))
+        if over_high <= 0 or over_low >= 0:
+            return high if over_high <= 0 else low
         while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if measured(middle) + change <= limit else (low, middle)
+            guess = round(low + (high - low) * over_low / (over_low - over_high))
+            middle = min(max(guess, low + 1), high - 1)
+            over = measured(middle) + change - limit
+            if over <= 0:
+                low, over_low, over_high, moved = middle, over, over_high / (2 if moved < 0 else 1), -1
+            else:
+                high, over_high, over_low, moved = middle, over, over_low / (2 if moved > 0 else 1), 1
         return low
 
     step = last_step(0)

@@ -37,6 +37,7 @@ NOT_RUN = {
     "bench": "takes minutes; tests/bench measures",
     "doctor": "takes long; tests/test_conformance.py runs it",
     "demo": "takes long; tests/cli runs it",
+    "view": "opens a window; tests/cli runs it",
     "neurocodec.interop.compressai": "needs CompressAI and downloads weights; tests/interop runs it",
     "neurocodec.interop.ray": "needs Ray; tests/interop runs it",
     "neurocodec.perceptual.lpips.load_lpips": "downloads weights; tests/perceptual runs it",
@@ -48,6 +49,9 @@ PLACEHOLDERS = {
     "IN...": "photo.png",
     "IN.nic...": "photo.nic",
     "FILE": "photo.nic",
+    "FILE...": "photo.nic",
+    "IN.nic": "photo.nic",
+    "F": "jpg",
     "DIR": "photos",
     "OUT": "out",
     "B": "0.3",
@@ -199,7 +203,10 @@ def parse(words: list[str]) -> None:
     if words[0] == "train":
         from neurocodec.training.config import load_config
 
-        load_config(str(ROOT / args.config), [*args.overrides, *rest])
+        overrides = [*args.words, *rest]
+        name = overrides.pop(0) if overrides and "=" not in overrides[0] else ""
+        assert name or args.resume or args.init_from, shlex.join(words)
+        load_config(name or "base", overrides)
 
 
 def check_script(words: list[str]) -> None:
