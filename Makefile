@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench · make wheel. The first of them sets up .venv.
+# make demo · make test · make check · make bench · make docs · make man · make wheel. The first of them sets up .venv.
 # For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test.
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ CLANG ?= clang++
 FUZZ_SECONDS ?= 600
 AARCH64 ?= aarch64-linux-gnu-g++
 
-.PHONY: demo test check bench wheel sanitize fuzz neon-test clean
+.PHONY: demo test check bench docs man wheel sanitize fuzz neon-test clean
 
 demo: $(CORE) # the core alone: NumPy, Pillow, safetensors
 	$(BIN)/neurocodec demo -o demo-output --force
@@ -34,6 +34,14 @@ check: $(DEV)
 bench: $(DEV)
 	@if [ -d "$(BENCH_DATA)" ]; then $(BIN)/neurocodec bench rd --dataset "$(BENCH_DATA)" -o $(BENCH_OUT); \
 	else echo "make bench: the folder $(BENCH_DATA) does not exist; name another with BENCH_DATA=..."; exit 1; fi
+
+docs: $(DEV) # build/site: the pages of docs/, and a reference made from the docstrings
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+man: $(DEV) # build/neurocodec.1
+	@mkdir -p build
+	$(BIN)/argparse-manpage --module neurocodec.cli.main --function build_parser --project-name neurocodec \
+		--manual-title neurocodec --format pretty --output build/neurocodec.1
 
 wheel: $(DEV) # dist/: an sdist, and a wheel for this machine's Python, as manylinux where auditwheel is installed
 	$(BIN)/python -m build --no-isolation --outdir dist .

@@ -13,11 +13,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -266,13 +268,19 @@ class Model : public Cleared {
     return y;
   }
 
-  py::tuple encode(const Array<int32_t>& y, int quality, const std::string& kernel, size_t threads) const {
+  py::tuple encode(const Array<int32_t>& y, const std::optional<Array<int32_t>>& z_hat, int quality,
+                   const std::string& kernel, size_t threads) const {
     check_latents(y);
     Latents latents(shape(), static_cast<size_t>(y.shape(0)), static_cast<size_t>(y.shape(1)));
+    if (z_hat && !std::equal(z_hat->shape(), z_hat->shape() + z_hat->ndim(), latents.z_hat.shape(),
+                             latents.z_hat.shape() + 3)) {
+      throw std::invalid_argument("z_hat is not of shape (ceil(h / 4), ceil(w / 4), N).");
+    }
     uint8_t* stream = nullptr;
     size_t size = 0;
+    const auto z = z_hat ? z_hat->data() : nullptr;
     run(quality, kernel, threads, [&, from = y.data()](const nc_run& how, char* m, size_t n) {
-      return nc_encode(model_.get(), &how, from, latents.height, latents.width, &stream, &size, latents.z, latents.s,
+      return nc_encode(model_.get(), &how, from, z, latents.height, latents.width, &stream, &size, latents.z, latents.s,
                        latents.y, &latents.checksum, m, n);
     });
     const std::unique_ptr<uint8_t, decltype(&nc_free)> owner(stream, &nc_free);
@@ -427,8 +435,8 @@ PYBIND11_MODULE(_native, m) {
            py::arg("arrays"))
       .def("analyse", &Model::analyse, py::arg("rgb").noconvert(), py::arg("quality_index"), py::arg("kernel"),
            py::arg("threads"))
-      .def("encode", &Model::encode, py::arg("y").noconvert(), py::arg("quality_index"), py::arg("kernel"),
-           py::arg("threads"))
+      .def("encode", &Model::encode, py::arg("y").noconvert(), py::arg("z_hat").noconvert(), py::arg("quality_index"),
+           py::arg("kernel"), py::arg("threads"))
       .def("decode", &Model::decode, py::arg("stream"), py::arg("height"), py::arg("width"), py::arg("quality_index"),
            py::arg("kernel"), py::arg("threads"))
       .def("synthesise", &Model::synthesise, py::arg("y_hat").noconvert(), py::arg("quality_index"), py::arg("kernel"),

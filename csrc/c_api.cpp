@@ -191,9 +191,9 @@ int nc_analyse(const nc_model* model, const nc_run* run, const uint8_t* rgb, siz
   });
 }
 
-int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, size_t h, size_t w, uint8_t** stream,
-              size_t* stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat, uint32_t* checksum, char* message,
-              size_t message_size) {
+int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const int32_t* z, size_t h, size_t w,
+              uint8_t** stream, size_t* stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat,
+              uint32_t* checksum, char* message, size_t message_size) {
   return guarded(message, message_size, [&] {
     if (stream == nullptr || stream_size == nullptr) refuse("The place for the stream is missing.");
     *stream = nullptr;
@@ -203,8 +203,9 @@ int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, size_t
     for (size_t i = 0; i < h * w * model->shape.latent_channels; ++i) {
       if (y[i] < -nc::kMaxLatent || y[i] > nc::kMaxLatent) refuse("A latent is beyond 2^22 - 1 in magnitude.");
     }
+    if (z != nullptr) check_array(z, "z");
     const Place place(model->shape, h, w, z_hat, symbols, y_hat);
-    const nc::StreamEncoder encoder = model->model.encode(how, y, h, w, run->quality_index, place.latents());
+    const nc::StreamEncoder encoder = model->model.encode(how, y, z, h, w, run->quality_index, place.latents());
     auto* const bytes = static_cast<uint8_t*>(std::malloc(encoder.size()));
     if (bytes == nullptr) throw std::bad_alloc();
     encoder.write(bytes);

@@ -73,10 +73,11 @@ const nc_shape* nc_model_shape(const nc_model* model);
 int nc_analyse(const nc_model* model, const nc_run* run, const uint8_t* rgb, size_t h, size_t w, int32_t* y,
                char* message, size_t message_size);
 
-/* y -> a stream of *stream_size bytes, to be freed by nc_free, and the latents that it decodes to: see nc_decode. */
-int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, size_t h, size_t w, uint8_t** stream,
-              size_t* stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat, uint32_t* checksum, char* message,
-              size_t message_size);
+/* y -> a stream of *stream_size bytes, to be freed by nc_free, and the latents that it decodes to: see nc_decode.
+ * z: the z_hat to code, or NULL for what h_a makes of y. */
+int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const int32_t* z, size_t h, size_t w,
+              uint8_t** stream, size_t* stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat,
+              uint32_t* checksum, char* message, size_t message_size);
 void nc_free(uint8_t* stream);
 
 /* z_hat: (ceil(h / 4), ceil(w / 4), N); symbols: of the four passes, (4, h, w, M / 4); y_hat: (h, w, M) in units of

@@ -46,12 +46,14 @@ class Model {
     (*g_a_)(run, rgb, height, width, quality, y);
   }
 
-  // What writes the stream of y; the latents are those that it decodes to. y is in ±kMaxLatent. The model must encode.
-  StreamEncoder encode(const Run& run, const int32_t* y, size_t height, size_t width, int quality,
+  // What writes the stream of y and z_hat; the latents are those that it decodes to. y is in ±kMaxLatent; z_hat is null
+  // for what h_a makes of y. The model must encode.
+  StreamEncoder encode(const Run& run, const int32_t* y, const int32_t* z_hat, size_t height, size_t width, int quality,
                        const Latents& latents) const {
-    const size_t quarter = entropy_.group(), size = height * width * quarter;
-    std::vector<int32_t> symbols = (*h_a_)(run, y, height, width, quality), means(size);
-    const size_t z_size = symbols.size();
+    const size_t quarter = entropy_.group(), size = height * width * quarter, z_size = this->z_size(height, width);
+    std::vector<int32_t> symbols =
+        z_hat ? std::vector<int32_t>(z_hat, z_hat + z_size) : (*h_a_)(run, y, height, width, quality);
+    std::vector<int32_t> means(size);
     std::copy(symbols.begin(), symbols.end(), latents.z_hat);
     symbols.resize(z_size + kPasses * size);
     std::vector<uint8_t> rows = all_z_rows(z_size, quality);
@@ -83,7 +85,7 @@ class Model {
   Status decode(const Run& run, const uint8_t* stream, size_t bytes, size_t height, size_t width, int quality,
                 const Latents& latents) const {
     StreamDecoder decoder(stream, bytes, *tables_);
-    const size_t z_size = (height + 3) / 4 * ((width + 3) / 4) * shape_.hyper_channels;
+    const size_t z_size = this->z_size(height, width);
     const std::vector<uint8_t> z_rows = all_z_rows(z_size, quality);
     Status status = decoder.decode(z_rows.data(), latents.z_hat, z_size, run.threads);
     if (status != Status::kOk) return status;
@@ -107,6 +109,10 @@ class Model {
   }
 
  private:
+  size_t z_size(size_t height, size_t width) const {
+    return (height + 3) / 4 * ((width + 3) / 4) * shape_.hyper_channels;
+  }
+
   static constexpr int32_t kLargestSymbol = kMaxLatent / 64;
   static constexpr size_t kMaxChannels = 1024, kMaxBlocks = 16;
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from neurocodec import files
 from neurocodec.errors import OutputError
 
 SUFFIX = ".nic"
+STANDARD = "-"
+"""Standard input as a source, standard output as a target."""
 _NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow recognises these formats, but cannot decode them
 
 
@@ -27,18 +30,29 @@ class Job:
     skip: bool = False
 
 
-def plan(inputs: Sequence[str], output: str | None = None, *, suffix: str = SUFFIX, force: bool = False) -> list[Job]:
-    """A job for each input file, in order; folders of pictures become jobs only if `suffix` is .nic.
+def plan(
+    inputs: Sequence[str],
+    output: str | None = None,
+    *,
+    suffix: str = SUFFIX,
+    keep_suffix: bool = False,
+    force: bool = False,
+) -> list[Job]:
+    """A job for each input file, in order: from pictures to .nic files, or with another suffix from those to pictures.
 
     output: the name of a single output file; or a folder, which mirrors each input folder. By default, each output is
-    next to its input. An input folder stands for the pictures in it and in its subfolders, by their suffixes and in
-    order of their paths, without hidden files and without following links to folders.
+    next to its input. An input folder stands for the pictures (or .nic files) in it and in its subfolders, by their
+    suffixes and in order of their paths, without hidden files and without following links to folders. keep_suffix:
+    a.png becomes a.png.nic instead of a.nic.
 
-    If the inputs include a folder, existing .nic files are skipped, so that a run can be continued; otherwise an output
+    If the inputs include a folder, existing outputs are skipped, so that a run can be continued; otherwise an output
     that exists is a problem. `force` overwrites both. Two inputs with the same output are a problem, but an input given
-    twice is one job. Raises OutputError if `output` cannot be the output of these inputs.
+    twice is one job. "-" is standard input or output, for a single file. Raises OutputError if `output` cannot be the
+    output of these inputs.
     """
-    resumable = suffix == SUFFIX and any(map(os.path.isdir, inputs))
+    if STANDARD in (*inputs, output):
+        return [_streamed(inputs, output, suffix, force)]
+    resumable = any(map(os.path.isdir, inputs))
     is_folder = (
         output is None or resumable or len(inputs) > 1 or os.path.isdir(output) or output.endswith(("/", os.sep))
     )
@@ -54,7 +68,10 @@ def plan(inputs: Sequence[str], output: str | None = None, *, suffix: str = SUFF
     jobs: dict[tuple[str, str], Job] = {}
     for name in inputs:
         for path, problem in _sources(name, suffix):
-            target = output if output is not None and not is_folder else _target(name, path, output, suffix)
+            if output is not None and not is_folder:
+                target = output
+            else:
+                target = _target(name, path, output, suffix, keep_suffix)
             jobs.setdefault((os.path.realpath(path), os.path.realpath(target)), Job(path, target, problem))
     count = Counter(target for (_, target), job in jobs.items() if not job.problem)
     for (source, target), job in jobs.items():
@@ -63,10 +80,10 @@ def plan(inputs: Sequence[str], output: str | None = None, *, suffix: str = SUFF
         if suffix == SUFFIX and is_nic(source):
             problem = f"{job.source} is a .nic file already, expected a picture: decode it first"
         elif count[target] > 1:
-            problem = f"{job.source}: another input becomes {job.target} too: rename one"
+            problem = f"{job.source}: another input becomes {job.target} too: rename one, or use --keep-suffix"
         elif source == target:
             problem = f"{job.source} would be overwritten by its own output: give another name with -o"
-        elif resumable and not force and is_nic(target):
+        elif resumable and not force and (is_nic(target) if suffix == SUFFIX else os.path.isfile(target)):
             jobs[source, target] = replace(job, skip=True)
             continue
         else:
@@ -77,6 +94,9 @@ def plan(inputs: Sequence[str], output: str | None = None, *, suffix: str = SUFF
 
 def write(job: Job, data: bytes, *, force: bool) -> None:
     """Writes the output of a job, and makes its folder if it is missing. Raises OutputError."""
+    if job.target == STANDARD:
+        sys.stdout.buffer.write(data)
+        return
     files.make_folder(os.path.dirname(job.target) or ".")
     files.write_bytes(job.target, data, force=force)
 
@@ -108,15 +128,12 @@ def _sources(name: str, suffix: str) -> Iterator[tuple[str, str]]:
         yield name, f"{name}: No such file or directory: check the name"
     elif not os.path.isdir(name):
         yield name, ""
-    elif suffix != SUFFIX:
-        yield name, f"{name} is a folder, expected a file: name the files in it"
     else:
-        yield from _pictures(name)
+        yield from _members(name, picture_suffixes() if suffix == SUFFIX else {SUFFIX})
 
 
-def _pictures(folder: str) -> Iterator[tuple[str, str]]:
-    """The path of each picture in a folder; then the subfolders that cannot be read, and why."""
-    suffixes = picture_suffixes()
+def _members(folder: str, suffixes: set[str]) -> Iterator[tuple[str, str]]:
+    """The path of each file with such a suffix in a folder; then the subfolders that cannot be read, and why."""
     errors: list[OSError] = []
     empty = True
     for parent, folders, names in os.walk(folder, onerror=errors.append):
@@ -129,7 +146,8 @@ def _pictures(folder: str) -> Iterator[tuple[str, str]]:
     for error in errors:
         yield error.filename, f"{error.filename}: {error.strerror}"
     if empty and not errors:
-        yield folder, f"{folder} contains no pictures: name another folder"
+        kind = ".nic files" if SUFFIX in suffixes else "pictures"
+        yield folder, f"{folder} contains no {kind}: name another folder"
 
 
 def _counts(path: str) -> bool:
@@ -137,10 +155,29 @@ def _counts(path: str) -> bool:
     return os.path.isfile(path) or not os.path.exists(path)
 
 
-def _target(name: str, path: str, output: str | None, suffix: str) -> str:
+def _streamed(inputs: Sequence[str], output: str | None, suffix: str, force: bool) -> Job:
+    """The job of standard input, or for standard output."""
+    if len(inputs) != 1 or os.path.isdir(inputs[0]):
+        raise OutputError("standard input or output, -, is one file: give one input that is a file")
+    target = STANDARD if output is None else output
+    if target != STANDARD:
+        ending = os.path.splitext(target)[1].lower()
+        if suffix == SUFFIX and ending != SUFFIX:
+            raise OutputError(
+                f"{target} has the suffix {ending!r}, expected {SUFFIX}: give another name for the output"
+            )
+        return Job(inputs[0], target, _problem(target, force, make_folders=False))
+    if sys.stdout.isatty():
+        raise OutputError("standard output is a terminal: redirect it, or name a file with -o")
+    ((source, problem),) = [(STANDARD, "")] if inputs[0] == STANDARD else _sources(inputs[0], suffix)
+    return Job(source, target, problem)
+
+
+def _target(name: str, path: str, output: str | None, suffix: str, keep_suffix: bool) -> str:
     """The output for the file `path` of the input `name`, in the folder `output` or next to the file."""
     folder = name if os.path.isdir(name) else os.path.dirname(path)
-    relative = os.path.splitext(os.path.relpath(path, folder or "."))[0] + suffix
+    relative = os.path.relpath(path, folder or ".")
+    relative = (relative if keep_suffix else os.path.splitext(relative)[0]) + suffix
     return os.path.join(folder if output is None else output, relative)
 
 

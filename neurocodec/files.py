@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -19,6 +22,9 @@ from typing import IO, BinaryIO
 from neurocodec.errors import ArgumentTypeError, MissingPackageError, OutputError
 
 TIMEOUT_S = 30
+NEW_S = 5
+"""A file that is being written may not be locked yet in its first moment."""
+_PART = re.compile(r"\.neurocodec-[0-9a-f]{16}\.part")
 MAX_BYTES = 2**31
 """What is read of a pipe or a device at most."""
 _CHUNK_BYTES = 2**20
@@ -117,10 +123,13 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Bi
     check_output(path, force=force)
     name = os.fspath(path)
     target = os.path.realpath(name)
+    _sweep(os.path.dirname(target))
     part = os.path.join(os.path.dirname(target), f".neurocodec-{secrets.token_hex(8)}.part")
     try:
         try:
             with open(part, "x+b") as file:
+                with contextlib.suppress(OSError):  # not every file system has locks
+                    _lock(file)
                 if force:
                     with contextlib.suppress(OSError):  # there may be no such file
                         shutil.copymode(target, part)
@@ -166,6 +175,27 @@ def download(url: str, sha256: str, target: Path) -> None:
         pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=request)
     except ValueError as error:  # pooch removes a file with another hash
         raise OSError(f"{url} does not have the SHA-256 {sha256[:8]}...") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _sweep(folder: str) -> None:
+    """Removes the parts of processes that were killed, once for each folder. A part in use is locked, or very new."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and age > NEW_S:
+                    with open(entry.path, "r+b") as file:
+                        _lock(file)
+                        os.unlink(entry.path)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Locks a file until it is closed. Raises OSError if another process has locked it. Windows locks by itself."""
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _publish(part: str, target: str, force: bool) -> None:

@@ -115,19 +115,25 @@ def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = Fal
     written, as `files.writing` does, or if the format cannot hold the picture.
     """
     name = os.fspath(path)
+    check_format(name)
+    with files.writing(name, force=force) as file:
+        file.write(to_file_bytes(im, name))
+
+
+def to_file_bytes(im: Image.Image, name: str) -> bytes:
+    """The bytes of the file that `save_pil` writes. Raises OutputError if the format cannot hold the picture."""
     kind = check_format(name)
     no_alpha = f"{name}: {kind} cannot hold the alpha channel of this picture: use .png"
     if im.mode == "RGBA" and kind in _ALPHA_IS_LOST:
         raise OutputError(no_alpha)
-    with files.writing(name, force=force) as file:
-        out = io.BytesIO()  # Pillow's JPEG 2000 writer never returns from a full disk
-        try:
-            im.save(out, format=kind, **_QUALITY.get(kind, {}), **metadata.save_options(im, kind))
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, SyntaxError, struct.error) as error:
-            if im.mode in ("LA", "RGBA") and "cannot write mode" in str(error):
-                raise OutputError(no_alpha) from error
-            raise OutputError(f"{name}: {kind} cannot hold this picture ({one_line(error)}): use .png") from error
-        file.write(out.getbuffer())
+    out = io.BytesIO()
+    try:
+        im.save(out, format=kind, **_QUALITY.get(kind, {}), **metadata.save_options(im, kind))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, SyntaxError, struct.error) as error:
+        if im.mode in ("LA", "RGBA") and "cannot write mode" in str(error):
+            raise OutputError(no_alpha) from error
+        raise OutputError(f"{name}: {kind} cannot hold this picture ({one_line(error)}): use .png") from error
+    return out.getvalue()
 
 
 def check_format(path: str | os.PathLike[str]) -> str:

@@ -1,4 +1,4 @@
-"""Worker processes, which an interrupt ends at once and silently; and the number of cores."""
+"""Worker processes, which end at once and silently with their parent, however it ends; and the number of cores."""
 
 from __future__ import annotations
 
@@ -21,27 +21,64 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that ask a program to end."""
+
+
+class Ended(KeyboardInterrupt):
+    """A signal other than Ctrl-C asks the program to end. number: of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def signals_as_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `Ended` in the block, unless they are handled or ignored already, as by nohup."""
+
+    def end(number: int, _: object) -> None:
+        raise Ended(number)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot handle signals
+    numbers = [number for number in ENDINGS if in_main_thread and signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def available_cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def limit_threads(threads: int) -> None:
+    """Sets the number of threads of this process, before libraries that read it are loaded."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delays an interrupt until the block ends. Processes that start in the block never receive one."""
-    interrupts = []
-    handler = signal.getsignal(signal.SIGINT)
-    delays = threading.current_thread() is threading.main_thread() and callable(handler)  # other threads get none
-    if delays:
-        signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+    """Delays signals that end the program until the block ends. Processes that start in it receive no interrupt."""
+    delayed: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in ENDINGS}
+    if threading.current_thread() is not threading.main_thread():  # other threads get none
+        handlers = {}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: delayed.append(number))
     try:
         with _blocked_interrupts():
             yield
     finally:
-        if delays:
-            signal.signal(signal.SIGINT, handler)
-            if interrupts:
-                signal.raise_signal(signal.SIGINT)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if delayed:
+            signal.raise_signal(delayed[0])
 
 
 def map_in_order(
@@ -117,11 +154,20 @@ def _start(workers: dict[Connection, BaseProcess], start: Callable[[], object], 
 def _work(connection: Connection, start: Callable[[], object], function: Callable[[Any], Any]) -> None:
     """The worker: receives items and sends outcomes until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     start()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             outcome = _call(function, connection.recv())
             connection.send(_sendable(outcome) if isinstance(outcome, Exception) else outcome)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent does, even in the middle of an item."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _call(function: Callable[[Item], Result], item: Item) -> Result | Exception:

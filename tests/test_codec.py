@@ -23,6 +23,7 @@ from PIL import Image
 import neurocodec
 from neurocodec import codec, container, image, tiling
 from neurocodec.errors import (
+    ArgumentError,
     ImageError,
     ModelMismatchError,
     ModelNotFoundError,
@@ -214,6 +215,27 @@ def test_targets(base_model, photo):
         codec.encode(crop, target_psnr=90, model=base_model)
     with pytest.raises(ValueError, match="only one"):
         codec.encode(crop, target_psnr=30, target_bytes=1000, model=base_model)
+
+
+def test_effort_1_is_the_default_and_others_are_refused(small_model, photo):
+    crop = photo[:40, :50]
+    assert codec.encode(crop, effort=1, model=small_model) == codec.encode(crop, model=small_model)
+    assert codec.encode(crop, effort=2, model=small_model) != codec.encode(crop, model=small_model)
+    for effort in (0, 11, -1, 2.5, "3", None):
+        with pytest.raises(ArgumentError, match="effort"):
+            codec.encode(crop, effort=effort, model=small_model)
+
+
+def test_targets_hold_with_effort_and_use_what_the_search_wins(base_model, photo):
+    crop = photo[80:176, 180:276]
+    plain, searched = (codec.encode(crop, target_bytes=1200, effort=e, model=base_model) for e in (1, 2))
+    assert 1140 < len(searched) <= 1200
+    assert psnr(codec.decode(searched, model=base_model), crop) > psnr(codec.decode(plain, model=base_model), crop)
+    plain, searched = (codec.encode(crop, target_psnr=32.0, effort=e, model=base_model) for e in (1, 2))
+    assert 32.0 <= psnr(codec.decode(searched, model=base_model), crop) < 32.2
+    assert len(searched) < len(plain)
+    with pytest.raises(ImageError, match="cannot be reached"):
+        codec.encode(crop, target_bytes=60, effort=2, model=base_model)
 
 
 def test_measured_tables_make_smaller_files(small_model, photo):

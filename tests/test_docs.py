@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import pytest
 from paths import PHOTO, ROOT, SMALL_MODEL
@@ -51,6 +54,7 @@ PLACEHOLDERS = {
     "--bytes N": "2000",
     "-j N": "2",
     "P": "30",
+    "E": "2",
     "R": "1",
     "X": "16",
     "Y": "16",
@@ -195,7 +199,10 @@ def parse(words: list[str]) -> None:
     if words[0] == "train":
         from neurocodec.training.config import load_config
 
-        load_config(str(ROOT / args.config), [*args.overrides, *rest])
+        overrides = [*args.words, *rest]
+        name = overrides.pop(0) if overrides and "=" not in overrides[0] else ""
+        assert name or args.resume or args.init_from, shlex.join(words)
+        load_config(name or "base", overrides)
 
 
 def check_script(words: list[str]) -> None:
@@ -259,6 +266,30 @@ def test_links_lead_somewhere() -> None:
     assert not [
         f"{page.name}: {link}" for page, link in links if "://" not in link and not (page.parent / link).exists()
     ]
+
+
+def test_the_site_builds_and_its_links_lead_somewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    links = [
+        (page, unquote(link))
+        for page in tmp_path.rglob("*.html")
+        for link in re.findall(r'(?:href|src)="([^":]+)"', page.read_text("utf-8"))
+    ]
+    assert len(links) > 1000
+    missing = {f"{page.name}: {link}" for page, link in links if not _target_exists(page, link, tmp_path)}
+    assert not missing
+
+
+def _target_exists(page: Path, link: str, site: Path) -> bool:
+    path, _, anchor = link.partition("#")
+    target = page if not path else (site if path.startswith("/") else page.parent) / path.lstrip("/")
+    if target.suffix != ".html" or not anchor:
+        return target.exists()
+    return bool(re.search(rf'(?:id|name)="{re.escape(anchor)}"', target.read_text("utf-8")))
 
 
 def test_the_readme_names_every_environment_variable() -> None:

@@ -42,6 +42,10 @@ def nic_bytes(im: Image.Image, **options: Any) -> bytes:
     return out.getvalue()
 
 
+def test_save_takes_an_effort() -> None:
+    assert nic_bytes(picture(), effort=2) == neurocodec.encode(picture(), effort=2)
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_round_trip_through_a_file(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "a.nic"

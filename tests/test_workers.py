@@ -13,7 +13,7 @@ import pytest
 from paths import ROOT
 
 from neurocodec.errors import NeurocodecError
-from neurocodec.workers import map_in_order, uninterrupted
+from neurocodec.workers import Ended, map_in_order, signals_as_interrupts, uninterrupted
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
@@ -61,7 +61,7 @@ import os, signal, time
 from neurocodec.workers import map_in_order
 
 if __name__ == "__main__":
-    results = map_in_order(time.sleep, [0, 0, 1, 1], 2, int)
+    results = map_in_order(time.sleep, [0, 0, 1000, 1000], 2, int)
     next(results)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -130,7 +130,7 @@ def test_an_interrupt_at_any_step_ends_the_program(step: int, tmp_path: Path) ->
     assert run(AT_A_STEP, tmp_path, str(step)) == (130, "interrupted\n", "")
 
 
-def test_workers_end_when_their_parent_dies(tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed_even_in_the_middle_of_an_item(tmp_path: Path) -> None:
     assert run(PARENT_DIES, tmp_path) == (-signal.SIGKILL, "", "")
 
 
@@ -143,6 +143,28 @@ def test_an_interrupt_is_delayed() -> None:
         steps.append("not reached")
     assert steps == ["went on"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_is_delayed_like_an_interrupt(number: signal.Signals) -> None:
+    steps = []
+    with pytest.raises(Ended) as caught, signals_as_interrupts():  # noqa: PT012
+        with uninterrupted():
+            signal.raise_signal(number)
+            steps.append("went on")
+        steps.append("not reached")
+    assert caught.value.number == number
+    assert steps == ["went on"]
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_as_interrupts():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_interrupt_that_is_ignored_stays_ignored() -> None:

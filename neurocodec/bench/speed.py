@@ -345,9 +345,9 @@ def _compressai(name: str, picture: Path | None, bpp: float, folder: str) -> Cod
         return create([name])[0]
     except compressai.WeightsNotFoundError:
         architecture, setting = name.removeprefix("cai:"), float(_UNTRAINED_QUALITY)
-    import torch
+    from safetensors.torch import save_file
 
     network = untrained(architecture, _UNTRAINED_QUALITY, _sample(picture), bpp=bpp)
-    file = os.path.join(folder, f"{architecture}.pth")
-    torch.save(network.state_dict(), file)
+    file = os.path.join(folder, f"{architecture}.safetensors")
+    save_file(network.state_dict(), file)
     return CompressAI(architecture, f"{name} ({UNTRAINED})", ((setting, file),))

@@ -148,9 +148,11 @@ class TimedNetwork:
         with self._clock.stage(G_A):
             return self._network.analyse(rgb, quality_index)
 
-    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
+    def encode(
+        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+    ) -> tuple[bytes, Latents]:
         with self._clock.stage(ENTROPY):
-            return self._network.encode(y, quality_index)
+            return self._network.encode(y, quality_index, z_hat)
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         with self._clock.stage(ENTROPY):

@@ -1,27 +1,39 @@
-"""neurocodec decode: .nic files to pictures."""
+"""neurocodec decode: .nic files, or whole folders of them, to pictures."""
 
 from __future__ import annotations
 
 import argparse
 import functools
-import os
 import time
+from typing import Any
 
-from neurocodec import collection, files
+from neurocodec import collection
 from neurocodec.cli import batch, options
-from neurocodec.collection import Job
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command."""
-    parser = subparsers.add_parser("decode", help=".nic files to pictures", description=__doc__, allow_abbrev=False)
-    parser.add_argument("inputs", nargs="+", metavar="IN.nic")
+    parser = subparsers.add_parser(
+        "decode",
+        help="pictures from .nic files",
+        description=".nic files, or whole folders of them, to pictures. OUT mirrors an input folder; existing pictures "
+        "in it are skipped, so that a run can be continued.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="IN", help=".nic files, folders of them, or - for stdin")
     parser.add_argument(
         "-o",
         "--output",
         type=options.file_name,
         metavar="OUT",
-        help="file, whose suffix names the format, or folder (a PNG next to IN)",
+        help="file, whose suffix names the format, folder, or - for stdout (next to IN)",
+    )
+    parser.add_argument(
+        "--format",
+        type=_suffix,
+        default=".png",
+        metavar="F",
+        help="suffix of outputs whose name is not given, and format on stdout: png, jpg, webp, tiff, ... (png)",
     )
     parser.add_argument(
         "--realism",
@@ -33,29 +45,47 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="decode only this part, in pixels"
     )
-    options.add_force_option(parser)
+    options.add_batch_options(parser)
     options.add_device_option(parser)
     options.add_limit_option(parser)
     parser.set_defaults(run=run, more="inputs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Decodes the inputs; a problem with one does not stop the others. Returns 1 if there was one, else 0."""
-    jobs = collection.plan(args.inputs, args.output, suffix=".png", force=args.force)
-    return int(batch.run_jobs(jobs, functools.partial(_decode, args=args)) > 0)
+    """Decodes the inputs. Raises NeurocodecError if nothing can be decoded."""
+    jobs = collection.plan(args.inputs, args.output, suffix=args.format, force=args.force)
+    keywords = {
+        "realism": args.realism,
+        "region": tuple(args.region) if args.region else None,
+        "device": args.device,
+        "max_pixels": args.max_pixels,
+    }
+    return batch.convert(jobs, functools.partial(decode_file, suffix=args.format, keywords=keywords), args, "decoded")
 
 
-def _decode(job: Job, args: argparse.Namespace) -> str:
-    """Decodes one file; returns the line about it."""
+def _suffix(name: str) -> str:
+    """An argument type: the suffix of a picture format."""
+    from neurocodec.errors import OutputError
+    from neurocodec.image import check_format
+
+    suffix = "." + name.lower().lstrip(".")
+    try:
+        check_format("picture" + suffix)
+    except OutputError as error:
+        raise argparse.ArgumentTypeError(f"{name!r} is not a picture format that Pillow writes") from error
+    return suffix
+
+
+def decode_file(source: str, target: str, suffix: str, keywords: dict[str, Any]) -> batch.Output:
+    """The picture file of a .nic file. suffix: of the format on stdout; keywords: as for `neurocodec.decode`."""
     import neurocodec
-    from neurocodec.image import check_format, save_pil
+    from neurocodec.image import check_format, to_file_bytes
 
     started = time.perf_counter()
-    check_format(job.target)  # before the work
-    region = tuple(args.region) if args.region else None
-    im = neurocodec.decode(
-        job.source, realism=args.realism, region=region, device=args.device, max_pixels=args.max_pixels
-    )
-    files.make_folder(os.path.dirname(job.target) or ".")
-    save_pil(im, job.target, force=args.force)
-    return f"{job.target}: {im.width} x {im.height}, {im.mode}, {time.perf_counter() - started:.2f} s"
+    name = f"stdout{suffix}" if target == collection.STANDARD else target
+    check_format(name)  # before the work
+    im = neurocodec.decode(batch.opened(source), **keywords)
+    data = to_file_bytes(im, name)
+    seconds = time.perf_counter() - started
+    about = {"width": im.width, "height": im.height, "mode": im.mode, "bytes": len(data), "seconds": seconds}
+    return batch.Output(data, about, f"{im.width} x {im.height}, {im.mode}, {seconds:.2f} s")

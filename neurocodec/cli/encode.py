@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import os
+import importlib.util
 import time
 import warnings
 from typing import Any
 
 from neurocodec import collection
 from neurocodec.cli import batch, options
-from neurocodec.collection import Job
 from neurocodec.container import describe
-from neurocodec.workers import available_cores, map_in_order
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -22,23 +19,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "encode",
         help="pictures to .nic files",
-        description="Pictures, or whole folders of them, to .nic files. OUT mirrors the input folder; existing .nic "
+        description="Pictures, or whole folders of them, to .nic files. OUT mirrors an input folder; existing .nic "
         "files in it are skipped, so that a run can be continued.",
         allow_abbrev=False,
     )
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="pictures that Pillow can read, or folders of them")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="IN", help="pictures that Pillow can read, folders of them, or - for stdin"
+    )
     parser.add_argument(
         "-o",
         "--output",
         type=options.file_name,
         metavar="OUT",
-        help="file, or folder for several inputs or a folder (next to IN)",
+        help="file, folder, or - for stdout (next to IN)",
     )
     options.add_rate_options(parser)
-    options.add_force_option(parser)
     parser.add_argument(
-        "-j", "--jobs", type=options.integer(1), default=1, metavar="N", help="processes, which share the cores (1)"
+        "--effort",
+        type=int,
+        choices=range(1, 11),
+        default=1,
+        metavar="E",
+        help="1 to 10; above 1 the encoder searches for better latents: smaller files, minutes of work (1)",
     )
+    parser.add_argument("--keep-suffix", action="store_true", help="a.png becomes a.png.nic instead of a.nic")
+    options.add_batch_options(parser)
     options.add_model_option(parser)
     options.add_device_option(parser)
     options.add_limit_option(parser)
@@ -46,49 +51,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Encodes the inputs; a problem with one does not stop the others. Returns 1 if there was one, else 0.
-
-    Raises NeurocodecError if nothing can be encoded.
-    """
-    jobs = collection.plan(args.inputs, args.output, force=args.force)
-    sources = [job.source for job in jobs if not job.problem and not job.skip]
-    processes = max(1, min(args.jobs, len(sources)))
-    if sources:
+    """Encodes the inputs. Raises NeurocodecError if nothing can be encoded."""
+    jobs = collection.plan(args.inputs, args.output, keep_suffix=args.keep_suffix, force=args.force)
+    if any(not job.problem and not job.skip for job in jobs):
         from neurocodec import model as model_files
 
         # Now, so that a missing model is one error rather than one for each picture.
         model_files.load(args.model)
-
-    encode = functools.partial(encode_file, keywords=options.encode_options(args))
-    start = functools.partial(_set_threads, max(1, available_cores() // processes))
-
-    def work(job: Job) -> str:
-        outcome = next(outcomes)
-        if isinstance(outcome, Exception):
-            raise outcome
-        data, seconds = outcome
-        collection.write(job, data, force=args.force)
-        info = describe(data)
-        return f"{job.target}: {info.bytes:,} bytes, {info.bpp:.3f} bpp, {seconds:.2f} s"
-
-    with contextlib.closing(map_in_order(encode, sources, processes, start)) as outcomes:
-        problems = batch.run_jobs(jobs, work)
-    if any(map(os.path.isdir, args.inputs)):
-        skipped = sum(job.skip for job in jobs)
-        print(f"{len(jobs) - skipped - problems:,} encoded, {skipped:,} skipped, {problems:,} failed", flush=True)
-    return int(problems > 0)
+    return batch.convert(jobs, functools.partial(encode_file, keywords=_keywords(args)), args, "encoded")
 
 
-def encode_file(source: str, keywords: dict[str, Any]) -> tuple[bytes, float]:
-    """The .nic file of a picture file, and the seconds that encoding took. keywords: as for `neurocodec.encode`.
-
-    Writes nothing, so that a worker can be ended at any time. Raises what `neurocodec.encode` raises.
-    """
+def encode_file(source: str, target: str, keywords: dict[str, Any]) -> batch.Output:
+    """The .nic file of a picture file. keywords: as for `neurocodec.encode`, whose errors are raised."""
     import neurocodec
 
     started = time.perf_counter()
     allow_large_pictures(keywords["max_pixels"])
-    return neurocodec.encode(source, **keywords), time.perf_counter() - started
+    data = neurocodec.encode(batch.opened(source), **keywords)
+    seconds, info = time.perf_counter() - started, describe(data)
+    about = {"bytes": info.bytes, "bpp": info.bpp, "quality": info.quality, "seconds": seconds}
+    return batch.Output(data, about, f"{info.bytes:,} bytes, {info.bpp:.3f} bpp, {seconds:.2f} s")
 
 
 def allow_large_pictures(max_pixels: int) -> None:
@@ -99,5 +81,25 @@ def allow_large_pictures(max_pixels: int) -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def _set_threads(threads: int) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+def _keywords(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `neurocodec.encode`. A search in this process shows a bar on a terminal, with tqdm."""
+    keywords = options.encode_options(args) | {"effort": args.effort}
+    if args.effort > 1 and args.jobs == 1 and batch.wants_bars(args) and importlib.util.find_spec("tqdm"):
+        keywords["progress"] = _SearchBar()
+    return keywords
+
+
+class _SearchBar:
+    """A bar for each search; called with the share that is done."""
+
+    _bar: Any = None
+
+    def __call__(self, share: float) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=1, leave=False, bar_format="search {percentage:3.0f} %|{bar}| {elapsed}<{remaining}")
+        self._bar.update(share - self._bar.n)
+        if share >= 1:
+            self._bar.close()
+            self._bar = None

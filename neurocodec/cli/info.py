@@ -1,45 +1,56 @@
-"""neurocodec info: what a .nic file contains. Verifies its checksums; runs no network."""
+"""neurocodec info: what .nic files contain. Verifies their checksums; runs no network."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+import os
 
 import neurocodec
+from neurocodec.cli import batch
+from neurocodec.container import NicInfo
 from neurocodec.errors import sentence
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command."""
-    parser = subparsers.add_parser("info", help="what a .nic file contains", description=__doc__, allow_abbrev=False)
-    parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
-    parser.set_defaults(run=run)
+    parser = subparsers.add_parser("info", help="what .nic files contain", description=__doc__, allow_abbrev=False)
+    parser.add_argument("files", nargs="+", metavar="FILE", help=".nic files, or - for stdin")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each file")
+    parser.set_defaults(run=run, more="files")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the description. Raises NicFormatError."""
-    try:
-        info = neurocodec.info(args.file)
-    except neurocodec.NicFormatError as error:
-        raise type(error)(sentence(error, args.file)) from None
-    if args.json:
-        import dataclasses
-        import json
+    """Prints the descriptions; a problem with one file does not stop the others. Returns 1 if there was one, else 0."""
+    problems = 0
+    for number, name in enumerate(args.files):
+        try:
+            info = neurocodec.info(batch.opened(name))
+        except Exception as error:
+            if os.environ.get("NEUROCODEC_TRACEBACK"):
+                raise
+            batch.print_error(sentence(error, name))
+            problems += 1
+            continue
+        if args.json:
+            print(json.dumps({"file": name, **dataclasses.asdict(info)}))
+        else:
+            print("\n" * (number > 0) + describe(name, info))
+    return int(problems > 0)
 
-        print(json.dumps({"file": args.file, **dataclasses.asdict(info)}))
-        return 0
+
+def describe(name: str, info: NicInfo) -> str:
+    """The description in words."""
     metadata = [("ICC", info.icc_bytes), ("EXIF", info.exif_bytes), ("XMP", info.xmp_bytes)]
     rows = [
-        ("file", args.file),
+        ("file", name),
         ("picture", f"{info.width} x {info.height}, {info.mode}, {info.tiles} tile{'s' if info.tiles > 1 else ''}"),
         *([] if info.architecture else [("quality", f"{info.quality:.3g}")]),
         ("size", f"{info.bytes:,} bytes, {info.bpp:.3f} bpp"),
-        ("metadata", ", ".join(f"{name} ({size} bytes)" for name, size in metadata if size) or "none"),
+        ("metadata", ", ".join(f"{kind} ({size} bytes)" for kind, size in metadata if size) or "none"),
         ("model", f"{info.architecture}, weights {info.model_id}" if info.architecture else info.model_id),
         ("format", f"version {info.version}"),
+        *([("note", info.note)] if info.note else []),
     ]
-    if info.note:
-        rows.append(("note", info.note))
-    for name, value in rows:
-        print(f"{name:<9} {value}")
-    return 0
+    return "\n".join(f"{kind:<9} {value}" for kind, value in rows)

@@ -1,6 +1,7 @@
 """Parser, error handling and exit statuses of the `neurocodec` command.
 
-Exit status: 0; 1 with one sentence on stderr for anything wrong with the input; 2 for usage; 130 when interrupted.
+Exit status: 0; 1 with one sentence on stderr for anything wrong with the input; 2 for usage; 130 when interrupted; 128
+plus the number of the signal when SIGTERM or SIGHUP ends the command.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import sys
 from collections.abc import Sequence
 
 from neurocodec import __version__
-from neurocodec.cli import bench, compare, decode, demo, doctor, encode, info, train
+from neurocodec.cli import bench, compare, decode, demo, doctor, encode, info, train, view
 from neurocodec.cli.batch import print_error
 from neurocodec.errors import sentence
+from neurocodec.workers import Ended, signals_as_interrupts
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, prog="neurocodec"
     )
-    for module in (encode, decode, info, compare, bench, train, demo, doctor):
+    for module in (encode, decode, info, view, compare, bench, train, demo, doctor):
         module.add_parser(subparsers)
     return parser
 
@@ -49,9 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if more is not None:
         more.extend(rest + literal)  # argparse stops a list at the first option after it
     try:
-        status: int = args.run(args)
+        with signals_as_interrupts():
+            status: int = args.run(args)
         if sys.stdout is not None:  # the shell may have closed it
             sys.stdout.flush()
+    except Ended as ended:
+        return 128 + ended.number
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, such as head, has ended

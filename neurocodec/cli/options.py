@@ -83,6 +83,18 @@ def add_limit_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_batch_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --force and what `batch.convert` reads: -j, --threads, --json and --quiet."""
+    add_force_option(parser)
+    parser.add_argument("-j", "--jobs", type=integer(1), default=1, metavar="N", help="processes (1)")
+    parser.add_argument(
+        "--threads", type=integer(1), metavar="N", help="threads of each process (an equal share of the cores)"
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--json", action="store_true", help="print one JSON object for each file")
+    group.add_argument("--quiet", action="store_true", help="print errors alone")
+
+
 def add_force_option(parser: argparse.ArgumentParser) -> None:
     """Adds --force."""
     parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")

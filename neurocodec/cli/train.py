@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
+from pathlib import Path
 
-from neurocodec.errors import ConfigError, MissingPackageError
+from neurocodec.errors import MissingPackageError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command."""
     parser = subparsers.add_parser("train", help="train a model", description=__doc__, allow_abbrev=False)
-    parser.add_argument("config", metavar="CONFIG.toml")
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="replaces a setting of the file: training.batch=4"
+        "words",
+        nargs="*",
+        metavar="CONFIG section.key=value",
+        help="base, base-gpu, realism, hific or a .toml file, and settings to replace, such as training.batch=4; "
+        "CONFIG is left out with --resume, and where --init-from names a run, to use the settings of that run",
     )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--run", dest="folder", metavar="DIR", help="folder of the new run (default: runs/CONFIG)")
@@ -22,30 +27,39 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--init-from",
         metavar="MODEL",
-        help="start a new run from a run's model.pt, a .safetensors file or an installed model; to train a generative "
-        "decoder, from the file of one or a run's checkpoint.pt (training.init_from)",
+        help="start a new run from the folder of a run, a .safetensors file or an installed model (training.init_from)",
     )
-    parser.set_defaults(run=run, more="overrides")
+    parser.set_defaults(run=functools.partial(run, parser), more="words")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Trains. Raises ConfigError."""
+    overrides = list(args.words)
+    name = overrides.pop(0) if overrides and "=" not in overrides[0] else None
+    source = args.resume or args.init_from
     if args.resume and args.init_from:
-        raise ConfigError("--init-from starts a new run and --resume continues one: give one of them.")
+        parser.error("--init-from starts a new run and --resume continues one: give one of them")
+    if args.resume and name:
+        parser.error(f"a run continues with its own settings: leave out {name}")
+    if not (name or source):
+        parser.error("name a configuration: base, base-gpu, realism, hific or a .toml file")
+    if not (name or args.folder or args.resume):
+        parser.error("name the folder of the new run with --run, or a configuration")
     try:
-        from neurocodec.training.config import GenerativeConfig, load_config
+        from neurocodec.training import checkpoint
+        from neurocodec.training.config import GenerativeConfig, config_from_dict, load_config
         from neurocodec.training.loop import train
         from neurocodec.training.rate_distortion import RateDistortion
         from neurocodec.training.realism import Realism
     except ModuleNotFoundError as error:
-        if error.name not in ("tqdm", "tomli", "torch"):
+        if error.name not in ("filelock", "tqdm", "tomli", "torch"):
             raise
         raise MissingPackageError(f"training needs {error.name}: pip install 'neurocodec[train]'") from error
 
-    config = load_config(args.config, args.overrides)
+    config = load_config(name, overrides) if name else config_from_dict(checkpoint.read_config(source), overrides)
     if args.init_from:
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, init_from=args.init_from))
-    folder = args.resume or args.folder or os.path.join("runs", os.path.splitext(os.path.basename(args.config))[0])
+    folder = args.resume or args.folder or os.path.join("runs", Path(name or "").stem)
     resume = args.resume is not None
     if isinstance(config, GenerativeConfig):
         path, what = train(config, folder, Realism, resume=resume), "the trained generative decoder"

@@ -56,9 +56,12 @@ class NativeNetwork:
         y: NDArray[np.int32] = self._native.analyse(np.ascontiguousarray(rgb), quality_index, self.kernel, self.threads)
         return y
 
-    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
+    def encode(
+        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+    ) -> tuple[bytes, Latents]:
         check_encodes(self.model)
-        result = self._native.encode(np.ascontiguousarray(y), quality_index, self.kernel, self.threads)
+        z = None if z_hat is None else np.ascontiguousarray(z_hat)
+        result = self._native.encode(np.ascontiguousarray(y), z, quality_index, self.kernel, self.threads)
         stream, z_hat, symbols, y_hat, _ = result
         return stream, Latents(z_hat, tuple(symbols), y_hat)
 

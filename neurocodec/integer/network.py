@@ -50,8 +50,10 @@ class Network(Protocol):
     def analyse(self, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
         """Pixels -> y. Raises ModelMismatchError if the model has no encoder."""
 
-    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
-        """y -> the stream of a tile, and the latents that it decodes to."""
+    def encode(
+        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+    ) -> tuple[bytes, Latents]:
+        """y -> the stream of a tile, and the latents that it decodes to. z_hat: by default what h_a makes of y."""
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         """The stream of a tile of (height, width) latents -> its latents. Raises NicFormatError or a subclass."""
@@ -81,18 +83,23 @@ class LayerwiseNetwork:
         check_encodes(self.model)
         return self._g_a(self.arithmetic, rgb, quality_index)
 
-    def walk(self, y: NDArray[np.int32], quality_index: int) -> tuple[list[Stage], Latents]:
+    def walk(
+        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+    ) -> tuple[list[Stage], Latents]:
         """The stages of a tile with their symbols, in coding order, and the latents that they decode to."""
         check_encodes(self.model)
-        z_hat = self._h_a(self.arithmetic, y, quality_index)
+        if z_hat is None:
+            z_hat = self._h_a(self.arithmetic, y, quality_index)
         y_hat, stages = np.zeros(y.shape, np.int32), []
         for stage in self.entropy.stages(quality_index, y_hat):
             stage.symbols = z_hat if stage.step is None else nearest_symbols(gather(y, stage.step), stage.means)
             stages.append(stage)
         return stages, Latents.of(stages, y_hat)
 
-    def encode(self, y: NDArray[np.int32], quality_index: int) -> tuple[bytes, Latents]:
-        stages, latents = self.walk(y, quality_index)
+    def encode(
+        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+    ) -> tuple[bytes, Latents]:
+        stages, latents = self.walk(y, quality_index, z_hat)
         symbols = np.concatenate([stage.symbols.ravel() for stage in stages])
         rows = np.concatenate([stage.rows.ravel() for stage in stages])
         calls = [stage.symbols.size for stage in stages]

@@ -27,8 +27,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from neurocodec import arguments, codec, container, image
@@ -122,10 +124,11 @@ def load(
 
 
 def load_file(architecture: str, path: str | os.PathLike[str], *, device: str = "auto") -> Model:
-    """A network from a file that `torch.save(network.state_dict(), path)` wrote; loaded once.
+    """A network from a file that `safetensors.torch.save_file(network.state_dict(), path)` wrote; loaded once.
 
-    Call `network.update()` before saving: tables computed on another machine may differ in their last bit, which
-    changes the model id. Raises ConfigError if the file is missing or holds another network.
+    Files of torch.save are refused: they are pickles, which may take any amount of memory. Call `network.update()`
+    before saving: tables computed on another machine may differ in their last bit, which changes the model id. Raises
+    ConfigError if the file is missing or holds another network.
     """
     _check_architecture(architecture)
     path, device = os.path.realpath(path), resolve_device(arguments.device(device))
@@ -133,7 +136,11 @@ def load_file(architecture: str, path: str | os.PathLike[str], *, device: str = 
         return _load_file(architecture, path, os.stat(path).st_mtime_ns, device)
     except NeurocodecError:
         raise
-    except Exception as error:  # torch's unpickler and CompressAI raise nearly any class on other files
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{path} is not a safetensors file: write one with safetensors.torch.save_file(network.state_dict(), path)"
+        ) from error
+    except Exception as error:  # CompressAI raises nearly any class on other files
         raise ConfigError(f"{path} cannot be read as weights of {architecture}: {one_line(error)[:200]}") from error
 
 
@@ -469,8 +476,8 @@ def _load(architecture: str, quality: int, metric: str, pretrained: bool, device
 
 @functools.lru_cache(maxsize=8)
 def _load_file(architecture: str, path: str, mtime: int, device: str) -> Model:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return freeze(getattr(package("models"), ARCHITECTURES[architecture]).from_state_dict(state), device=device)
+    network = getattr(package("models"), ARCHITECTURES[architecture]).from_state_dict(safetensors.torch.load_file(path))
+    return freeze(network, device=device)
 
 
 def _published(label: str, device: str) -> Model:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurocodec import collection
 from neurocodec.errors import ConfigError, MissingPackageError, NeurocodecError, OutputError, one_line, sentence
+from neurocodec.workers import limit_threads
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -133,7 +134,7 @@ class _Encoder:
     def __init__(self, model: str, device: str, threads: int, options: dict[str, Any], force: bool) -> None:
         from neurocodec import model as model_files
 
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+        limit_threads(threads)
         self._options, self._force = options | {"model": model_files.load(model), "device": device}, force
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

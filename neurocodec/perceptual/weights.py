@@ -7,7 +7,8 @@ They are looked for, in this order,
 3. in PyTorch's cache of model files (torch.hub.get_dir()/checkpoints), which torchvision fills too;
 4. at the addresses where their authors publish them, to be kept in that cache.
 
-Every file with a published SHA-256 is compared with it before it is read, wherever it lies.
+Every file is compared with its SHA-256 before it is read, wherever it lies: a pickle can make torch.load take any
+amount of memory.
 """
 
 from __future__ import annotations
@@ -58,12 +59,11 @@ SHAPES = {
 @dataclass(frozen=True)
 class Source:
     """A file of weights. keys: our name of each tensor, and its name in the file; package: the requirement and the path
-    of an installed package that carries the file; url: where its authors publish it. Without a SHA-256 the file is the
-    user's own; a .ckpt file is a pickle and always has one."""
+    of an installed package that carries the file; url: where its authors publish it."""
 
     file: str
     keys: dict[str, str]
-    sha256: str = ""
+    sha256: str
     package: tuple[str, str] | None = None
     url: str = ""
 
@@ -131,8 +131,7 @@ def _advice(part: str) -> str:
 def _read(source: Source, path: Path, part: str) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
-            if source.sha256:
-                check_sha256(file, source.sha256, path)
+            check_sha256(file, source.sha256, path)
             if path.suffix == ".ckpt":
                 stored = _tensors(_ArraysOnly(file).load())
             else:
@@ -222,7 +221,11 @@ _LPIPS_HEADS = _head_keys("lin{}.model.1.weight")
 _LPIPS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/082bb24f84c091ea94de2867d34c4544f68e0963"
 _DISTS_URL = "https://raw.githubusercontent.com/dingkeyan93/DISTS/1267d8cb626c98706db3697422701c56a85ebf2e"
 
-_ALEX_FULL = Source("lpips_alex_full.pth", _convolution_keys(ALEX_LAYERS, "conv") | _head_keys("lin{}.weight"))
+_ALEX_FULL = Source(
+    "lpips_alex_full.pth",
+    _convolution_keys(ALEX_LAYERS, "conv") | _head_keys("lin{}.weight"),
+    "8fc5b442dc3ed60b3af189ebbc19cdb3d6aca4a46fc7170a8c8a15abbec79471",
+)
 _ALEX_JAX = Source(
     "alexnet.ckpt",
     _convolution_keys(ALEX_LAYERS, "AlexNet_0.Conv_") | _JAX_HEADS,

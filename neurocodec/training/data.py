@@ -7,8 +7,9 @@ import json
 import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from neurocodec import files
+from neurocodec.collection import picture_suffixes
 from neurocodec.errors import ConfigError, ImageError
 from neurocodec.image import load
 from neurocodec.training import synthetic
@@ -24,139 +26,122 @@ from neurocodec.training.config import Config, DataConfig
 from neurocodec.training.distributed import Processes
 from neurocodec.training.schedule import Stage, in_last, seed_of, stages
 
+Rgb = NDArray[np.uint8]
+"""A picture, (H, W, 3); read-only."""
 MAGNIFICATION = 4.0
 """Maximum factor of magnified crops."""
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"}
-
-
-def find_images(folder: str | Path, setting: str = "data.folder") -> list[Path]:
-    """All picture files below a folder, sorted by path. Raises ConfigError, about that setting, if there are none."""
-    root = Path(folder)
-    if not str(folder) or not root.is_dir():
-        raise ConfigError(f"{setting} is {str(folder)!r}, which is not a folder: name a folder of photographs.")
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise ConfigError(f"{setting} is {str(folder)!r}, which holds no pictures: name a folder of photographs.")
-    return paths
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a run: those of `data.folder`, those of each folder of `data.mix`, and the held-out ones.
+    """The pictures of a run. training: those of `data.folder`, then those of each folder of `data.mix`."""
 
-    counts: of the pictures to train on, by folder.
-    """
+    training: dict[str, list[Rgb]]
+    held_out: list[Rgb]
 
-    photographs: Photographs
-    mix: tuple[Photographs, ...]
-    held_out: Photographs
-    counts: dict[str, int] = field(default_factory=dict)
+    @property
+    def photographs(self) -> list[Rgb]:
+        """Those of `data.folder` to train on."""
+        return next(iter(self.training.values()))
 
 
-def open_pictures(data: DataConfig, run: Path) -> Pictures:
+def open_pictures(data: DataConfig, cache: Path) -> Pictures:
     """Decodes the pictures of a run, unless they are in the cache. Raises ConfigError, OutputError.
 
-    The folders of `data.mix` contribute to the held-out pictures in proportion to their share of the crops.
+    Every `validation_every`-th picture of those that can be used is held out. The folders of `data.mix` contribute to
+    them in proportion to their share of the crops, and may not overlap: a held-out picture is in no other folder.
     """
-    cache, every = data.cache or run / "cache", data.validation_every
-    held_out: list[Path] = []
-    training: list[Photographs] = []
-    folders = [(data.folder, "data.folder", 1.0), *((name, "data.mix", share) for name, share in data.mix.items())]
-    for folder, setting, share in folders:
-        paths = find_images(folder, setting)
-        if len(paths) < 2:
-            raise ConfigError(f"{setting} is {folder!r}, which holds one picture, and training needs two.")
-        held_out += paths[::every][: math.ceil(share * data.validation_images)]
-        training.append(Photographs([p for i, p in enumerate(paths) if i % every], cache, min_side=data.crop))
-    counts = {folder: len(photographs) for (folder, _, _), photographs in zip(folders, training, strict=True)}
-    return Pictures(training[0], tuple(training[1:]), Photographs(held_out, cache, min_side=data.crop), counts)
+    training: dict[str, list[Rgb]] = {}
+    held_out: list[Rgb] = []
+    for folder, share in {data.folder: 1.0, **data.mix}.items():
+        setting = f"data.{'mix' if training else 'folder'} is {folder!r}"
+        root = Path(folder)
+        if not folder or not root.is_dir():
+            raise ConfigError(f"{setting}, which is not a folder: name a folder of photographs.")
+        for other in training:
+            one, two = root.resolve(), Path(other).resolve()
+            if one == two or one in two.parents or two in one.parents:
+                raise ConfigError(f"{setting}, which shares pictures with {other!r}: name folders that do not overlap.")
+        pictures = decoded(find_images(root), cache, min_side=data.crop, source=setting)
+        held_out += pictures[:: data.validation_every][: math.ceil(share * data.validation_images)]
+        training[folder] = [picture for i, picture in enumerate(pictures) if i % data.validation_every]
+    return Pictures(training, held_out)
 
 
-class Photographs:
-    """Decoded RGB pictures in one memory-mapped file, shared by all processes of a machine.
+def find_images(folder: Path) -> list[Path]:
+    """All picture files below a folder, sorted by path."""
+    suffixes = picture_suffixes()
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
 
-    The cache is keyed by the names, sizes and times of the files, so changed folders are decoded again. Pictures with a
-    side under `min_side` and files that cannot be decoded are left out. Raises ConfigError if none remains, OutputError
-    if the cache cannot be written.
+
+def decoded(paths: list[Path], cache: Path, *, min_side: int, source: str) -> list[Rgb]:
+    """The pictures in one memory-mapped file of the cache, shared by all processes of a machine.
+
+    The file is named after the names, sizes and times of the pictures, so changed folders are decoded again. Pictures
+    with a side under `min_side` and files that cannot be decoded are left out. Raises ConfigError, about the source, if
+    fewer than two remain; OutputError.
     """
-
-    def __init__(self, paths: list[Path], cache: str | Path, *, min_side: int = 0) -> None:
-        stamp = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
-        key = hashlib.sha256(json.dumps([stamp, min_side]).encode()).hexdigest()[:16]
-        pixels, index = Path(cache) / f"{key}.u8", Path(cache) / f"{key}.json"
-        if not (index.exists() and pixels.exists()):
-            files.make_folder(cache)
-            _decode_all(paths, pixels, index, min_side)
-        self.entries: list[tuple[int, int, int]] = [tuple(entry) for entry in json.loads(index.read_text())]
-        if not self.entries:
-            raise ConfigError(
-                f"none of the {len(paths)} pictures from {paths[0]} on can be decoded and has sides of at least "
-                f"{min_side} pixels, the size of a crop."
-            )
-        self._pixels = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, i: int) -> NDArray[np.uint8]:
-        """The i-th picture, (H, W, 3) uint8, a read-only view."""
-        offset, height, width = self.entries[i]
-        return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
-
-    def tensor(self, i: int, *, multiple: int = 64, largest: int = 1 << 30) -> Tensor:
-        """The i-th picture, sides cut to multiples of `multiple` and to `largest`: (1, 3, H, W) in [0, 1]."""
-        height, width = (min(side, largest) // multiple * multiple for side in self[i].shape[:2])
-        return torch.from_numpy(self[i][:height, :width].copy()).permute(2, 0, 1)[None].float() / 255.0
+    stamp = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+    key = hashlib.sha256(json.dumps([stamp, min_side]).encode()).hexdigest()[:16]
+    pixels, index = cache / f"{key}.u8", cache / f"{key}.json"
+    if not (index.exists() and pixels.exists()):
+        files.make_folder(cache)
+        with files.writing(pixels, force=True) as file:
+            entries = [entry for path in paths if (entry := _append(path, file, min_side))]
+            if len(entries) < 2:
+                raise ConfigError(
+                    f"{source}: of its {len(paths)} pictures, {len(entries)} can be decoded and have sides of at least "
+                    f"{min_side} pixels, the size of a crop, and training needs two."
+                )
+        files.write_bytes(index, json.dumps(entries).encode(), force=True)
+    values = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))
+    return [
+        values[offset : offset + height * width * 3].reshape(height, width, 3)
+        for offset, height, width in json.loads(index.read_text())
+    ]
 
 
-def _decode_all(paths: list[Path], pixels: Path, index: Path, min_side: int) -> None:
-    entries, offset = [], 0
-    Image.init()
-    with files.writing(pixels, force=True) as file:
-        for path in paths:
-            try:
-                rgb = load(path).rgb
-            except ImageError:
-                continue
-            if min(rgb.shape[:2]) < min_side:
-                continue
-            file.write(rgb.tobytes())
-            entries.append([offset, rgb.shape[0], rgb.shape[1]])
-            offset += rgb.size
-    files.write_bytes(index, json.dumps(entries).encode(), force=True)
+def _append(path: Path, file: BinaryIO, min_side: int) -> tuple[int, int, int] | None:
+    """Appends the pixels of a picture, if it can be used; returns where they begin, its height and its width."""
+    try:
+        rgb = load(path).rgb
+    except ImageError:
+        return None
+    if min(rgb.shape[:2]) < min_side:
+        return None
+    offset = file.tell()
+    file.write(rgb.tobytes())
+    return offset, rgb.shape[0], rgb.shape[1]
+
+
+def as_tensor(rgb: Rgb, *, largest: int) -> Tensor:
+    """A picture, its sides cut to `largest` and to multiples of 64: (1, 3, H, W) in [0, 1]."""
+    height, width = (min(side, largest) // 64 * 64 for side in rgb.shape[:2])
+    return torch.from_numpy(rgb[:height, :width].copy()).permute(2, 0, 1)[None].float() / 255.0
 
 
 class Crops:
     """Random crops of one size, from the pictures that are large enough, in proportion to their area.
 
     magnified: the share of the crops that is, because large pictures are smoother than small ones; drawn: the share of
-    drawings, see `training.synthetic`; recoloured: the share of all but the drawings that is.
+    drawings, see `training.synthetic`; recoloured: the share of all but the drawings that is. Raises ConfigError if no
+    picture is large enough.
     """
 
     def __init__(
-        self,
-        photographs: Photographs,
-        size: int,
-        *,
-        magnified: float = 0.0,
-        drawn: float = 0.0,
-        recoloured: float = 0.0,
+        self, pictures: list[Rgb], size: int, *, magnified: float = 0.0, drawn: float = 0.0, recoloured: float = 0.0
     ) -> None:
-        sides = np.array([(height, width) for _, height, width in photographs.entries], dtype=np.int64)
-        self._photographs, self._size = photographs, size
-        self._magnified, self._drawn, self._recoloured = magnified, drawn, recoloured
-        self._fitting = np.flatnonzero(sides.min(1) >= size)
-        self._areas = sides.prod(1)[self._fitting].cumsum()
-        if not self._fitting.size:
+        self._pictures = [picture for picture in pictures if min(picture.shape[:2]) >= size]
+        self._areas = np.cumsum([picture.shape[0] * picture.shape[1] for picture in self._pictures])
+        self._size, self._magnified, self._drawn, self._recoloured = size, magnified, drawn, recoloured
+        if not self._pictures:
             raise ConfigError(
-                f"none of the {len(photographs)} training pictures has sides of at least {size} pixels, as a crop."
+                f"none of the {len(pictures)} training pictures has sides of at least {size} pixels, as a crop."
             )
 
-    def draw(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def draw(self, rng: np.random.Generator) -> Rgb:
         """A crop, (size, size, 3), flipped and transposed at random."""
-        picture = self._photographs[
-            int(self._fitting[self._areas.searchsorted(rng.integers(self._areas[-1]), "right")])
-        ]
+        picture = self._pictures[int(self._areas.searchsorted(rng.integers(self._areas[-1]), "right"))]
         kind = rng.random()
         magnify = kind < self._magnified
         side = round(self._size / MAGNIFICATION ** rng.random()) if magnify else self._size
@@ -172,7 +157,7 @@ class Crops:
         return recolour(rng, crop) if rng.random() < self._recoloured else crop
 
 
-def recolour(rng: np.random.Generator, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def recolour(rng: np.random.Generator, rgb: Rgb) -> Rgb:
     """A photograph in stronger or weaker colours, one in four also with its channels in another order; (H, W, 3) uint8.
 
     Pure, strong colours are rare in collections, and cost a codec that has not seen them half as much again.
@@ -185,26 +170,6 @@ def recolour(rng: np.random.Generator, rgb: NDArray[np.uint8]) -> NDArray[np.uin
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-class MixedCrops:
-    """Crops of one size: varied ones from `data.folder`, and unchanged ones from the folders of `data.mix`."""
-
-    def __init__(self, pictures: Pictures, data: DataConfig, size: int) -> None:
-        self._crops = Crops(
-            pictures.photographs,
-            size,
-            magnified=data.magnified_share,
-            drawn=data.drawn_share,
-            recoloured=data.recoloured_share,
-        )
-        self._mix = [Crops(photographs, size) for photographs in pictures.mix]
-        self._shares = np.cumsum(list(data.mix.values()))
-
-    def draw(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """A crop, (size, size, 3) uint8."""
-        i = int(self._shares.searchsorted(rng.random(), "right")) if self._mix else 0
-        return (self._mix[i] if i < len(self._mix) else self._crops).draw(rng)
-
-
 class Batches:
     """This process's part of the batches of step, step + 1, ..., prepared by `data.workers` threads.
 
@@ -213,9 +178,8 @@ class Batches:
 
     def __init__(self, pictures: Pictures, config: Config, processes: Processes, step: int = 0) -> None:
         self._config, self._processes, self._step = config, processes, step
-        self._stages = [
-            (stage, MixedCrops(pictures, config.data, stage.crop)) for stage in stages(config, processes.world)
-        ]
+        self._stages = [(stage, self._crops(pictures, stage.crop)) for stage in stages(config, processes.world)]
+        self._thresholds = np.cumsum(list(config.data.mix.values()))
         self._cuda = processes.device.type == "cuda"
         self._pool = ThreadPoolExecutor(config.data.workers, initializer=self._start_thread)
         self._ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
@@ -237,10 +201,19 @@ class Batches:
         if self._cuda:
             torch.cuda.set_device(self._processes.device)  # memory is pinned for the current device
 
-    def _make(self, step: int, stage: Stage, crops: MixedCrops) -> tuple[Tensor, Tensor]:
+    def _crops(self, pictures: Pictures, size: int) -> list[Crops]:
+        """Varied crops from `data.folder`, and unchanged ones from each folder of `data.mix`."""
+        data, (photographs, *mix) = self._config.data, pictures.training.values()
+        varied = {"magnified": data.magnified_share, "drawn": data.drawn_share, "recoloured": data.recoloured_share}
+        return [*(Crops(folder, size) for folder in mix), Crops(photographs, size, **varied)]
+
+    def _draw(self, crops: list[Crops], rng: np.random.Generator) -> Rgb:
+        return crops[int(self._thresholds.searchsorted(rng.random(), "right")) if crops[1:] else 0].draw(rng)
+
+    def _make(self, step: int, stage: Stage, crops: list[Crops]) -> tuple[Tensor, Tensor]:
         seed, processes = self._config.training.seed, self._processes
         members = range(processes.rank, stage.images, processes.world)
-        x = np.stack([crops.draw(np.random.default_rng(seed_of(seed, step, k, "crop"))) for k in members])
+        x = np.stack([self._draw(crops, np.random.default_rng(seed_of(seed, step, k, "crop"))) for k in members])
         # Stratified, so that every batch and every process's part of it span the qualities.
         shift = np.random.default_rng(seed_of(seed, step, 0, "quality")).random()
         quality_index = (np.array(members) + shift) / stage.images * (self._config.model.quality_rows - 1)

@@ -27,11 +27,10 @@ PATIENCE = timedelta(hours=4)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among the `world` processes of the run. rank: its number; local_rank: that on its machine."""
+    """This process, of number `rank`, among the `world` processes of the run."""
 
     device: torch.device
     rank: int = 0
-    local_rank: int = 0
     world: int = 1
 
     @property
@@ -51,23 +50,12 @@ class Processes:
         """Waits until all processes have called it."""
         self.largest(0.0)
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """The result of `make` in the first process, sent to all: only that process needs the run's folder."""
-        box = [make() if self.first else None]
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        return box[0]  # type: ignore[return-value]
-
-    def in_turns(self, work: Callable[[], T]) -> T:
-        """Does work that writes files in the first process, then in the first of each machine, then in the others.
-
-        So files are written once where machines share a disk, and once per machine where they do not.
-        """
-        turn = 0 if self.first else 1 if self.local_rank == 0 else 2
-        for _ in range(turn):
+    def first_alone(self, work: Callable[[], T]) -> T:
+        """Does work that writes files in the first process, and then in the others, which find them."""
+        if not self.first:
             self.wait()
         result = work()
-        for _ in range(turn, 2):
+        if self.first:
             self.wait()
         return result
 
@@ -75,8 +63,8 @@ class Processes:
         """The model, with gradients averaged over the processes."""
         if self.world == 1:
             return model
-        cuda = self.device.type == "cuda"
-        return nn.parallel.DistributedDataParallel(model, device_ids=[self.local_rank] if cuda else None)
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
     def _reduced(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.world > 1:
@@ -92,23 +80,21 @@ def join_processes(device: str) -> Iterator[Processes]:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("training.device is 'cuda', and PyTorch finds no GPU here; set it to 'cpu' or 'auto'.")
-    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    cuda = device != "cpu" and torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    own = torch.device("cpu")
-    if kind == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise ConfigError(
-                f"this machine has {torch.cuda.device_count()} GPU(s), so the process of local rank {local_rank} has "
-                "none: start one process per GPU, or set training.device to 'cpu'."
-            )
-        own = torch.device(kind, local_rank)  # with an index: threads choose their device by it
+    if cuda and local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"this machine has {torch.cuda.device_count()} GPU(s), so the process of local rank {local_rank} has "
+            "none: start one process per GPU, or set training.device to 'cpu'."
+        )
+    own = torch.device("cuda", local_rank) if cuda else torch.device("cpu")  # threads choose their GPU by its index
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(own)
         return
-    if kind == "cuda":
+    if cuda:
         torch.cuda.set_device(own)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
-    processes = Processes(own, dist.get_rank(), local_rank, dist.get_world_size())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    processes = Processes(own, dist.get_rank(), dist.get_world_size())
     yield processes
     processes.wait()
     dist.destroy_process_group()

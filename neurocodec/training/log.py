@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,33 +18,6 @@ from neurocodec.errors import MissingPackageError, OutputError
 from neurocodec.files import write_bytes
 from neurocodec.training.config import TrainingConfig
 from neurocodec.training.distributed import Processes
-
-
-class Window:
-    """The steps since the last row of the log: means of named values, and the speed."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Tensor]] = []
-        self.names: dict[str, None] = {}
-        self.images, self.waited, self.started = 0, 0.0, time.monotonic()
-
-    def add(self, values: dict[str, Tensor], images: int, waited: float, *, finite: bool) -> None:
-        """Adds a step. values: scalars; images: over all processes; waited: seconds that this process waited for its
-        batch; finite: False leaves the values, of a skipped step, out of the means."""
-        self.names |= dict.fromkeys(values)
-        if finite:
-            self.rows.append({name: value.detach() for name, value in values.items()})
-        self.images += images
-        self.waited += waited
-
-    def means(self, processes: Processes) -> dict[str, float | None]:
-        """Means over the processes and over the steps that have the value, None if there are none; and the speed."""
-        columns = [[row[name].double() for row in self.rows if name in row] for name in self.names]
-        means = torch.stack([torch.stack(c).mean().cpu() if c else torch.tensor(math.nan).double() for c in columns])
-        seconds = time.monotonic() - self.started
-        row = dict(zip(self.names, processes.mean(means).tolist(), strict=True))
-        row |= {"images_per_second": self.images / seconds, "waiting": self.waited / seconds}
-        return {key: round(value, 5) if math.isfinite(value) else None for key, value in row.items()}
 
 
 def mean_psnr(mse: Tensor) -> Tensor:
@@ -59,34 +32,58 @@ def mean_row(setting: dict[str, float], points: Sequence[Mapping[str, float]]) -
 
 
 class RunLog:
-    """Rows of a run, one JSON object a line. step: where it starts; with `enabled` False it writes nothing.
+    """Rows of a run, one JSON object a line, written by the first process. step: where it starts.
 
     Rows after that step, which a crash undid, are removed: the run repeats their steps. Raises OutputError if the log
     cannot be written, MissingPackageError if the configuration asks for TensorBoard and it is not installed.
     """
 
-    def __init__(self, run: Path, settings: TrainingConfig, step: int, *, enabled: bool) -> None:
-        self._board = _summary_writer(run / "tensorboard", step) if enabled and settings.tensorboard else None
-        if enabled and step:
-            _forget_after(run / "log.jsonl", step)
-        self._file = _open_to_append(run / "log.jsonl") if enabled else None
-        self._bar = tqdm(total=settings.steps, initial=step, disable=not enabled, smoothing=0.02, mininterval=5.0)
+    def __init__(self, run: Path, settings: TrainingConfig, step: int, processes: Processes) -> None:
+        self._processes, self._path = processes, run / "log.jsonl"
+        self._board = _summary_writer(run / "tensorboard", step) if processes.first and settings.tensorboard else None
+        if processes.first and step:
+            _forget_after(self._path, step)
+        self._bar = tqdm(
+            total=settings.steps, initial=step, disable=not processes.first, smoothing=0.02, mininterval=5.0
+        )
+        self._start_window()
 
-    def step(self) -> None:
-        """Moves the progress bar."""
+    def _start_window(self) -> None:
+        self._rows: list[dict[str, Tensor]] = []  # steps since the last row, and the values' names
+        self._names: dict[str, None] = {}
+        self._images, self._waited, self._started = 0, 0.0, time.monotonic()
+
+    def step(self, values: dict[str, Tensor], images: int, waited: float, fraction: float, *, finite: bool) -> None:
+        """Counts a step, and moves the progress bar to this fraction of the run.
+
+        values: scalars; images: over all processes; waited: seconds that this process waited for its batch; finite:
+        False leaves the values, of a skipped step, out of the means.
+        """
+        self._names |= dict.fromkeys(values)
+        if finite:
+            self._rows.append({name: value.detach() for name, value in values.items()})
+        self._images += images
+        self._waited += waited
+        done = self._bar.n + 1
+        self._bar.total = max(done, round(done / fraction))  # so that the bar ends with the clock, if there is one
         self._bar.update()
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Adds a row."""
-        if self._file:
-            self._file.write(json.dumps(row) + "\n")
+    def training(self, step: int, about: dict[str, Any]) -> None:
+        """Adds a row: the means since the last one of the values that a step has, or None; the speed; and `about`.
 
-    def training(self, step: int, row: dict[str, Any]) -> None:
-        """Adds a row of training."""
-        self.write({"step": step, **row})
+        All processes have to call it.
+        """
+        columns = [[row[name].double() for row in self._rows if name in row] for name in self._names]
+        means = torch.stack([torch.stack(c).mean().cpu() if c else torch.tensor(math.nan).double() for c in columns])
+        seconds = time.monotonic() - self._started
+        row = dict(zip(self._names, self._processes.mean(means).tolist(), strict=True))
+        row |= {"images_per_second": self._images / seconds, "waiting": self._waited / seconds}
+        rounded = {key: round(value, 5) if math.isfinite(value) else None for key, value in row.items()} | about
+        self.write({"step": step, **rounded})
         shown = ("loss", "bpp", "psnr", "lpips", "real", "fake")
-        self._bar.set_postfix({key: row[key] for key in shown if row.get(key) is not None})
-        self._scalars("training", row, step)
+        self._bar.set_postfix({key: rounded[key] for key in shown if rounded.get(key) is not None})
+        self._scalars("training", rounded, step)
+        self._start_window()
 
     def validation(self, step: int, seconds: float, rows: list[dict[str, float]]) -> None:
         """Adds the rows of a validation, each with its quality_index, and realism where there is one."""
@@ -98,27 +95,32 @@ class RunLog:
     def warning(self, step: int, text: str) -> None:
         """Adds a warning, and prints it to stderr."""
         self.write({"step": step, "warning": text})
-        if self._file:
+        if self._processes.first:
             tqdm.write(f"warning at step {step}: {text}", file=sys.stderr)
 
+    def doing(self, text: str) -> None:
+        """Says before the progress bar what takes long."""
+        self._bar.set_description(text)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Adds any row. Raises OutputError."""
+        if self._processes.first:
+            try:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:
+                raise OutputError(f"{self._path} cannot be written: {error.strerror}") from error
+
     def close(self) -> None:
-        """Ends the log."""
+        """Ends the progress bar and TensorBoard's file."""
         self._bar.close()
-        for output in (self._file, self._board):
-            if output:
-                output.close()
+        if self._board:
+            self._board.close()
 
     def _scalars(self, group: str, row: dict[str, Any], step: int) -> None:
         for key, value in row.items():
             if self._board and value is not None and key not in ("quality_index", "realism"):
                 self._board.add_scalar(f"{group}/{key}", value, step)
-
-
-def _open_to_append(path: Path) -> TextIO:
-    try:
-        return open(path, "a", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _forget_after(path: Path, step: int) -> None:

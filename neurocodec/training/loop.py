@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from neurocodec.errors import ConfigError
 from neurocodec.training.config import Config, TrainingConfig
-from neurocodec.training.data import Batches, Photographs, open_pictures
+from neurocodec.training.data import Batches, Pictures, open_pictures
 from neurocodec.training.distributed import Processes, join_processes
-from neurocodec.training.log import RunLog, Window
+from neurocodec.training.log import RunLog
 from neurocodec.training.objective import Objective
 from neurocodec.training.run import State, open_run, start
 from neurocodec.training.schedule import fraction_done, learning_rate, seed_of, stages
@@ -36,33 +36,38 @@ MAX_SKIPPED = 100
 def train(
     config: C, run: str | Path, make_objective: Callable[[C, Processes], Objective], *, resume: bool = False
 ) -> Path:
-    """Trains; writes run/log.jsonl, run/checkpoint.pt (to resume) and what the objective exports.
+    """Trains; writes run/log.jsonl, run/checkpoint.safetensors (to resume) and what the objective is for.
 
     make_objective: RateDistortion for a base model, Realism for a generative decoder. Returns the path of what was
-    trained. Raises ConfigError if `run` already holds a run, or, with `resume`, holds none; if a setting, the pictures
-    or the model to start from do not fit; if the run diverges. Raises OutputError if a file cannot be written.
+    trained. Raises ConfigError if `run` already holds a run, or, with `resume`, holds none; if another process trains
+    it; if a setting, the pictures or the model to start from do not fit; if the run diverges. Raises OutputError if a
+    file cannot be written.
     """
     run, settings = Path(run), config.training
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    with join_processes(settings.device) as processes:
+    with join_processes(settings.device) as processes, open_run(run, processes, resume=resume), stop_signals() as stop:
         stages(config, processes.world)  # raises early if they do not fit
         objective = make_objective(config, processes)
-        saved = processes.from_first(lambda: open_run(run, objective, resume=resume))
-        pictures = processes.in_turns(lambda: open_pictures(config.data, run))
-        state = start(objective, pictures.photographs, saved, processes.device)
+        cache = Path(config.data.cache or run / "cache")
+        pictures = processes.first_alone(lambda: open_pictures(config.data, cache))
+        state = start(objective, pictures.photographs, run if resume else None, processes.device)
         batches = Batches(pictures, objective.config, processes, state.step)
-        log = RunLog(run, settings, state.step, enabled=processes.first)
-        if not resume:
-            about = objective.about | {"pictures": pictures.counts, "processes": processes.world}
-            log.write({"config": dataclasses.asdict(objective.config), **about})
-        with stop_signals() as stop:
-            fraction = train_steps(objective, run, state, batches, pictures.held_out, log, processes, stop)
+        first_step = state.step
+        with closing(RunLog(run, settings, first_step, processes)) as log:
+            if not resume:
+                counts = {folder: len(photographs) for folder, photographs in pictures.training.items()}
+                about = objective.about | {"pictures": counts, "processes": processes.world}
+                log.write({"config": dataclasses.asdict(objective.config), **about})
+            fraction = train_steps(objective, run, state, batches, pictures, log, processes, stop)
             if processes.first:
-                state.save(run, objective)
+                if state.step > first_step:
+                    state.save(run, objective)
+                log.doing("freezing the model")
                 objective.finish(state.ema, run, pictures.photographs)
+                log.doing("validating")
                 log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, fraction))
-        log.close()
+                log.doing("done")
     return run / objective.result
 
 
@@ -71,7 +76,7 @@ def train_steps(
     run: Path,
     state: State,
     batches: Batches,
-    held_out: Photographs,
+    pictures: Pictures,
     log: RunLog,
     processes: Processes,
     stop: threading.Event,
@@ -83,12 +88,14 @@ def train_steps(
     settings, device, main = objective.config.training, processes.device, next(iter(state.modules))
     modules: dict[str, Callable[..., Any]] = {n: processes.parallel(module) for n, module in state.modules.items()}
     modules[main] = accelerated(modules[main], settings, device)
-    started, window, skipped_in_a_row = time.monotonic() - state.seconds, Window(), 0
+    started, skipped_in_a_row = time.monotonic() - state.seconds, 0
 
-    while True:
+    def progress() -> tuple[float, bool]:
         fraction, stopping = processes.largest(fraction_done(state.step, state.seconds, settings), float(stop.is_set()))
-        if fraction >= 1.0 or stopping:
-            return fraction
+        return fraction, fraction >= 1.0 or stopping > 0.0
+
+    fraction, last = progress()
+    while not last:
         rate = learning_rate(fraction, settings)
         state.set_learning_rate(rate)
 
@@ -125,21 +132,20 @@ def train_steps(
         state.average_weights(settings.ema)
         state.seconds = time.monotonic() - started
 
-        window.add(values, len(x) * processes.world, waited, finite=finite)
-        log.step()
-        if state.step % settings.log_every == 0:
+        before_step, (fraction, last) = fraction, progress()
+        log.step(values, len(x) * processes.world, waited, fraction, finite=finite)
+        if last or state.step % settings.log_every == 0:
             about = {"seconds": round(state.seconds, 1), "rate": round(rate, 5), "crop": x.shape[2]}
-            about |= {"crops": state.crops, "skipped": state.skipped}
-            log.training(state.step, window.means(processes) | about)
+            log.training(state.step, about | {"crops": state.crops, "skipped": state.skipped})
             for cause, text in objective.warnings().items():
                 if cause not in state.warned:
                     log.warning(state.step, text)
                     state.warned.add(cause)
-            window = Window()
         if processes.first and state.step % settings.checkpoint_every == 0:
             state.save(run, objective)
         if processes.first and state.step % settings.validate_every == 0:
-            log.validation(state.step, state.seconds, objective.validate(state.ema, held_out, fraction))
+            log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, before_step))
+    return fraction
 
 
 def accelerated(module: Callable[..., Any], settings: TrainingConfig, device: torch.device) -> Callable[..., Any]:

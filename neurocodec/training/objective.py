@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neurocodec.training.config import Config
-from neurocodec.training.data import Photographs
+from neurocodec.training.data import Rgb
 
 
 class Loss(NamedTuple):
@@ -38,7 +38,7 @@ class Objective(Protocol):
     @property
     def config(self) -> Config: ...
 
-    def initialise(self, photographs: Photographs) -> None:
+    def initialise(self, photographs: list[Rgb]) -> None:
         """Sets the weights that a new run starts from. Raises ConfigError."""
 
     def optimizers(self) -> dict[str, list[torch.optim.Optimizer]]:
@@ -53,14 +53,11 @@ class Objective(Protocol):
         [0, 1]; quality_index: (B,); fraction: the share of the run done before this step.
         """
 
-    def validate(self, ema: Any, held_out: Photographs, fraction: float) -> list[dict[str, float]]:
+    def validate(self, ema: Any, held_out: list[Rgb], fraction: float) -> list[dict[str, float]]:
         """A row for each setting that is validated: means over the held-out pictures."""
 
     def warnings(self) -> dict[str, str]:
         """What goes wrong at present, a sentence for each cause; all processes have to ask."""
 
-    def export(self, ema: Any, run: Path, about: dict[str, Any]) -> None:
-        """Writes the average weights for use. about: configuration and progress. Raises OutputError."""
-
-    def finish(self, ema: Any, run: Path, photographs: Photographs) -> None:
-        """Writes what a run leaves at its end, after `export`. Raises OutputError."""
+    def finish(self, ema: Any, run: Path, photographs: list[Rgb]) -> None:
+        """Writes what the run is for, from the average weights. Raises OutputError."""

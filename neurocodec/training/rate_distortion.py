@@ -20,13 +20,14 @@ from neurocodec.metrics import psnr
 from neurocodec.model import Model
 from neurocodec.models.freeze import freeze, thaw
 from neurocodec.models.hyperprior import Hyperprior
-from neurocodec.training.config import Config
-from neurocodec.training.data import Photographs
+from neurocodec.training import checkpoint
+from neurocodec.training.config import Config, config_from_dict
+from neurocodec.training.data import Rgb, as_tensor
 from neurocodec.training.distributed import Processes
 from neurocodec.training.log import mean_psnr, mean_row
 from neurocodec.training.objective import Loss
 from neurocodec.training.optimizers import make_optimizers
-from neurocodec.training.run import check_settings, freeze_run, load_run, save_tensors
+from neurocodec.training.run import check_settings, freeze_measured, is_run
 from neurocodec.training.schedule import in_last
 
 TRANSFORM_CHANNELS = 192
@@ -43,7 +44,7 @@ VALIDATION_SIDE = 768
 class RateDistortion:
     """Trains a model, run/model.safetensors; see `training.objective.Objective`.
 
-    On the way run/model.pt holds its EMA weights. At the end it is frozen, with tables measured on training pictures.
+    At the end its EMA weights are frozen, with tables measured on training pictures.
     """
 
     fixed: tuple[str, ...] = ("model", "training.optimizer")
@@ -56,7 +57,7 @@ class RateDistortion:
         self.modules: dict[str, nn.Module] = {"model": self.model}
         self.about: dict[str, str] = {}
 
-    def initialise(self, photographs: Photographs) -> None:
+    def initialise(self, photographs: list[Rgb]) -> None:
         settings, channels = self.config.training, self.config.model.channels
         if settings.init_from:
             load_weights(self.model, settings.init_from)
@@ -66,8 +67,8 @@ class RateDistortion:
                     f"model.channels is {channels}, and the transform start needs at least {TRANSFORM_CHANNELS}: with "
                     "fewer, set training.init_images to 0."
                 )
-            chosen = range(0, len(photographs), max(1, len(photographs) // settings.init_images))
-            self.model.start_as_transform_codec([photographs.tensor(i, largest=1024) for i in chosen])
+            chosen = photographs[:: max(1, len(photographs) // settings.init_images)]
+            self.model.start_as_transform_codec([as_tensor(rgb, largest=1024) for rgb in chosen])
 
     def optimizers(self) -> dict[str, list[torch.optim.Optimizer]]:
         return {"model": make_optimizers(self.model, self.config.training)}
@@ -82,26 +83,23 @@ class RateDistortion:
         yield Loss("model", losses["loss"], log | {"fake_quantise": torch.tensor(float(self.model.fake_quantise))})
 
     @torch.no_grad()
-    def validate(self, ema: Hyperprior, held_out: Photographs, fraction: float) -> list[dict[str, float]]:
+    def validate(self, ema: Hyperprior, held_out: list[Rgb], fraction: float) -> list[dict[str, float]]:
         """Mean bpp and PSNR at four quality indexes; with `validate_actual`, also of real files."""
         ema.fake_quantise = in_last(self.config.training.integer_share, fraction)
         frozen = freeze(ema) if self.config.training.validate_actual else None
         rows = []
         for index in VALIDATION_ROWS:
-            points = [estimate(ema, held_out.tensor(i, largest=VALIDATION_SIDE), index) for i in range(len(held_out))]
+            points = [estimate(ema, as_tensor(rgb, largest=VALIDATION_SIDE), index) for rgb in held_out]
             if frozen is not None:
-                points = [point | measure(frozen, held_out[i], index) for i, point in enumerate(points)]
+                points = [point | measure(frozen, rgb, index) for point, rgb in zip(points, held_out, strict=True)]
             rows.append(mean_row({"quality_index": index}, points))
         return rows
 
     def warnings(self) -> dict[str, str]:
         return {}
 
-    def export(self, ema: Hyperprior, run: Path, about: dict[str, Any]) -> None:
-        save_tensors(run / "model.pt", {"model": ema.state_dict(), **about})
-
-    def finish(self, ema: Hyperprior, run: Path, photographs: Photographs) -> None:
-        freeze_run(run / "model.pt", photographs).save(run / self.result)
+    def finish(self, ema: Hyperprior, run: Path, photographs: list[Rgb]) -> None:
+        freeze_measured(ema.config, ema.state_dict(), photographs).save(run / self.result)
 
 
 def rate_distortion_loss(output: dict[str, Tensor], x: Tensor, lmbda: Tensor) -> dict[str, Tensor]:
@@ -134,19 +132,24 @@ def measure(model: Model, rgb: NDArray[Any], quality_index: float) -> dict[str, 
 
 
 def load_weights(model: Hyperprior, source: str) -> None:
-    """Gives `model` the weights of a run's model.pt, of a .safetensors file or of an installed model's name.
+    """Gives `model` the weights of a run, of a .safetensors file or of an installed model's name.
 
-    `model` may have more residual blocks; the additional ones do nothing until they are trained, so it computes what
-    the source computes. Its λ may differ: training then moves the quality rows. Raises ConfigError if the source cannot
-    be read or has another shape.
+    source: for a run, its folder. `model` may have more residual blocks; the additional ones do nothing until they are
+    trained, so it computes what the source computes. Its λ may differ: training then moves the quality rows. Raises
+    ConfigError if the source cannot be read or has another shape.
     """
-    try:
-        if Path(source).suffix == ".pt":
-            other = load_run(source)
-        else:
+    if is_run(source):
+        saved = checkpoint.read(source)
+        try:
+            other = Hyperprior(config_from_dict({"model": saved["config"]["model"]}).model)
+            other.load_state_dict(saved["weights"]["ema"])
+        except (LookupError, TypeError, RuntimeError) as error:
+            raise ConfigError(f"the run {source!r} does not hold a base model that this release can read.") from error
+    else:
+        try:
             other = thaw(model_files.load(source))
-    except (ModelNotFoundError, ModelMismatchError) as error:
-        raise ConfigError(f"cannot start from {source!r}: {error}") from error
+        except (ModelNotFoundError, ModelMismatchError) as error:
+            raise ConfigError(f"cannot start from {source!r}: {error}") from error
     there, here = {"model": dataclasses.asdict(other.config)}, Config(model=model.config)
     check_settings(f"the model {source!r}", there, here, ["model"], growable=GROWABLE, movable=MOVABLE)
     model.load_state_dict(other.state_dict(), strict=False)  # only additional blocks are missing: the rest was compared

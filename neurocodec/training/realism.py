@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +22,11 @@ from neurocodec.models import generators
 from neurocodec.models.freeze import thaw
 from neurocodec.models.hific import LEAST_LEARNED, Generator
 from neurocodec.models.hyperprior import Hyperprior
-from neurocodec.perceptual.adversarial import GanLoss, HificDiscriminator, discriminator_loss
+from neurocodec.perceptual.adversarial import HificDiscriminator, discriminator_loss
 from neurocodec.perceptual.lpips import LPIPS, load_lpips
+from neurocodec.training import checkpoint
 from neurocodec.training.config import GenerativeConfig
-from neurocodec.training.data import Photographs
+from neurocodec.training.data import Rgb, as_tensor
 from neurocodec.training.distributed import Processes
 from neurocodec.training.guard import Guard
 from neurocodec.training.log import mean_psnr, mean_row
@@ -39,7 +40,7 @@ from neurocodec.training.realism_losses import (
     probability,
     two_sided_lambda,
 )
-from neurocodec.training.run import check_settings, freeze_run, read, save_tensors
+from neurocodec.training.run import check_settings, freeze_measured, is_run
 from neurocodec.training.schedule import seed_of, stages
 
 VALIDATION_ROWS = (2.0, 5.0, 8.0)
@@ -68,8 +69,7 @@ class Realism:
         check_batches(config, processes.world)
         self.processes, self.guard = processes, Guard(realism.guard_window)
         self.about = {"model_id": self.base.model_id.hex()}
-        net = cast("Literal['alex', 'vgg']", realism.lpips)
-        self.lpips: LPIPS = processes.in_turns(lambda: load_lpips(net, processes.device))
+        self.lpips: LPIPS = processes.first_alone(lambda: load_lpips(realism.lpips, processes.device))
 
         torch.manual_seed(config.training.seed)
         generator = generators.new(config.generator, self.base)
@@ -81,7 +81,7 @@ class Realism:
         self.modules: dict[str, nn.Module] = {"codec": self.codec, "discriminator": self.discriminator}
         self.reference = frozen_base(self.base, processes.device) if realism.joint else None
 
-    def initialise(self, photographs: Photographs) -> None:
+    def initialise(self, photographs: list[Rgb]) -> None:
         if self.config.training.init_from:
             load_weights(
                 self.config.training.init_from, self.config, self.base, self.codec.generator, self.discriminator
@@ -96,7 +96,7 @@ class Realism:
     def losses(
         self, modules: Mapping[str, Callable[..., Any]], x: Tensor, quality_index: Tensor, step: int, fraction: float
     ) -> Iterator[Loss]:
-        config, realism, kind = self.config, self.config.realism, cast("GanLoss", self.config.realism.gan)
+        config, realism = self.config, self.config.realism
         least = 0.0 if realism.joint else LEAST_LEARNED  # the base decoder, β = 0, learns only with `joint`
         beta = draw_realism(config.training.seed, step, len(x), self.processes, least=least).to(x.device)  # (B,)
         full = (beta == 1.0).nonzero()[:, 0]  # which pictures the discriminator learns from
@@ -112,10 +112,10 @@ class Realism:
             share = to_invent[full] / to_invent[full].sum()  # of each picture in means over them
             pairs = zip(real, fake, strict=True)
             losses = torch.stack(
-                [discriminator_loss(r, f, kind, weight=realism.discriminator_weight) for r, f in pairs]
+                [discriminator_loss(r, f, realism.gan, weight=realism.discriminator_weight) for r, f in pairs]
             )
             logits = {"real": real.detach(), "fake": fake.detach()}
-            scores = {side: (share * probability(v, kind).mean((1, 2, 3))).sum() for side, v in logits.items()}
+            scores = {side: (share * probability(v, realism.gan).mean((1, 2, 3))).sum() for side, v in logits.items()}
             self.guard.add(x[full], x_hat[full], scores["real"], scores["fake"])
             yield Loss("discriminator", (share * losses).sum(), scores)
 
@@ -134,10 +134,10 @@ class Realism:
         yield Loss("codec", generator_objective(terms, beta, realism).mean(), log)
 
     @torch.no_grad()
-    def validate(self, ema: GenerativeCodec, held_out: Photographs, fraction: float) -> list[dict[str, float]]:
+    def validate(self, ema: GenerativeCodec, held_out: list[Rgb], fraction: float) -> list[dict[str, float]]:
         """Mean bpp, PSNR and LPIPS at three quality indexes and three values of β."""
         device, rows = self.processes.device, []
-        pictures = [held_out.tensor(i, largest=VALIDATION_SIDE).to(device) for i in range(len(held_out))]
+        pictures = [as_tensor(rgb, largest=VALIDATION_SIDE).to(device) for rgb in held_out]
         for index in VALIDATION_ROWS:
             for beta in VALIDATION_REALISM:
                 points = []
@@ -153,17 +153,12 @@ class Realism:
     def warnings(self) -> dict[str, str]:
         return self.guard.warnings(self.processes)
 
-    def export(self, ema: GenerativeCodec, run: Path, about: dict[str, Any]) -> None:
+    def finish(self, ema: GenerativeCodec, run: Path, photographs: list[Rgb]) -> None:
+        model = self.base
         if self.config.realism.joint:
-            save_tensors(run / "model.pt", {"model": ema.base.state_dict(), **about})
-        else:
-            generators.file_of(ema.generator, self.base).save(run / self.result)
-
-    def finish(self, ema: GenerativeCodec, run: Path, photographs: Photographs) -> None:
-        if self.config.realism.joint:
-            model = freeze_run(run / "model.pt", photographs)
+            model = freeze_measured(ema.base.config, ema.base.state_dict(), photographs)
             model.save(run / "model.safetensors")
-            generators.file_of(ema.generator, model).save(run / self.result)
+        generators.file_of(ema.generator, model).save(run / self.result)
 
 
 class GenerativeCodec(nn.Module):
@@ -245,11 +240,11 @@ def load_weights(
     generator: Generator,
     discriminator: HificDiscriminator,
 ) -> None:
-    """Gives the generator the weights of a file for this model, or both networks those of a run's checkpoint.pt.
+    """Gives the generator the weights of a file for this model, or both networks those of a run, named by its folder.
 
     That run may have used another base model, such as an earlier one; the trunk stays this model's. Raises ConfigError.
     """
-    if Path(source).suffix != ".pt":
+    if not is_run(source):
         try:
             other = generators.load(source, model)
         except ModelMismatchError as error:
@@ -258,15 +253,15 @@ def load_weights(
         check_settings(f"the generator {source!r}", shape, config, ["generator"])
         generator.load_state_dict(other.state_dict())
         return
-    saved = read(source)
-    if not {"ema", "discriminator", "config"} <= set(saved):
-        raise ConfigError(f"{source} is not the checkpoint of a run that trains a generative decoder.")
-    check_settings(f"the run of {source!r}", saved["config"], config, SHAPES)
-    prefix = "generator."
-    averages = {name.removeprefix(prefix): value for name, value in saved["ema"].items() if name.startswith(prefix)}
-    own = {name: value for name, value in averages.items() if not name.startswith("trunk.")}
+    saved = checkpoint.read(source)
     try:
-        generator.load_state_dict(own, strict=False)
-        discriminator.load_state_dict(saved["discriminator"])
+        check_settings(f"the run {source!r}", saved["config"], config, SHAPES)
+        averages, prefix = saved["weights"]["ema"], "generator."
+        own = {name.removeprefix(prefix): value for name, value in averages.items() if name.startswith(prefix)}
+        trunk = generator.trunk.state_dict(prefix="trunk.")
+        generator.load_state_dict(own | trunk)
+        discriminator.load_state_dict(saved["weights"]["discriminator"])
+    except (LookupError, TypeError) as error:
+        raise ConfigError(f"{source!r} is not a run that trains a generative decoder.") from error
     except RuntimeError as error:
-        raise ConfigError(f"{source} is of a run with a base model of another shape.") from error
+        raise ConfigError(f"{source!r} is a run with a base model of another shape.") from error

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from neurocodec.perceptual.adversarial import GanLoss, HificDiscriminator, feature_matching_loss, generator_loss
+from neurocodec.perceptual.adversarial import HificDiscriminator, feature_matching_loss, generator_loss
 from neurocodec.perceptual.lpips import LPIPS
 from neurocodec.perceptual.style import gram_matrix, style_loss
 from neurocodec.training.config import RealismConfig
@@ -64,10 +63,9 @@ def adversarial_terms(
 
     condition: what the discriminator takes as y_hat, (B, M, H/16, W/16).
     """
-    kind = cast("GanLoss", realism.gan)
     with frozen(discriminator):
         features = discriminator.features(x_hat, condition)
-        terms = {"gan": torch.stack([generator_loss(logits, kind) for logits in features[-1]])}
+        terms = {"gan": torch.stack([generator_loss(logits, realism.gan) for logits in features[-1]])}
         if realism.matching_weight > 0:
             with torch.no_grad():
                 originals = discriminator.features(x, condition)[:-1]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from neurocodec import container
 from neurocodec.bench.compressai import untrained
@@ -50,12 +51,12 @@ def test_published_weights(monkeypatch: pytest.MonkeyPatch, rgb: NDArray[np.uint
 
 
 def test_weights_from_files(rgb: NDArray[np.uint8], tmp_path: Path) -> None:
-    files = [(float(seed), str(tmp_path / f"{seed}.pth")) for seed in (1, 2)]
+    files = [(float(seed), str(tmp_path / f"{seed}.safetensors")) for seed in (1, 2)]
     for seed, file in files:
-        torch.save(state(int(seed)), file)
+        save_file(state(int(seed)), file)
     codec = pickle.loads(pickle.dumps(CompressAI("mbt2018-mean", "mine", tuple(files), "cpu")))
     assert codec.settings() == (1, 2)
-    assert "1.pth, 2.pth" in codec.describe()["settings"]
+    assert "1.safetensors, 2.safetensors" in codec.describe()["settings"]
     assert codec.load(1) is codec.load(1)
     data = codec.encode(rgb, 2)
     assert container.read_header(data).model_id == codec.load(2).model_id

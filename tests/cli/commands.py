@@ -25,6 +25,20 @@ def make_picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) ->
 
 def interrupt(command: Sequence[object], environment: Mapping[str, str] | None = None) -> None:
     """Presses Ctrl-C after the command's first line; it must end with 130, silently, and leave no worker process."""
+    assert end(command, signal.SIGINT, environment, group=True) == (130, b"")
+
+
+def end(
+    command: Sequence[object],
+    number: signal.Signals,
+    environment: Mapping[str, str] | None = None,
+    *,
+    group: bool = False,
+) -> tuple[int, bytes]:
+    """Sends a signal to the command, or its whole group, after its first line; returns its exit status and stderr.
+
+    Fails if processes that it started are left.
+    """
     process = subprocess.Popen(
         [str(word) for word in command],
         cwd=ROOT,
@@ -35,13 +49,12 @@ def interrupt(command: Sequence[object], environment: Mapping[str, str] | None =
     )
     assert process.stdout is not None
     process.stdout.readline()  # the first file is done, the workers are busy
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, b"")
+    (os.killpg if group else os.kill)(process.pid, number)
+    _, errors = process.communicate(timeout=60)  # the pipes close when the last worker ends
     for _ in range(100):
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:
-            return
+            return process.returncode, errors
         time.sleep(0.1)
     pytest.fail("worker processes are left")

@@ -86,7 +86,7 @@ def test_encode_options_reach_the_codec(
     monkeypatch.setattr(codec, "encode", lambda source, **options: calls.append(options) or data)
     for words in (["-q", "30"], ["--bpp", "0.5"], ["--bytes", "900"], ["--psnr", "33"], ["--model", "m.safetensors"]):
         assert run(capsys, "encode", photo_file, "--force", "--device", "cpu", *words)[0] == 0
-    common = {"model": "base", "device": "cpu", "max_pixels": 2**27}
+    common = {"model": "base", "device": "cpu", "max_pixels": codec.MAX_PIXELS, "effort": 1}
     assert calls == [
         {**common, "quality": 30.0},
         {**common, "target_bpp": 0.5},
@@ -115,14 +115,17 @@ def test_encode_options_reach_the_codec(
         ["encode", "a.png", "--max-pixels", "1e6"],
         ["decode", "a.nic", "--max-pixels", str(2**30 + 1)],
         ["encode", "a.png", "--unknown", "--", "-b.png"],
-        ["info", "a.nic", "--", "-b.nic"],
+        ["compare", "a.png", "-o", "a.html", "--", "-b.png"],
         ["encode", "a.png", "--unknown"],
         ["encode", "a.png", "--qual", "3"],
         ["decode", "a.nic", "-o", ""],
         ["decode", "a.nic", "--realism", "1.5"],
         ["decode", "a.nic", "--region", "0", "0", "8"],
         ["info"],
-        ["info", "a.nic", "b.nic"],
+        ["encode", "a.png", "--json", "--quiet"],
+        ["encode", "a.png", "--threads", "0"],
+        ["decode", "a.nic", "--format", "docx"],
+        ["view", "a.nic", "b.nic"],
         ["compare", "a.png"],
         ["train"],
         ["shrink", "a.png"],
@@ -226,7 +229,9 @@ def test_bad_inputs_do_not_stop_the_others(
     words = [good[0], pictures / "text.png", good[1], pictures / "missing.png", good[2]]
     status, out, err = run(capsys, "encode", *words, "-o", tmp_path / "out", "-j", jobs, "--model", "small")
     assert status == 1
-    assert [line.split(":")[0] for line in out.splitlines()] == [str(tmp_path / "out" / f"{i}.nic") for i in range(3)]
+    *made, counts = out.splitlines()
+    assert [line.split(":")[0] for line in made] == [str(tmp_path / "out" / f"{i}.nic") for i in range(3)]
+    assert counts.startswith("3 encoded, 0 skipped, 2 failed; ")
     lines = err.splitlines()
     assert len(lines) == 2
     for name, line in zip(("text.png", "missing.png"), lines, strict=True):
@@ -306,7 +311,7 @@ def test_a_fifo_in_a_folder_is_no_picture(capsys: pytest.CaptureFixture[str], ph
     os.mkfifo(photo_file.parent / "b.png")
     os.mkfifo(photo_file.parent / "a.nic")
     status, out, _ = run(capsys, "encode", photo_file.parent, "-o", photo_file.parent / "out")
-    assert (status, out.splitlines()[-1]) == (0, "1 encoded, 0 skipped, 0 failed")
+    assert (status, out.splitlines()[-1].split(";")[0]) == (0, "1 encoded, 0 skipped, 0 failed")
     assert "is not a regular file" in fails_with(capsys, "encode", photo_file)
     assert "is not a regular file" in fails_with(capsys, "encode", photo_file, "--force")
 
@@ -584,16 +589,31 @@ def test_train_passes_its_arguments_on(
     def fake(config: Any, folder: str, objective: type, *, resume: bool) -> Path:
         assert objective is RateDistortion
         calls.append((config.training.batch, config.training.steps, folder, resume))
-        return Path(folder, "model.pt")
+        return Path(folder, "model.safetensors")
 
     monkeypatch.setattr(loop, "train", fake)
     config = tmp_path / "tiny.toml"
     config.write_text("[training]\nbatch = 2\nsteps = 3\n")
     assert run(capsys, "train", config)[0] == 0
     assert run(capsys, "train", config, "training.batch=5", "--run", "here", "training.steps=7")[0] == 0
-    assert run(capsys, "train", config, "--resume", "there", "training.steps=9")[0] == 0
-    default = os.path.join("runs", "tiny")
-    assert calls == [(2, 3, default, False), (5, 7, "here", False), (2, 9, "there", True)]
+    assert run(capsys, "train", "base", "training.steps=4")[0] == 0
+    names = [os.path.join("runs", name) for name in ("tiny", "base")]
+    assert calls == [(2, 3, names[0], False), (5, 7, "here", False), (4, 4, names[1], False)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["training.steps=3"], "name a configuration"),
+        (["--init-from", "mine"], "name the folder of the new run"),
+        (["base", "--resume", "mine"], "a run continues with its own settings: leave out base"),
+        (["base", "--resume", "mine", "--init-from", "other"], "give one of them"),
+    ],
+)
+def test_usage_of_train(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", *words])
+    assert message in capsys.readouterr().err
 
 
 def test_train_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -603,11 +623,11 @@ def test_train_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "batches" in fails_with(capsys, "train", config)
 
 
-@pytest.mark.parametrize("name", ["base.toml", "base-gpu.toml"])
+@pytest.mark.parametrize("name", ["base", "base-gpu", "realism", "hific"])
 def test_shipped_configurations_load(name: str) -> None:
     from neurocodec.training.config import load_config
 
-    assert load_config(ROOT / "configs" / name).training.steps > 0
+    assert load_config(name).training.steps > 0
 
 
 # the process
@@ -674,7 +694,7 @@ def test_names_that_stdout_cannot_encode(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "stdout", stdout)
     assert main(["encode", *map(str, sources)]) == 0
     assert names(tmp_path) == ["a\u00e9.nic", "a\u00e9.png", "b.nic", "b.png"]
-    lines = stdout.buffer.getvalue().decode("ascii").splitlines()  # type: ignore[attr-defined]
+    *lines, _ = stdout.buffer.getvalue().decode("ascii").splitlines()  # type: ignore[attr-defined]
     assert [line.split(":")[0] for line in lines] == [rf"{tmp_path}{os.sep}a\xe9.nic", f"{tmp_path}{os.sep}b.nic"]
 
 

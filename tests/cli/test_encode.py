@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import re
+import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cli.commands import interrupt, make_picture
+from cli.commands import end, interrupt, make_picture
 from paths import ROOT, SMALL_MODEL
 
 import neurocodec
@@ -50,6 +52,11 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[s
     return status, out.splitlines(), err.splitlines()
 
 
+def counts(lines: list[str]) -> str:
+    """What the last line says of the files, without their sizes."""
+    return lines[-1].partition(";")[0]
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_tree_becomes_the_same_tree(
     capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path, jobs: int
@@ -59,7 +66,7 @@ def test_a_tree_becomes_the_same_tree(
     assert (status, errors) == (0, [])
     names = ["b.nic", "sub/a.nic", "sub/deep er/C.nic"]
     assert [line.split(":")[0] for line in lines[:-1]] == [str(out / name) for name in names]
-    assert lines[-1] == "3 encoded, 0 skipped, 0 failed"
+    assert counts(lines) == "3 encoded, 0 skipped, 0 failed"
     files = tree_of(out)
     assert list(files) == names
     for name, source in zip(names, ("b.png", "sub/a.jpg", "sub/deep er/C.WEBP"), strict=True):
@@ -75,14 +82,14 @@ def test_a_second_run_skips_the_files_that_exist(
     (out / "sub" / "a.nic").unlink()
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.nic")}
     status, lines, _ = run(capsys, tree, "-o", out, "-q", "90")
-    assert (status, lines[-1]) == (0, "1 encoded, 2 skipped, 0 failed")
+    assert (status, counts(lines)) == (0, "1 encoded, 2 skipped, 0 failed")
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert len(tree_of(out)["sub/a.nic"]) > len(first["sub/a.nic"])
 
     with monkeypatch.context() as patch:
         patch.setattr(encode, "encode_file", lambda *_, **__: pytest.fail("encoded for nothing"))
         assert run(capsys, tree, "-o", out, "--model", "nowhere") == (0, ["0 encoded, 3 skipped, 0 failed"], [])
-    assert run(capsys, tree, "-o", out, "--force")[1][-1] == "3 encoded, 0 skipped, 0 failed"
+    assert counts(run(capsys, tree, "-o", out, "--force")[1]) == "3 encoded, 0 skipped, 0 failed"
     assert tree_of(out) == first
 
 
@@ -110,7 +117,7 @@ def test_problems_come_at_the_end_and_stop_nothing(
     empty.mkdir()
     status, lines, errors = run(capsys, tree, empty, tmp_path / "missing.png", "-o", out, "-j", jobs)
     assert status == 1
-    assert lines[-1] == "1 encoded, 0 skipped, 7 failed"
+    assert counts(lines) == "1 encoded, 0 skipped, 7 failed"
     assert all(error.startswith("neurocodec: ") for error in errors)
     for words in (
         "a.png is not a picture",
@@ -124,7 +131,9 @@ def test_problems_come_at_the_end_and_stop_nothing(
         assert sum(words in error for error in errors) == 1, words
     assert len(errors) == 7
     assert (out / "b.nic").read_text() == "somebody's notes"
-    assert run(capsys, tree / "b.png", tree / "sub", "-o", out, "--force")[1][-1] == "3 encoded, 0 skipped, 0 failed"
+    assert (
+        counts(run(capsys, tree / "b.png", tree / "sub", "-o", out, "--force")[1]) == "3 encoded, 0 skipped, 0 failed"
+    )
     assert (out / "b.nic").read_bytes()[:4] == b"\x8fNIC"
 
 
@@ -139,7 +148,7 @@ def test_a_picture_in_two_inputs_is_encoded_once(
 ) -> None:
     monkeypatch.chdir(tree)
     status, lines, errors = run(capsys, ".", os.path.join("..", tree.name), "sub", os.path.join("sub", "a.jpg"))
-    assert (errors, status, lines[-1]) == ([], 0, "3 encoded, 0 skipped, 0 failed")
+    assert (errors, status, counts(lines)) == ([], 0, "3 encoded, 0 skipped, 0 failed")
 
 
 def test_an_output_that_is_a_file(capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path) -> None:
@@ -163,7 +172,7 @@ def test_folders_without_permission(capsys: pytest.CaptureFixture[str], tree: Pa
         status, lines, errors = run(capsys, tree, "-o", tmp_path / "out")
     finally:
         (tree / "sub" / "deep er").chmod(0o700)
-    assert (status, lines[-1], len(errors)) == (1, "2 encoded, 0 skipped, 1 failed", 1)
+    assert (status, counts(lines), len(errors)) == (1, "2 encoded, 0 skipped, 1 failed", 1)
     assert "deep er: Permission denied" in errors[0]
 
 
@@ -177,8 +186,7 @@ def test_a_worker_that_dies_costs_only_its_own_picture(tree: Path) -> None:
     sources = [make_picture(tree / f"{number}.png", number, (8, 8)) for number in range(25)]
     sources[3].unlink()
     os.mkfifo(sources[3])  # the worker that opens it waits
-    keywords = {"model": str(SMALL_MODEL), "device": "cpu"}
-    work = functools.partial(encode.encode_file, keywords=keywords)
+    work = functools.partial(neurocodec.encode, model=str(SMALL_MODEL))
     outcomes = workers.map_in_order(work, [str(path) for path in sources], 2, int)
     results = [next(outcomes) for _ in range(3)]
     killer = _kill_reader_of(sources[3])
@@ -187,8 +195,7 @@ def test_a_worker_that_dies_costs_only_its_own_picture(tree: Path) -> None:
     assert "a worker process died" in str(results[3])
     for source, result in zip(sources, results, strict=True):
         if source != sources[3]:
-            assert isinstance(result, tuple)
-            assert result[0] == neurocodec.encode(source, model="small", device="cpu")
+            assert result == neurocodec.encode(source, model="small", device="cpu")
 
 
 def _kill_reader_of(fifo: Path) -> subprocess.Popen[bytes]:
@@ -220,5 +227,54 @@ def test_an_interrupted_run_can_be_continued(tmp_path: Path) -> None:
     assert first
     assert all(re.fullmatch(r"\d+\.nic", name) for name in first)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{30 - len(first)} encoded, {len(first)} skipped, 0 failed"
+    assert counts(done.stdout.splitlines()) == f"{30 - len(first)} encoded, {len(first)} skipped, 0 failed"
     assert len(tree_of(tmp_path / "out")) == 30
+
+
+def test_effort_reaches_the_codec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make_picture(tmp_path / "a.png")
+    for jobs in (1, 2):
+        target = tmp_path / f"{jobs}.nic"
+        assert run(capsys, source, "-o", target, "--effort", "2", "-j", jobs)[0] == 0
+        assert target.read_bytes() == neurocodec.encode(source, effort=2, model="small")
+    assert target.read_bytes() != neurocodec.encode(source, model="small")
+    for effort in ("0", "11", "2.5", "much"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["encode", str(source), "--effort", effort])
+        assert "--effort" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_search_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    pytest.importorskip("tqdm")
+    import fcntl
+    import pty
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "neurocodec", "encode", str(make_picture(tmp_path / "a.png"))]
+    done = subprocess.run(
+        [*command, "--model", "small", "--effort", "2"], stderr=slave, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    shown = os.read(master, 1 << 16)  # while the other end is open: afterwards what was written is gone
+    os.close(slave)
+    os.close(master)
+    assert done.returncode == 0
+    assert done.stdout.count(b"\n") == 1
+    assert b"search" in shown
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_signal_leaves_no_orphans_and_no_parts(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM, SIGHUP and SIGKILL of `encode -j 2`, sent to the command alone, end its workers as well."""
+    for i in range(30):
+        make_picture(tmp_path / "in" / f"{i}.png", i, (500, 500))
+    command = [sys.executable, "-m", "neurocodec", "encode", tmp_path / "in", "-o", tmp_path / "out", "-j", "2"]
+    status, errors = end([*command, "--model", "small"], number)
+    assert (status, errors) == (-number if number == signal.SIGKILL else 128 + number, b"")
+    files = tree_of(tmp_path / "out")
+    assert 0 < len(files) < 30
+    if number != signal.SIGKILL:
+        assert all(re.fullmatch(r"\d+\.nic", name) for name in files)

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+import subprocess
 import sys
 import urllib.error
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from paths import ROOT
 from PIL import Image
+from safetensors.torch import save_file
 
 import neurocodec
 from neurocodec import codec, container, image
@@ -316,21 +318,42 @@ def test_decoding_loads_published_weights_once(published: list[str], rgb: NDArra
 
 
 def test_weights_from_files(tmp_path: Path) -> None:
-    torch.save(network("mbt2018-mean").state_dict(), tmp_path / "mine.pth")
-    model = interop.load_file("mbt2018-mean", tmp_path / "mine.pth", device="cpu")
-    assert model is interop.load_file("mbt2018-mean", tmp_path / "mine.pth", device="cpu")
+    save_file(network("mbt2018-mean").state_dict(), tmp_path / "mine.safetensors")
+    model = interop.load_file("mbt2018-mean", tmp_path / "mine.safetensors", device="cpu")
+    assert model is interop.load_file("mbt2018-mean", tmp_path / "mine.safetensors", device="cpu")
     assert model.model_id == interop.freeze(network("mbt2018-mean"), device="cpu").model_id
 
-    (tmp_path / "text.pth").write_text("no weights")
-    (tmp_path / "empty.pth").touch()
-    (tmp_path / "cut.pth").write_bytes(b"\x80\x02X\x01")  # torch raises struct.error
-    torch.save(network("bmshj2018-factorized").state_dict(), tmp_path / "other.pth")
-    torch.save([1], tmp_path / "list.pth")
-    for name in ("text.pth", "empty.pth", "other.pth", "missing.pth", "cut.pth", "list.pth"):
+    save_file(network("bmshj2018-factorized").state_dict(), tmp_path / "other.safetensors")
+    for name in ("other.safetensors", "missing.safetensors"):
         with pytest.raises(ConfigError, match=rf"{name} cannot be read as weights of mbt2018-mean"):
             interop.load_file("mbt2018-mean", tmp_path / name, device="cpu")
     with pytest.raises(ConfigError, match="expected one of bmshj2018-factorized"):
-        interop.load_file("mbt", tmp_path / "mine.pth")
+        interop.load_file("mbt", tmp_path / "mine.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content", [b"no weights", b"", b"\x80\x02r\xff\xff\xff\x7f.", b"\x80\x02(" + b"\x85" * 200_000 + b"."]
+)
+def test_weights_that_are_a_pickle_are_refused_unread(tmp_path: Path, content: bytes) -> None:
+    """torch.load(weights_only=True) took gigabytes for a few dozen bytes, or crashed the interpreter."""
+    (tmp_path / "mine.pth").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"mine\.pth is not a safetensors file: write one with"):
+        interop.load_file("mbt2018-mean", tmp_path / "mine.pth", device="cpu")
+    torch.save(network("mbt2018-mean").state_dict(), tmp_path / "mine.pth")
+    with pytest.raises(ConfigError, match=r"mine\.pth is not a safetensors file"):
+        interop.load_file("mbt2018-mean", tmp_path / "mine.pth", device="cpu")
+
+
+def test_the_page_on_a_network_of_your_own_runs_where_torchvision_does_not_load(
+    tmp_path: Path, photo: NDArray[np.uint8]
+) -> None:
+    """In a fresh process, without what this one has imported before."""
+    page = (ROOT / "docs" / "interop.md").read_text()
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "then train it" in text)
+    Image.fromarray(photo[:64, :64]).save(tmp_path / "photo.png")
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine.safetensors").exists()
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from neurocodec.perceptual.features import FeatureNetwork
 from neurocodec.perceptual.lpips import LPIPS
-from neurocodec.training import loop
+from neurocodec.training import checkpoint, loop
 from neurocodec.training.config import load_config
 from neurocodec.training.rate_distortion import RateDistortion
 from neurocodec.training.realism import Realism
@@ -117,7 +117,18 @@ def rows(run, key="loss"):
 
 
 def weights(run):
-    return torch.load(run / "checkpoint.pt", weights_only=True)
+    """The modules of a run's checkpoint by name, its "state", and its "optimizers" as `load_state_dict` takes them."""
+    saved = checkpoint.read(run)
+    states = [{int(i): state for i, state in optimizer["state"].items()} for optimizer in saved["optimizers"]]
+    optimizers = [{**values, "state": state} for values, state in zip(saved["optimizers"], states, strict=True)]
+    return {**saved["weights"], "state": saved["state"], "optimizers": optimizers}
+
+
+def edit_checkpoint(run, change):
+    """Replaces the checkpoint of a run by what `change` makes of its tree."""
+    tree = checkpoint.read(run)
+    change(tree)
+    checkpoint.write(run, tree)
 
 
 def assert_same_weights(expected, actual):

@@ -24,10 +24,10 @@ def config_file(tmp_path):
 
 
 def test_overrides_have_the_types_of_the_settings(config_file):
-    overrides = ["training.learning_rate=1", "training.optimizer=muon", "training.compile=true", "data.folder=a b"]
+    overrides = ["training.learning_rate=1", "training.optimizer=soap", "training.compile=true", "data.folder=a b"]
     config = load_config(config_file, overrides)
     assert config.training.steps == 3
-    assert (config.training.learning_rate, config.training.optimizer, config.training.compile) == (1.0, "muon", True)
+    assert (config.training.learning_rate, config.training.optimizer, config.training.compile) == (1.0, "soap", True)
     assert config.data.folder == "a b"
     assert load_config(config_file, ['data.mix={"a/b" = 0.3, c = 0.2}']).data.mix == {"a/b": 0.3, "c": 0.2}
     assert config_from_dict(dataclasses.asdict(config)) == config
@@ -42,30 +42,30 @@ def test_overrides_have_the_types_of_the_settings(config_file):
         ("nosuch.key=1", "nosuch"),
         ("training.ema=high", "float"),
         ("training.compile=1", "bool"),
-        ("training.batch=0", "training.batch is not at least 1"),
-        ("training.precision=half", "training.precision is not auto"),
-        ("training.integer_share=1.5", "training.integer_share is not between 0 and 1"),
-        ("data.final_crop_share=-0.1", "data.final_crop_share is not between 0 and 1"),
-        ("data.crop=100", "data.crop is not a multiple of 64"),
-        ("data.final_crop=0", "data.final_crop is not a multiple of 64"),
-        ("data.workers=0", "data.workers is not at least 1"),
-        ("training.optimizer=sgd", "training.optimizer is not adam, muon or soap"),
+        ("training.batch=0", r"training.batch is .*, expected at least 1"),
+        ("training.precision=half", r"training.precision is .*, expected auto"),
+        ("training.integer_share=1.5", r"training.integer_share is .*, expected between 0 and 1"),
+        ("data.final_crop_share=-0.1", r"data.final_crop_share is .*, expected between 0 and 1"),
+        ("data.crop=100", r"data.crop is .*, expected a multiple of 64"),
+        ("data.final_crop=0", r"data.final_crop is .*, expected a multiple of 64"),
+        ("data.workers=0", r"data.workers is .*, expected at least 1"),
+        ("training.optimizer=sgd", r"training.optimizer is .*, expected adam or soap"),
         ("data.mix=0.3", "data.mix is 0.3, and a value of type dict is needed"),
-        ("data.mix={a = 0.6, b = 0.4}", "data.mix is not a table of other folders and their shares"),
-        ("data.mix={a = 0.0}", "data.mix is not a table of other folders and their shares"),
-        ('data.mix={a = "half"}', "data.mix is not a table of other folders and their shares"),
-        ('data.mix={"" = 0.5}', "data.mix is not a table of other folders and their shares"),
-        ("training.device=gpu", "training.device is not auto, cpu or cuda"),
-        ("training.learning_rate=-1e-3", "training.learning_rate is not at least 0"),
+        ("data.mix={a = 0.6, b = 0.4}", "data.mix is .*, expected a table of other folders and their shares"),
+        ("data.mix={a = 0.0}", "data.mix is .*, expected a table of other folders and their shares"),
+        ('data.mix={a = "half"}', "data.mix is .*, expected a table of other folders and their shares"),
+        ('data.mix={"" = 0.5}', "data.mix is .*, expected a table of other folders and their shares"),
+        ("training.device=gpu", r"training.device is .*, expected auto or cpu or cuda"),
+        ("training.learning_rate=-1e-3", r"training.learning_rate is .*, expected at least 0"),
         ("training.learning_rate=nan", "training.learning_rate is nan, and a finite number is needed"),
-        ("training.minutes=-1", "training.minutes is not at least 0"),
-        ("training.threads=-1", "training.threads is not at least 0"),
-        ("training.init_images=-1", "training.init_images is not at least 0"),
-        ("training.ema=1.5", "training.ema is not between 0 and 1"),
-        ("training.warmup=-0.1", "training.warmup is not between 0 and 1"),
-        ("training.clip=0.0", "training.clip is not above 0"),
-        ("training.seed=9223372036854775808", r"training.seed is not at least 0 and below 2\^63"),
-        ("data.validation_every=1", "data.validation_every is not at least 2"),
+        ("training.minutes=-1", r"training.minutes is .*, expected at least 0"),
+        ("training.threads=-1", r"training.threads is .*, expected at least 0"),
+        ("training.init_images=-1", r"training.init_images is .*, expected at least 0"),
+        ("training.ema=1.5", r"training.ema is .*, expected between 0 and 1"),
+        ("training.warmup=-0.1", r"training.warmup is .*, expected between 0 and 1"),
+        ("training.clip=0.0", r"training.clip is .*, expected above 0"),
+        ("training.seed=9223372036854775808", r"training.seed is .*, expected at least 0 and below 2\^63"),
+        ("data.validation_every=1", r"data.validation_every is .*, expected at least 2"),
     ],
 )
 def test_errors_name_the_key(config_file, override, message):
@@ -76,6 +76,8 @@ def test_errors_name_the_key(config_file, override, message):
 def test_files_that_cannot_be_read(config_file, tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="no configuration 'none' ships; those that do are base, base-gpu, hific, r"):
+        load_config("none")
     for text in (b"[model", b"# \xff"):
         config_file.write_bytes(text)
         with pytest.raises(ConfigError, match="is not valid TOML"):
@@ -90,7 +92,7 @@ def test_a_value_in_the_place_of_a_section(config_file, overrides):
 
 
 def test_a_discriminator_that_climbs(config_file):
-    with pytest.raises(ConfigError, match=r"realism\.discriminator_learning_rate is not at least 0"):
+    with pytest.raises(ConfigError, match=r"realism\.discriminator_learning_rate is -0.0001, expected at least 0"):
         load_config(config_file, ["realism.discriminator_learning_rate=-1e-4"])
 
 

@@ -16,9 +16,8 @@ from neurocodec.training.config import Config, DataConfig, TrainingConfig
 from neurocodec.training.data import (
     Batches,
     Crops,
-    MixedCrops,
-    Photographs,
     Pictures,
+    decoded,
     find_images,
     open_pictures,
     recolour,
@@ -45,7 +44,7 @@ def folder(tmp_path_factory, photo):
 
 @pytest.fixture
 def photographs(folder, tmp_path):
-    return Photographs(find_images(folder), tmp_path / "cache", min_side=64)
+    return decoded(find_images(folder), tmp_path / "cache", min_side=64, source="the folder")
 
 
 CONFIG = Config(
@@ -57,7 +56,7 @@ CONFIG = Config(
 
 
 def batches(photographs, config=CONFIG, processes=None, *, step=0, count=None):
-    source = Batches(Pictures(photographs, (), photographs), config, processes or Processes(CPU), step)
+    source = Batches(Pictures({"": photographs}, photographs), config, processes or Processes(CPU), step)
     steps = range(step, config.training.steps if count is None else step + count)
     return [source.next(step / config.training.steps) for step in steps]
 
@@ -70,31 +69,70 @@ def same(one, other):
 
 def test_photographs_are_decoded_once_and_again_when_they_change(folder, tmp_path):
     paths = find_images(folder)
-    first = Photographs(paths, tmp_path, min_side=64)
+
+    def decode(paths, min_side=64):
+        return decoded(paths, tmp_path, min_side=min_side, source="the folder")
+
+    first = decode(paths)
     assert len(first) == 8
     stamp = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    assert (Photographs(paths, tmp_path, min_side=64)[3] == first[3]).all()
+    assert (decode(paths)[3] == first[3]).all()
     assert stamp == {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    assert len(Photographs(paths[:3], tmp_path, min_side=64)) < 8
-    with pytest.raises(ConfigError, match="at least 500"):
-        Photographs(paths, tmp_path, min_side=500)
+    assert len(decode(paths[:3])) < 8
     next(tmp_path.glob("*.u8")).unlink()
-    assert (Photographs(paths, tmp_path, min_side=64)[3] == first[3]).all()
-    with pytest.raises(ConfigError, match="which holds no pictures"):
-        find_images(tmp_path)
+    assert (decode(paths)[3] == first[3]).all()
+    files = set(tmp_path.iterdir())
+    with pytest.raises(
+        ConfigError, match="the folder: of its 10 pictures, 0 can be decoded and have sides of at least 500"
+    ):
+        decode(paths, min_side=500)
+    assert set(tmp_path.iterdir()) == files
 
 
 @pytest.mark.parametrize("name", ["", "nosuch"])
-def test_folders_that_are_none(name):
+def test_folders_that_are_none(name, tmp_path):
     """The empty name is not the folder that the command happens to run in."""
     with pytest.raises(ConfigError, match=f"data.folder is '{name}', which is not a folder"):
-        find_images(name)
+        open_pictures(DataConfig(folder=name), tmp_path)
 
 
-def test_one_picture_is_too_few(photo, tmp_path):
-    Image.fromarray(photo[:100, :100]).save(tmp_path / "one.png")
-    with pytest.raises(ConfigError, match=r"data.folder is .*, which holds one picture, and training needs two"):
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_picture_is_too_few(photo, tmp_path, count):
+    for i in range(count):
+        Image.fromarray(photo[:100, :100]).save(tmp_path / f"{i}.png")
+    with pytest.raises(
+        ConfigError, match=rf"data.folder is .*: of its {count} pictures, {count} can .*, and training needs two"
+    ):
         open_pictures(DataConfig(folder=str(tmp_path), crop=64), tmp_path / "run")
+
+
+@pytest.mark.parametrize("good", [2, 5, 39])
+@pytest.mark.parametrize("first", [True, False])
+def test_one_unusable_picture_does_not_refuse_a_good_folder(photo, tmp_path, good, first):
+    """Held-out pictures are chosen among those that can be decoded and are large enough: every 40th, the first too."""
+    for i in range(good):
+        Image.fromarray(photo[: 70 + i, :80]).save(tmp_path / f"m{i:02}.png")
+    (tmp_path / f"{'a' if first else 'z'}.jpg").write_bytes(b"not a picture")
+    Image.fromarray(photo[:10, :10]).save(tmp_path / ("b.png" if first else "y.png"))
+    pictures = open_pictures(DataConfig(folder=str(tmp_path), crop=64), tmp_path / "cache")
+    assert (len(pictures.held_out), len(pictures.photographs)) == (1, good - 1)
+
+
+def test_every_format_that_encode_reads_is_trained_on(photo, tmp_path):
+    for suffix in ("png", "JPG", "webp", "jp2", "gif", "jfif"):
+        Image.fromarray(photo[:80, :80]).save(tmp_path / f"a.{suffix}")
+    assert len(find_images(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("mixed", ["photographs/grain", "photographs/../photographs", "."])
+def test_folders_that_share_held_out_pictures_are_refused(photo, tmp_path, monkeypatch, mixed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs" / "grain").mkdir(parents=True)
+    for i in range(3):
+        Image.fromarray(photo[:80, : 80 + i]).save(tmp_path / "photographs" / "grain" / f"{i}.png")
+    settings = DataConfig(folder="photographs", crop=64, mix={mixed: 0.5})
+    with pytest.raises(ConfigError, match=r"data\.mix is .*, which shares pictures with 'photographs'"):
+        open_pictures(settings, tmp_path / "cache")
 
 
 def test_an_interrupted_decoding_leaves_nothing(folder, tmp_path, monkeypatch):
@@ -103,7 +141,7 @@ def test_an_interrupted_decoding_leaves_nothing(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(data, "load", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        Photographs(find_images(folder), tmp_path)
+        decoded(find_images(folder), tmp_path, min_side=64, source="the folder")
     assert not list(tmp_path.iterdir())
 
 
@@ -112,7 +150,7 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(OutputError, match=r"\.u8 cannot be written: File too large"):
-            Photographs(find_images(folder), tmp_path)
+            decoded(find_images(folder), tmp_path, min_side=64, source="the folder")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
@@ -122,10 +160,9 @@ def test_held_out_pictures_are_not_trained_on(folder, tmp_path):
     settings = DataConfig(folder=str(folder), crop=64, validation_every=3)
     pictures = open_pictures(settings, tmp_path)
     photographs, held_out = pictures.photographs, pictures.held_out
-    blue = [{int(source[i][0, 0, 2]) for i in range(len(source))} for source in (photographs, held_out)]
+    blue = [{int(picture[0, 0, 2]) for picture in source} for source in (photographs, held_out)]
     assert blue[0] | blue[1] == set(range(8))
     assert not blue[0] & blue[1]
-    assert (tmp_path / "cache").is_dir()
 
 
 def test_crops_are_cut_from_the_pictures_in_proportion_to_their_area(photographs):
@@ -162,7 +199,7 @@ def test_batches_depend_on_seed_and_step_alone(photographs):
 
 def test_processes_share_the_batch_of_one(photographs):
     whole = batches(photographs)
-    halves = [batches(photographs, processes=Processes(CPU, rank, rank, 2)) for rank in range(2)]
+    halves = [batches(photographs, processes=Processes(CPU, rank, 2)) for rank in range(2)]
     for step, (x, quality_index) in enumerate(whole):
         for rank in range(2):
             assert torch.equal(halves[rank][step][0], x[rank::2])
@@ -174,7 +211,7 @@ def test_the_last_stage_has_larger_crops_of_large_pictures_and_as_many_pixels(ph
     assert shapes == [(8, 3, 64, 64)] * 4 + [(2, 3, 128, 128)] * 4
     drawn = {int(level) for x, _ in batches(photographs)[4:] for level in x[:, 2].unique()}
     assert drawn <= {6, 7}
-    by_the_clock = Batches(Pictures(photographs, (), photographs), CONFIG, Processes(CPU))
+    by_the_clock = Batches(Pictures({"": photographs}, photographs), CONFIG, Processes(CPU))
     assert [by_the_clock.next(f)[0].shape[2] for f in (0.0, 0.6, 0.6, 0.6, 0.6)] == [64, 64, 64, 64, 128]
 
 
@@ -195,7 +232,7 @@ def test_stages_of_several_processes():
 def test_pictures_too_small_for_the_last_stage_are_an_error_only_if_all_are(photographs):
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, final_crop=256))
     with pytest.raises(ConfigError, match="none of the 8 training pictures has sides of at least 256"):
-        Batches(Pictures(photographs, (), photographs), config, Processes(CPU))
+        Batches(Pictures({"": photographs}, photographs), config, Processes(CPU))
     unused = dataclasses.replace(config, data=dataclasses.replace(config.data, final_crop_share=0.0))
     assert {x.shape[2] for x, _ in batches(photographs, unused)} == {64}
 
@@ -265,18 +302,26 @@ def colour(rgb):
     return int(np.asarray(rgb).reshape(-1, 3).mean(0).argmax())
 
 
+def crops_of(settings, cache, count=600):
+    """Crops of a run's first step, uint8 (64, 64, 3) each."""
+    config = Config(data=dataclasses.replace(settings, final_crop=64), training=TrainingConfig(batch=count))
+    x, _ = Batches(open_pictures(settings, cache), config, Processes(CPU)).next(0.0)
+    return list(x.permute(0, 2, 3, 1).numpy())
+
+
 def test_folders_provide_their_shares_of_the_crops(mixed, tmp_path):
-    pictures = open_pictures(mixed, tmp_path / "run")
-    crops = MixedCrops(pictures, mixed, 64)
-    colours = [colour(crops.draw(np.random.default_rng(i))) for i in range(600)]
+    colours = [colour(crop) for crop in crops_of(mixed, tmp_path / "run")]
     assert np.bincount(colours) / 600 == pytest.approx([0.6, 0.3, 0.1], abs=0.05)
-    assert pictures.counts == {mixed.folder: 6, **dict.fromkeys(mixed.mix, 6)}
+    training = open_pictures(mixed, tmp_path / "run").training
+    assert {folder: len(pictures) for folder, pictures in training.items()} == {
+        mixed.folder: 6,
+        **dict.fromkeys(mixed.mix, 6),
+    }
 
 
 @pytest.mark.parametrize("variation", ["magnified_share", "recoloured_share"])
 def test_only_crops_of_the_first_folder_are_varied(mixed, tmp_path, variation):
     data = dataclasses.replace(mixed, **{"magnified_share": 0.0, variation: 1.0})
-    crops = MixedCrops(open_pictures(data, tmp_path / "run"), data, 64)
 
     def unchanged(crop):
         """Whether neighbours differ by one level and colours are those of the pictures."""
@@ -284,14 +329,14 @@ def test_only_crops_of_the_first_folder_are_varied(mixed, tmp_path, variation):
         pure = sorted(crop.reshape(-1, 3).max(0) - crop.max() + 200) == [0, 0, 200]
         return pure and bool((np.abs(np.diff(lines, axis=1)) == 1).all())
 
-    drawn = [crops.draw(np.random.default_rng(i)).astype(int) for i in range(600)]
+    drawn = [crop.astype(int) for crop in crops_of(data, tmp_path / "run")]
     assert np.mean([unchanged(crop) for crop in drawn]) == pytest.approx(0.4, abs=0.05)
     assert all(unchanged(crop) for crop in drawn if colour(crop) != 0) or variation == "recoloured_share"
 
 
 def test_held_out_pictures_come_from_every_folder(mixed, tmp_path):
     held_out = open_pictures(mixed, tmp_path / "run").held_out
-    assert [colour(held_out[i]) for i in range(len(held_out))] == [0, 0, 1, 2]
+    assert [colour(picture) for picture in held_out] == [0, 0, 1, 2]
 
 
 def test_batches_of_several_folders_depend_on_seed_and_step_alone(mixed, tmp_path):

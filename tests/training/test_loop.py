@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import signal
-import socket
 import sys
 import threading
 import time
@@ -13,11 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from filelock import FileLock
+from paths import SMALL_MODEL
 from PIL import Image
 from training.runs import (
     OBJECTIVES,
     TWO_PROCESSES,
     assert_same_weights,
+    edit_checkpoint,
     python,
     rows,
     succeed,
@@ -26,11 +28,12 @@ from training.runs import (
     write_config,
 )
 
+from neurocodec import model as model_files
 from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError, MissingPackageError, OutputError
-from neurocodec.training import loop
+from neurocodec.training import checkpoint, loop
 from neurocodec.training.distributed import Processes, join_processes
-from neurocodec.training.run import State, save_tensors
+from neurocodec.training.run import State
 
 both_kinds = pytest.mark.parametrize("kind", OBJECTIVES, indirect=True)
 
@@ -39,12 +42,13 @@ both_kinds = pytest.mark.parametrize("kind", OBJECTIVES, indirect=True)
 
 
 def stopped(objective):
-    """The objective in a run that SIGTERM ends at its first checkpoint."""
+    """The objective in a run that SIGTERM ends after its third step."""
 
     class Stopped(objective):
-        def export(self, *arguments):
-            super().export(*arguments)
-            signal.raise_signal(signal.SIGTERM)
+        def losses(self, modules, x, quality_index, step, fraction):
+            if step == 2:
+                signal.raise_signal(signal.SIGTERM)
+            return super().losses(modules, x, quality_index, step, fraction)
 
     return Stopped
 
@@ -53,7 +57,6 @@ def stopped(objective):
     ("kind", "overrides"),
     [
         ("rate-distortion", ["data.final_crop_share=0.3", "data.final_crop=128", "training.integer_share=0.7"]),
-        ("rate-distortion", ["training.optimizer=muon"]),
         ("rate-distortion", ["training.optimizer=soap"]),
         ("realism", ["realism.gan_start=0.3", "realism.guard_window=2"]),
         ("realism", ["realism.gan_start=0.3", "realism.joint=true"]),
@@ -113,7 +116,7 @@ def test_sigterm_ends_the_process_of_a_run(config_file, tmp_path, kind):
     run = tmp_path / "run"
     process = python(tmp_path, kind, config_file, run, "training.steps=1000000")
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (run / "checkpoint.pt").exists():
+    while time.monotonic() < deadline and not (run / checkpoint.NAME).exists():
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     succeed(process)
@@ -162,9 +165,7 @@ def test_a_run_resumed_after_a_crash_logs_each_step_once(config_file, tmp_path):
 def test_minutes_go_on_where_they_stopped(config_file, tmp_path):
     run = tmp_path / "run"
     train(config_file, run)
-    saved = weights(run)
-    saved["state"]["seconds"] = 120.0
-    torch.save(saved, run / "checkpoint.pt")
+    edit_checkpoint(run, lambda tree: tree["state"].update(seconds=120.0))
     train(config_file, run, ["training.minutes=2.0", "training.steps=1000000"], resume=True)
     assert weights(run)["state"]["step"] == 6
 
@@ -180,44 +181,33 @@ def test_a_resumed_run_takes_its_learning_rate_from_the_configuration(config_fil
     assert all(torch.equal(value, after["model"][name]) for name, value in before.items())
 
 
-def test_runs_that_did_not_count_crops_are_resumed(config_file, tmp_path):
-    run = tmp_path / "run"
-    train(config_file, run)
-    saved = weights(run)
-    del saved["state"]["crops"], saved["state"]["warned"]
-    torch.save(saved, run / "checkpoint.pt")
-    train(config_file, run, ["training.steps=8"], resume=True)
-    assert weights(run)["state"]["crops"] == 8
-
-
 @both_kinds
 def test_what_cannot_be_resumed(config_file, tmp_path, kind, pictures):
     run = tmp_path / "run"
     train(config_file, run)
-    with pytest.raises(ConfigError, match="already holds a run"):
+    with pytest.raises(
+        ConfigError, match=r"holds the checkpoint\.safetensors of another run: continue it with --resume"
+    ):
         train(config_file, run)
-    with pytest.raises(ConfigError, match="no checkpoint"):
+    with pytest.raises(ConfigError, match=r"holds no checkpoint\.safetensors to resume"):
         train(config_file, tmp_path / "other", resume=True)
-    with pytest.raises(ConfigError, match=r"training\.optimizer is 'muon', and the run to resume has 'adam'"):
-        train(config_file, run, ["training.optimizer=muon"], resume=True)
+    with pytest.raises(ConfigError, match=r"training\.optimizer is 'soap', and the run to resume has 'adam'"):
+        train(config_file, run, ["training.optimizer=soap"], resume=True)
     (another,) = set(OBJECTIVES) - {kind}
-    with pytest.raises(ConfigError, match=r"trains something else: its sections are data.* those of the configuration"):
+    with pytest.raises(ConfigError, match="holds a checkpoint of another kind of run"):
         train(write_config(tmp_path / "another.toml", another, pictures), run, resume=True)
-    saved = weights(run)
-    saved["optimizers"].pop()
-    torch.save(saved, run / "checkpoint.pt")
+    edit_checkpoint(run, lambda tree: tree["optimizers"].pop())
     with pytest.raises(ConfigError, match="does not fit the networks of this release"):
         train(config_file, run, resume=True)
-    for other in ({"model": {}}, torch.zeros(3)):
-        torch.save(other, run / "checkpoint.pt")
-        with pytest.raises(ConfigError, match=r"checkpoint\.pt is not (the checkpoint of a run|a file that)"):
-            train(config_file, run, resume=True)
+    checkpoint.write(run, {"weights": {}})
+    with pytest.raises(ConfigError, match="holds a checkpoint of another kind of run"):
+        train(config_file, run, resume=True)
 
 
-@pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "realism.safetensors"])
+@pytest.mark.parametrize("name", ["model.safetensors", "realism.safetensors"])
 def test_a_new_run_does_not_overwrite_the_model_of_another(config_file, tmp_path, name):
     (tmp_path / name).write_bytes(b"hours of work")
-    with pytest.raises(ConfigError, match=f"holds the {name} of another run: name another folder with --run"):
+    with pytest.raises(ConfigError, match=f"holds the {name} of another run: .* or name another folder with --run"):
         train(config_file, tmp_path)
     assert (tmp_path / name).read_bytes() == b"hours of work"
 
@@ -239,9 +229,132 @@ def test_a_run_that_cannot_start_says_so_in_one_line(config_file, tmp_path, caps
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.folder=nosuch"],
+        ["data.folder=empty"],
+        ["data.crop=512"],
+        ["training.batch=0"],
+        ["training.init_from=nosuch", "data.cache=cache"],
+        ["model.channels=8", "training.init_images=1", "data.cache=cache"],
+    ],
+)
+def test_a_failed_start_leaves_no_folder(config_file, tmp_path, monkeypatch, overrides):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(["train", str(config_file), *overrides]) == 1
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    assert main(["train", str(config_file), *overrides]) == 1
+    assert not list((tmp_path / "runs" / "tiny").iterdir())  # a folder that existed stays, as it was
+
+
 def test_the_folder_of_a_run_is_a_file(config_file):
     with pytest.raises(OutputError, match=r"the folder .*tiny\.toml cannot be made"):
         train(config_file, config_file)
+
+
+# As docs/training.md prints them
+
+
+def test_resuming_takes_nothing_but_the_run(config_file, tmp_path, pictures, monkeypatch):
+    """Its configuration file may be gone, and settings that were given on the command line are remembered."""
+    monkeypatch.chdir(tmp_path)
+    words = ["train", str(config_file), "--run", "runs/mine", "training.steps=2", "data.crop=128", "model.channels=16"]
+    assert main(words) == 0
+    config_file.unlink()
+    assert main(["train", "--resume", "runs/mine", "training.steps=4"]) == 0
+    assert [row["crop"] for row in rows(tmp_path / "runs" / "mine")] == [128, 128]
+    assert weights(tmp_path / "runs" / "mine")["state"]["step"] == 4
+
+
+def test_resuming_with_fewer_steps_freezes_the_last_checkpoint_and_leaves_it(config_file, tmp_path):
+    run = tmp_path / "run"
+    path = train(config_file, run)
+    before, model = (run / checkpoint.NAME).read_bytes(), model_files.load(path).model_id
+    path.unlink()
+    assert main(["train", "--resume", str(run), "training.steps=1"]) == 0
+    assert (run / checkpoint.NAME).read_bytes() == before
+    assert model_files.load(path).model_id == model
+
+
+def test_a_new_run_from_a_run_has_its_settings(config_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(config_file), "--run", "runs/mine", "training.steps=2", "model.channels=16"]) == 0
+    config_file.unlink()
+    words = ["--init-from", "runs/mine", "model.encoder_blocks=2", "--run", "runs/larger", "training.steps=1"]
+    assert main(["train", *words]) == 0
+    config = rows(tmp_path / "runs" / "larger", "config")[0]["config"]
+    assert (config["model"]["channels"], config["model"]["encoder_blocks"]) == (16, 2)
+    assert config["training"]["init_from"] == "runs/mine"
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES, indirect=True)
+def test_a_configuration_that_ships_is_named(tmp_path, kind, pictures, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, *small = {
+        "rate-distortion": ["base", "model.hidden_channels=8", "model.latent_channels=16", "model.latent_blocks=1"],
+        "realism": [
+            "realism",
+            "generator.channels=16",
+            "realism.discriminator_channels=4",
+            f"realism.model={SMALL_MODEL}",
+        ],
+    }[kind]
+    settings = ["training.steps=1", "training.batch=2", "data.crop=64", "data.final_crop=64", f"data.folder={pictures}"]
+    assert main(["train", name, *small, *settings, "training.threads=1", "training.validate_actual=false"]) == 0
+    assert (tmp_path / "runs" / name / OBJECTIVES[kind].result).is_file()
+
+
+def test_the_bar_counts_minutes_when_they_end_the_run(config_file, tmp_path, capsys):
+    run = tmp_path / "run"
+    train(config_file, run, ["training.steps=1000000", "training.minutes=0.03"])
+    steps = weights(run)["state"]["step"]
+    assert 3 < steps < 1000
+    bar = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert f"100%|██████████| {steps}/{steps} " in bar
+
+
+def test_a_run_shorter_than_log_every_logs_its_loss(config_file, tmp_path):
+    train(config_file, tmp_path / "run", ["training.log_every=4"])
+    assert [row["step"] for row in rows(tmp_path / "run")] == [4, 6]
+    train(config_file, tmp_path / "short", ["training.steps=3", "training.log_every=100"])
+    assert [row["step"] for row in rows(tmp_path / "short")] == [3]
+
+
+def test_what_follows_the_last_step_is_announced(config_file, tmp_path, capsys):
+    train(config_file, tmp_path / "run")
+    err = capsys.readouterr().err
+    assert err.index("freezing the model: 100%") < err.index("validating: 100%") < err.index("done: 100%")
+
+
+# Two processes with one folder
+
+
+def test_two_resumes_of_one_run_do_not_disturb_each_other(config_file, tmp_path, kind):
+    run = tmp_path / "run"
+    train(config_file, run, ["training.steps=3"])
+    before = (run / checkpoint.NAME).read_bytes()
+    held = FileLock(run / ".lock")
+    with held, pytest.raises(ConfigError, match=r"another process trains in .*run: wait for its end, or stop it"):
+        train(config_file, run, resume=True)
+    assert (run / checkpoint.NAME).read_bytes() == before
+    train(config_file, run, resume=True)
+    assert weights(run)["state"]["step"] == 6
+
+
+def test_two_starts_in_one_folder(config_file, tmp_path, kind):
+    run = tmp_path / "run"
+    first = python(tmp_path, kind, config_file, run, "training.steps=1000000", "training.checkpoint_every=1000000")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (run / "log.jsonl").exists():
+        time.sleep(0.2)
+    with pytest.raises(ConfigError, match="another process trains in"):
+        train(config_file, run)
+    first.send_signal(signal.SIGTERM)
+    succeed(first)
+    assert weights(run)["state"]["step"] > 0
 
 
 # What a run leaves behind
@@ -256,7 +369,7 @@ def test_the_first_row_of_the_log_says_where_pictures_came_from(config_file, tmp
     train(config_file, run, ["training.steps=1", f'data.mix={{"{grain}" = 0.25}}'])
     (first,) = rows(run, "config")
     assert first["config"]["data"]["mix"] == {str(grain): 0.25}
-    assert first["pictures"] == {str(pictures): 5, str(grain): 2}  # of eight files two are held out, one is broken
+    assert first["pictures"] == {str(pictures): 4, str(grain): 2}  # of six pictures that can be used two are held out
     assert first["processes"] == 1
 
 
@@ -266,23 +379,40 @@ def test_the_log_has_the_speed_and_the_share_of_waiting(config_file, tmp_path):
     assert all(row["images_per_second"] > 0 and 0 <= row["waiting"] <= 1 for row in rows(tmp_path))
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path, value = tmp_path / "checkpoint.pt", {"weights": torch.rand(50_000)}
-    save_tensors(path, value)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_checkpoint_and_no_part(config_file, tmp_path, capsys):
+    """RLIMIT_FSIZE fails writes as a full disk does."""
+    run = tmp_path / "run"
+    train(config_file, run, ["training.steps=3"])
+    before = (run / checkpoint.NAME).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(OutputError, match=r"checkpoint\.pt cannot be written: File too large"):
-            save_tensors(path, {"weights": torch.zeros(50_000)})
+        status = main(["train", "--resume", str(run), "training.steps=6", "training.checkpoint_every=1"])
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert torch.equal(torch.load(path)["weights"], value["weights"])
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"neurocodec: {run / checkpoint.NAME} cannot be written: File too large"
+    assert (run / checkpoint.NAME).read_bytes() == before
+    assert not list(run.rglob("*.part"))
+    train(config_file, run, resume=True)
+    assert weights(run)["state"]["step"] == 6
+
+
+def test_a_part_of_a_checkpoint_has_no_fixed_name_that_a_link_could_stand_under(config_file, tmp_path):
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    precious.write_text("of another user")
+    run.mkdir()
+    for name in (f"{checkpoint.NAME}.part", f"{checkpoint.NAME}.tmp", ".checkpoint.part"):
+        (run / name).symlink_to(precious)
+    train(config_file, run)
+    assert precious.read_text() == "of another user"
 
 
 def test_the_average_follows_what_learns_and_keeps_no_graph():
     model, ema = (torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5)) for _ in range(2))
     model[1].requires_grad_(False)
+    ema.requires_grad_(False)
     state = State({"model": model}, ema, {"model": []}, step=10**6)
     before = [layer.weight.clone() for layer in ema]
     state.average_weights(0.75)
@@ -427,25 +557,7 @@ def test_processes_end_with_the_same_weights(config_file, tmp_path, kind, overri
     assert_same_weights(saved, first)
 
 
-def test_two_machines_without_a_common_disk(config_file, tmp_path, kind):
-    def both(name, *overrides):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"--master-port={free.getsockname()[1]}"
-        for node in range(2):
-            launcher = ("-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}", address)
-            yield python(tmp_path, kind, config_file, tmp_path / f"{name}{node}", *overrides, launcher=launcher)
-
-    succeed(*both("new", "training.steps=3"))
-    assert weights(tmp_path / "new0")["state"]["step"] == 3
-    assert len(list((tmp_path / "new1" / "cache").glob("*.u8"))) == 2
-    assert [path.name for path in (tmp_path / "new1").iterdir()] == ["cache"]
-    (tmp_path / "new0").rename(tmp_path / "again0")
-    succeed(*both("again"))
-    assert weights(tmp_path / "again0")["state"]["step"] == 6
-
-
-def test_the_first_process_decodes_then_the_first_of_each_machine_then_the_others():
+def test_the_first_process_decodes_then_the_others():
     together, done = threading.Barrier(4, timeout=60), []
 
     class Threads(Processes):
@@ -453,14 +565,14 @@ def test_the_first_process_decodes_then_the_first_of_each_machine_then_the_other
             together.wait()
 
     def work(process):
-        time.sleep(0.1 if process.local_rank == 0 else 0.0)
+        time.sleep(0.1 if process.first else 0.0)
         done.append(process.rank)
         return process.rank
 
-    threads = [Threads(torch.device("cpu"), rank, rank % 2, 4) for rank in range(4)]
+    threads = [Threads(torch.device("cpu"), rank, 4) for rank in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda process: process.in_turns(lambda: work(process)), threads)) == [0, 1, 2, 3]
-    assert done[:2] == [0, 2]
+        assert list(pool.map(lambda process: process.first_alone(lambda: work(process)), threads)) == [0, 1, 2, 3]
+    assert done[0] == 0
 
 
 @pytest.fixture

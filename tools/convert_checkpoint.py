@@ -1,0 +1,31 @@
+"""Turns the checkpoint.pt of a run, as versions before November 2026 wrote it, into checkpoint.safetensors.
+
+    python tools/convert_checkpoint.py runs/mine
+
+After that `neurocodec train --resume runs/mine` continues the run and `--init-from runs/mine` starts from it. The old
+file stays. It is a pickle, which torch.load reads without running what it names, but in any amount of memory: convert
+runs of your own only.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from neurocodec.training import checkpoint
+
+
+def convert(run: Path) -> None:
+    """Writes the new checkpoint of a run beside its old one. Raises OutputError."""
+    saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    state = {"crops": 0, "warned": []} | saved.pop("state")  # the first runs did not have them
+    tree = {"config": saved.pop("config"), "state": state, "optimizers": saved.pop("optimizers")}
+    checkpoint.write(run, tree | {"weights": saved})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    convert(parser.parse_args().run)
