@@ -115,7 +115,7 @@ def test_encode_options_reach_the_codec(
         ["encode", "a.png", "--max-pixels", "1e6"],
         ["decode", "a.nic", "--max-pixels", str(2**30 + 1)],
         ["encode", "a.png", "--unknown", "--", "-b.png"],
-        ["info", "a.nic", "--", "-b.nic"],
+        ["view", "a.nic", "--", "-b.nic"],
         ["encode", "a.png", "--unknown"],
         ["encode", "a.png", "--qual", "3"],
         ["decode", "a.nic", "-o", ""],
