@@ -5,7 +5,6 @@ Anchors are curves that were measured earlier or published, always marked as suc
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -199,8 +198,17 @@ def _compare(reference: Curve, curve: Curve, resamples: int, notes: list[str]) -
         if reference.rows is not None and curve.rows is not None:
             interval = bootstrap(reference.rows, curve.rows, bpp_range=within, resamples=resamples)
         rate[part] = asdict(delta) | {"interval": interval}
+    if reference.rows is not None and curve.rows is not None:
+        rate["pictures"] = [_value(*pair) for pair in zip(reference.rows, curve.rows, strict=True)]
     for key in ("ms_ssim", "lpips", "dists"):
         a, b = (METRICS[key].rising(c.values.get(key, ())) for c in (reference, curve))
-        with contextlib.suppress(ValueError):  # curves that cannot be compared
-            rate[key] = bd_rate(a, b).value
+        rate[key] = _value(a, b)
     return rate
+
+
+def _value(reference: Any, test: Any) -> float | None:
+    """The BD-rate over the whole overlap; None for curves that cannot be compared."""
+    try:
+        return bd_rate(reference, test).value
+    except ValueError:
+        return None

@@ -34,14 +34,17 @@ def save(curves: Sequence[Curve], title: str, paths: Sequence[Path]) -> None:
                 figure.savefig(file, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
 
 
-def svg(curves: Sequence[Curve], metric: Metric) -> str:
-    """Any metric over bpp as an `<svg>` element with a tooltip for each point; empty if no curve has the metric."""
+def svg(curves: Sequence[Curve], metric: Metric, *, log: bool = False) -> str:
+    """Any metric over bpp as an `<svg>` element with a tooltip for each point; empty if no curve has the metric.
+
+    log: whether the axis of bpp is logarithmic.
+    """
     if not any(metric.finite(curve.values.get(metric.key, ())) for curve in curves):
         return ""
     out = io.StringIO()
     with _style():
         none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        _figure(curves, metric, "", tooltips=True).savefig(out, format="svg", metadata=none)
+        _figure(curves, metric, "", tooltips=True, log=log).savefig(out, format="svg", metadata=none)
     text = out.getvalue()
     label = f'role="img" aria-label="{html.escape(metric.axis)} over bits per pixel"'
     text = re.sub(r'<g id="point: ([^"]*)">', r"<g><title>\1</title>", text[text.index("<svg") + 4 :])
@@ -54,9 +57,10 @@ def _style() -> Any:
     return matplotlib.rc_context(options)
 
 
-def _figure(curves: Sequence[Curve], metric: Metric, title: str, *, tooltips: bool) -> Any:
+def _figure(curves: Sequence[Curve], metric: Metric, title: str, *, tooltips: bool, log: bool = False) -> Any:
     """The figure. tooltips: whether the group of each point in an SVG is named "point: " and what a tooltip says."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(8.0, 5.0), layout="constrained")
     axes: Any = figure.add_subplot()
@@ -74,9 +78,15 @@ def _figure(curves: Sequence[Curve], metric: Metric, title: str, *, tooltips: bo
             reading = f"{height:.4f}" if metric.falls else f"{height:.2f} dB"
             tooltip = f"{curve.label}: {bpp:.3f} bpp, {metric.title} {reading}"
             axes.plot(bpp, height, "o", alpha=0, markersize=12, zorder=4, gid=f"point: {tooltip}")
-    axes.set_xlim(left=0)
+    if log:
+        axes.set_xscale("log", subs=[])
+    else:
+        axes.set_xlim(left=0)
     if metric.falls:
-        axes.set_yscale("log")
+        axes.set_yscale("log", subs=[])
+    for axis in [axes.xaxis] * log + [axes.yaxis] * metric.falls:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
     axes.set_xlabel("bits per pixel (whole file)")
     axes.set_ylabel(metric.axis)
     axes.set_title(title, loc="left", fontsize=12)

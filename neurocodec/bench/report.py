@@ -1,4 +1,4 @@
-"""A results file made readable: table.md, rd.png and rd.svg with the curves, report.html.
+"""A results file made readable: table.md, rows.csv, rd.png and rd.svg with the curves, report.html.
 
 results ─sections→ headings, notes, lists, tables ─→ Markdown, HTML, terminal. report.html needs no other file;
 everything but its crops is read from the results alone.
@@ -6,6 +6,8 @@ everything but its crops is read from the results alone.
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,10 @@ from neurocodec.bench import figure, pages
 from neurocodec.bench.curves import BPP_RANGE, Curve, curves_of
 from neurocodec.bench.pages import Html, fill, join
 from neurocodec.bench.quality import METRICS
-from neurocodec.bench.results import averages
+from neurocodec.bench.results import Row, averages
 from neurocodec.metrics import ms_ssim_db
 
-FILES = ("table.md", "rd.png", "rd.svg", "report.html")
+FILES = ("table.md", "rows.csv", "rd.png", "rd.svg", "report.html")
 FEW_PICTURES = 10
 """Intervals from fewer pictures come with a warning."""
 _COLUMNS = {
@@ -56,6 +58,7 @@ def write(results: dict[str, Any], folder: Path, crops: str = "") -> None:
     """
     files.make_folder(folder)
     files.write_bytes(folder / "table.md", markdown(results).encode(errors="backslashreplace"), force=True)
+    files.write_bytes(folder / "rows.csv", _csv(results["rows"]).encode(errors="backslashreplace"), force=True)
     figure.save(curves_of(results, []), title(results), [folder / "rd.png", folder / "rd.svg"])
     files.write_bytes(folder / "report.html", page(results, crops).encode(errors="backslashreplace"), force=True)
 
@@ -94,7 +97,7 @@ def markdown(results: dict[str, Any], *, level: int = 1, fold: bool = False) -> 
     lines = ["#" * level + f" Rate and distortion: {_dataset(results)}", "", first.note, "", *_list(first), ""]
     for section in others:
         folded = fold and section.fold
-        opening = ["<details>", f"<summary>{section.heading}, by setting</summary>"]
+        opening = ["<details>", f"<summary>{section.heading}</summary>"]
         lines += [*(opening if folded else ["#" * (level + 1) + f" {section.heading}"]), ""]
         lines += [section.note, ""] if section.note else []
         lines += [*_list(section), *_table(section), ""]
@@ -113,6 +116,7 @@ def page(results: dict[str, Any], crops: str = "") -> str:
     """The text of report.html. crops: what `gallery.html` makes."""
     curves = curves_of(results, [])
     plots = [(metric.axis, Html(figure.svg(curves, metric))) for metric in METRICS.values()]
+    plots.insert(1, (f"{METRICS['psnr'].axis}, logarithmic rate", Html(figure.svg(curves, METRICS["psnr"], log=True))))
     plot = '<h3>$axis</h3><div class="plot">$svg</div>'
     return pages.page(
         "report.html",
@@ -174,7 +178,30 @@ def _bd_rates(results: dict[str, Any]) -> list[Section]:
             last = ("" if rate.get(key) is None else f"{rate[key]:+.1f} %" for key in others)
             rows.append([rate["curve"], *_delta(rate["whole"]), *_delta(rate["part"]), *last])
         made.append(Section(f"BD-rate against {reference}", note, heads=heads, rows=rows))
+        made.append(_by_picture(results, reference, rates))
     return made
+
+
+def _by_picture(results: dict[str, Any], reference: str, rates: Sequence[dict[str, Any]]) -> Section:
+    """The BD-rate of each picture, where the pictures of both curves are known."""
+    known = [rate for rate in rates if rate.get("pictures")]
+    names = [picture["name"] for picture in results["dataset"]["pictures"]] if known else []
+    rows = [
+        [name, *("none" if rate["pictures"][i] is None else f"{rate['pictures'][i]:+.1f} %" for rate in known)]
+        for i, name in enumerate(names)
+    ]
+    heads = ["Picture", *(rate["curve"] for rate in known)]
+    return Section(f"BD-rate against {reference}, by picture", heads=heads, rows=rows, fold=True)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """A line for each row of the results."""
+    out = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def _delta(part: dict[str, Any] | None) -> list[str]:
@@ -205,7 +232,7 @@ def _averages(results: dict[str, Any], codec: str) -> Section:
             point["ms_ssim_db"] = ms_ssim_db(point["ms_ssim"])
     columns = {head: pair for head, pair in _COLUMNS.items() if any(pair[0] in point for point in points)}
     rows = [[format(p[key], text) if key in p else "" for key, text in columns.values()] for p in points]
-    return Section(codec, heads=list(columns), rows=rows, text=0, fold=True)
+    return Section(f"{codec}, by setting", heads=list(columns), rows=rows, text=0, fold=True)
 
 
 def _list(section: Section) -> list[str]:
@@ -225,7 +252,7 @@ def _html(section: Section) -> Html:
 
     outer = "<h2>$heading</h2>\n$parts"
     if section.fold:
-        outer = "<details><summary>$heading, by setting</summary>\n$parts\n</details>"
+        outer = "<details><summary>$heading</summary>\n$parts\n</details>"
     parts = []
     if section.note:
         parts.append(fill('<p class="note">$note</p>', note=section.note))

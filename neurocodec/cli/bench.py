@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     kinds = parser.add_subparsers(title="measurements", metavar="KIND", dest="kind", required=True)
     rd = kinds.add_parser(
         "rd",
-        help="rate and distortion: results.json, table.md, rd.png, rd.svg, report.html",
+        help="rate and distortion: results.json, rows.csv, table.md, rd.png, rd.svg, report.html",
         description="Rate and distortion of real files. Rows that DIR/results.json holds are not measured again.",
         allow_abbrev=False,
     )
@@ -91,7 +91,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_rd(args: argparse.Namespace) -> int:
-    """Measures, writes results.json, table.md, rd.png, rd.svg and report.html, and prints the BD-rates.
+    """Measures, writes results.json, rows.csv, table.md, rd.png, rd.svg and report.html, and prints the BD-rates.
 
     Raises NeurocodecError.
     """
@@ -136,7 +136,7 @@ def run_rd(args: argparse.Namespace) -> int:
     results_file.save(results, output)
     report.write(results, args.output, gallery.html(results, dataset, chosen, args.gallery))
     print(report.brief(results))
-    print(f"\n{args.output}: results.json, table.md, rd.png, rd.svg, report.html")
+    print(f"\n{args.output}: results.json, rows.csv, table.md, rd.png, rd.svg, report.html")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import math
@@ -87,6 +88,24 @@ def test_table(tmp_path: Path) -> None:
     )
 
 
+def test_each_picture_has_its_bd_rate() -> None:
+    results = curves.summarise(made({"nic": HALF, "jpeg": CURVE}), resamples=1)
+    (rate,) = results["bd_rates"]
+    assert rate["pictures"] == pytest.approx([-51.6, -48.4], abs=0.3)
+    assert f"| kodim01.png | {rate['pictures'][0]:+.1f} % |" in report.markdown(results)
+    assert "<summary>BD-rate against jpeg, by picture</summary>" in report.page(results)
+
+
+def test_rows_as_csv_are_those_of_the_results(tmp_path: Path) -> None:
+    results = curves.summarise(made({"nic": HALF, "jpeg": CURVE}), resamples=1)
+    report.write(results, tmp_path)
+    with open(tmp_path / "rows.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["image"], row["codec"], float(row["bpp"])) for row in rows] == [
+        (row["image"], row["codec"], row["bpp"]) for row in results["rows"]
+    ]
+
+
 def test_figure_repeats(tmp_path: Path) -> None:
     four = curves.curves_of(made({"nic": HALF, "jpeg": CURVE, "a": CURVE, "b": HALF}), [])
     paths = [tmp_path / "rd.png", tmp_path / "rd.svg"]
@@ -99,6 +118,14 @@ def test_figure_repeats(tmp_path: Path) -> None:
     assert len(set(re.findall(r"stroke: (#\w+)", svg)) & set(figure.COLOURS)) == 4
     figure.save(four, "title", paths)
     assert (tmp_path / "rd.svg").read_text() == svg
+
+
+def test_axes_have_plain_numbers() -> None:
+    results = curves.summarise(made({"nic": HALF, "jpeg": CURVE}), resamples=1)
+    lines = curves.curves_of(results, [])
+    for plot in (figure.svg(lines, METRICS["lpips"]), figure.svg(lines, METRICS["psnr"], log=True)):
+        assert "mathdefault" not in plot
+        assert ">0.2<" in plot
 
 
 def test_dollars_in_names_are_dollars(tmp_path: Path) -> None:
@@ -120,7 +147,7 @@ def test_a_full_disk_leaves_no_part_of_a_figure(tmp_path: Path) -> None:
             report.write(results, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "rows.csv"}
 
 
 def test_curves_that_cannot_be_compared_say_so() -> None:

@@ -450,7 +450,7 @@ def test_bench_rd_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     for _ in range(2):
         assert main(command) == 0
         assert "BD-rate against jpeg" in capsys.readouterr().out
-    written = {"results.json", "table.md", "rd.png", "rd.svg", "report.html"}
+    written = {"results.json", "rows.csv", "table.md", "rd.png", "rd.svg", "report.html"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == written
     results = results_file.load(tmp_path / "out" / "results.json")
     settings = [(row["codec"], row["setting"]) for row in results["rows"]]
