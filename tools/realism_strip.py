@@ -14,7 +14,7 @@ from gallery import BUNDLED, ROOT, save_strip
 
 import neurocodec
 from neurocodec import image
-from neurocodec.cli.compare import jpeg_variant
+from neurocodec.cli.compare import rival_variant
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     args = parser.parse_args()
     original = image.load(BUNDLED).rgb
     data = neurocodec.encode(original, quality=args.quality)
-    jpeg = jpeg_variant(original, len(data))
+    jpeg = rival_variant(original, len(data))
     decoded = [np.asarray(neurocodec.decode(data, realism=realism)) for realism in (0.0, 1.0)]
     save_strip([original, jpeg.rgb, *decoded], tuple(args.crop), args.output, quality=92)
     print(f"{args.output.name}: original, JPEG of {len(jpeg.data):,} bytes, .nic of {len(data):,} at realism 0 and 1")

@@ -1,4 +1,4 @@
-"""neurocodec compare: an HTML page with a slider between a picture, its .nic, and a JPEG of about the same size.
+"""neurocodec compare: an HTML page with a slider between a picture, its .nic, and other codecs at about the same size.
 
 Where a generative decoder for the model is installed, the page shows the .nic decoded with realism 0 and with 1.
 """
@@ -6,6 +6,7 @@ Where a generative decoder for the model is installed, the page shows the .nic d
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from neurocodec.model import Model
 
+RIVAL_NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "heic": "HEIC"}
 MS_SSIM_HINT = "MS-SSIM needs pytorch-msssim: pip install 'neurocodec[bench]'"
 
 
@@ -71,12 +73,13 @@ def run(args: argparse.Namespace) -> int:
             data, model=model, realism=realism or 0, device=args.device, max_pixels=args.max_pixels
         )
         variants.append(nic_variant(rgb, data, decoded, realism=realism, lpips=lpips))
-    jpeg = jpeg_variant(rgb, len(data), lpips=lpips)
-    page = make_page(os.path.basename(args.input), rgb, [*variants, jpeg])
+    variants += rival_variants(rgb, len(data), lpips=lpips)
+    page = make_page(os.path.basename(args.input), rgb, variants)
     files.write_bytes(args.output, page.encode(errors="backslashreplace"), force=args.force)
-    both = ", decoded with realism 0 and 1" if len(variants) > 1 else ""
-    print(f"{args.output}: {len(data):,} bytes as .nic{both}, {len(jpeg.data):,} as JPEG")
-    if jpeg.ms_ssim is None and min(rgb.shape[:2]) > 160:
+    both = ", decoded with realism 0 and 1" if len(realisms) > 1 else ""
+    others = ", ".join(f"{len(variant.data):,} as {variant.name}" for variant in variants[len(realisms) :])
+    print(f"{args.output}: {len(data):,} bytes as .nic{both}, {others}")
+    if variants[0].ms_ssim is None and min(rgb.shape[:2]) > 160:
         print(MS_SSIM_HINT)
     if hint:
         print(f"no LPIPS: {hint}")
@@ -118,16 +121,29 @@ def nic_variant(
     return _measured(name, data, original, rgb, lpips)
 
 
-def jpeg_variant(original: NDArray[np.uint8], size: int, *, lpips: bool = False) -> Variant:
-    """The smallest JPEG of at least `size` bytes (4:2:0, optimised), or the one of quality 100 if that has fewer."""
+def rival_variants(original: NDArray[np.uint8], size: int, *, lpips: bool = False) -> list[Variant]:
+    """JPEG, and those of WebP, AVIF and HEIC that are installed, as `rival_variant` makes them."""
+    from neurocodec.bench.rivals import RIVALS
+    from neurocodec.errors import MissingPackageError
+
+    variants = []
+    for name in RIVAL_NAMES:
+        with contextlib.suppress(MissingPackageError):
+            RIVALS[name].check()
+            variants.append(rival_variant(original, size, name, lpips=lpips))
+    return variants
+
+
+def rival_variant(original: NDArray[np.uint8], size: int, name: str = "jpeg", *, lpips: bool = False) -> Variant:
+    """The smallest file of at least `size` bytes, or the one of quality 100 if that has fewer. name: of RIVAL_NAMES."""
     import bisect
 
     from neurocodec.bench.rivals import RIVALS
 
-    codec = RIVALS["jpeg"]
+    codec = RIVALS[name]
     quality = bisect.bisect_left(range(1, 100), size, key=lambda q: len(codec.encode(original, q))) + 1
     data = codec.encode(original, quality)
-    return _measured(f"JPEG, quality {quality}", data, original, codec.decode(data), lpips)
+    return _measured(f"{RIVAL_NAMES[name]}, quality {quality}", data, original, codec.decode(data), lpips)
 
 
 def _measured(name: str, data: bytes, original: NDArray[np.uint8], decoded: NDArray[np.uint8], lpips: bool) -> Variant:
@@ -157,6 +173,8 @@ def shown(value: float | None, digits: int) -> str:
 
 def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) -> str:
     """A self-contained HTML page; the pictures are in it as PNG."""
+    from importlib import resources
+
     from neurocodec.bench.pages import Html, fill, join, page
 
     names = ["Original", *(variant.name for variant in variants)]
@@ -172,8 +190,12 @@ def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) 
         title=title,
         width=original.shape[1],
         height=original.shape[0],
-        options=join(fill("<option value=$i>$name", i=i, name=name) for i, name in enumerate(names)),
-        images=join(fill('<img hidden draggable="false" alt="" src="$source">', source=url) for url in pictures),
+        right=next(i for i, name in enumerate(names) if name.startswith("JPEG")),
+        images=join(
+            fill('<img data-name="$name" alt="$name" draggable="false" src="$source">', name=name, source=url)
+            for name, url in zip(names, pictures, strict=True)
+        ),
+        script=Html((resources.files("neurocodec.bench") / "templates" / "slider.js").read_text(encoding="utf-8")),
         heading=Html("<th scope=col>LPIPS" * lpips),
         rows=join(rows),
         note=" LPIPS: distance in features of AlexNet, 0 for equal pictures." * lpips,

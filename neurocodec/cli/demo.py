@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     import neurocodec
     from neurocodec import model as model_files
-    from neurocodec.cli.compare import MS_SSIM_HINT, has_generator, jpeg_variant, make_page, nic_variant, shown
+    from neurocodec.cli.compare import MS_SSIM_HINT, has_generator, make_page, nic_variant, rival_variant, shown
     from neurocodec.image import load, save_pil
 
     with resources.as_file(resources.files("neurocodec") / "data" / "astronaut.png") as path:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         encoded = time.perf_counter()
         im = neurocodec.decode(data)
         encoding, decoding = encoded - started, time.perf_counter() - encoded
-        nic, jpeg = nic_variant(original, data, im), jpeg_variant(original, len(data))
+        nic, jpeg = nic_variant(original, data, im), rival_variant(original, len(data))
         cells = "  ".join(
             f"{len(v.data):>7,} {v.bpp:>6.3f} {shown(v.psnr, 2):>8} {shown(v.ms_ssim, 4):>8}" for v in (nic, jpeg)
         )

@@ -545,15 +545,15 @@ def test_compare_says_what_is_wrong(capsys: pytest.CaptureFixture[str], nic_file
 
 def test_jpeg_has_at_least_the_bytes_it_is_compared_with(photo: np.ndarray) -> None:
     from neurocodec.bench.rivals import RIVALS
-    from neurocodec.cli.compare import jpeg_variant
+    from neurocodec.cli.compare import rival_variant
 
     part = photo[:200, :240]
     for size in (1, 2500, 6000):
-        chosen = jpeg_variant(part, size)
+        chosen = rival_variant(part, size)
         quality = int(chosen.name.split()[-1])
         assert len(chosen.data) >= size
         assert quality == 1 or len(RIVALS["jpeg"].encode(part, quality - 1)) < size
-    assert jpeg_variant(part, 10**9).name.endswith("quality 100")
+    assert rival_variant(part, 10**9).name.endswith("quality 100")
 
 
 def test_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
