@@ -24,6 +24,7 @@ class TorchArithmetic:
         self._torch = torch
         self._device = device
         self._layers: dict[int, tuple[IntegerLayer, Any, Any]] = {}
+        self._tables: dict[int, tuple[NDArray[np.int16], Any]] = {}
         self._constants: dict[tuple[tuple[int, ...], bytes], Any] = {}
 
     def _tensors(self, layer: IntegerLayer) -> tuple[Any, Any]:
@@ -54,7 +55,9 @@ class TorchArithmetic:
         return self._torch.zeros(shape, dtype=self._torch.float64, device=self._device)
 
     def lookup(self, table: NDArray[np.int16], index: Any) -> Any:
-        return self._constant(table)[index.clamp(max=table.size - 1).to(self._torch.int64)]
+        if id(table) not in self._tables:
+            self._tables[id(table)] = (table, self.load(table))
+        return self._tables[id(table)][1][index.clamp(max=table.size - 1).to(self._torch.int64)]
 
     def pad_edge(self, x: Any, bottom: int, right: int) -> Any:
         height, width = x.shape[-3:-1]
