@@ -30,11 +30,12 @@ export async function instantiate(module, memory) {
   return (await WebAssembly.instantiate(module, { env: { memory, fail } })).exports;
 }
 
-/** Turns an instance into a helper of another one on the same memory. Never returns. */
-export async function help(module, memory, stack, tls) {
+/** Makes a worker a helper of an instance; `ready` is called before it waits for work, for ever. */
+export async function help({ module, memory, stack, tls }, ready) {
   const wasm = await instantiate(module, memory);
   wasm.__stack_pointer.value = stack + STACK;
   wasm.__wasm_init_tls(tls);
+  ready();
   wasm.help();
 }
 
@@ -53,15 +54,17 @@ export class Core {
     return core;
   }
 
-  /** Starts `count` helpers: start(message) makes a worker that calls `help` with it. */
-  startHelpers(count, start) {
+  /** Starts `count` helpers. start(message) makes a worker that calls `help` with it, and resolves when that is ready. */
+  async startHelpers(count, start) {
+    const messages = Array.from({ length: count }, () => ({
+      module: this.module,
+      memory: this.memory,
+      stack: this.#allocate(STACK),
+      tls: this.#allocate(this.wasm.__tls_size.value + this.wasm.__tls_align.value),
+    }));
+    await Promise.all(messages.map(start));
     this.wasm.expect_helpers(count);
     this.threads = count + 1;
-    for (let i = 0; i < count; ++i) {
-      const stack = this.#allocate(STACK);
-      const tls = this.#allocate(this.wasm.__tls_size.value + this.wasm.__tls_align.value);
-      start({ module: this.module, memory: this.memory, stack, tls });
-    }
   }
 
   /**
