@@ -1,5 +1,5 @@
 # make demo · make test · make check · make bench · make wheel. The first of them sets up .venv.
-# For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test.
+# For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test. For web/: make web · make web-test.
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,8 +16,14 @@ SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 CLANG ?= clang++
 FUZZ_SECONDS ?= 600
 AARCH64 ?= aarch64-linux-gnu-g++
+WEB := $(VENV)/.web
+# clang 22 in ziglang 0.17.1, which pyproject.toml pins: nic.wasm is the same on every machine
+WASM := $(BIN)/python -m ziglang c++ -target wasm32-wasi -mcpu=generic+simd128+bulk_memory+atomics -mthread-model posix \
+	-std=c++17 -O2 -Wall -Wextra -fignore-exceptions -fno-rtti -mexec-model=reactor -s \
+	-Wl,-z,stack-size=1048576 -Wl,--import-memory -Wl,--shared-memory -Wl,--max-memory=1073741824 \
+	-Wl,--export=__stack_pointer -Wl,--export=__wasm_init_tls -Wl,--export=__tls_size -Wl,--export=__tls_align
 
-.PHONY: demo test check bench wheel sanitize fuzz neon-test clean
+.PHONY: demo test check bench wheel sanitize fuzz neon-test web web-test clean
 
 demo: $(CORE) # the core alone: NumPy, Pillow, safetensors
 	$(BIN)/neurocodec demo -o demo-output --force
@@ -61,6 +67,19 @@ neon-test: # NEON under emulation: Debian's g++-aarch64-linux-gnu and qemu-user
 	$(AARCH64) $(CXXFLAGS_NATIVE) -O2 -static csrc/test/kernels.cpp -o $(NATIVE)/kernels-neon
 	qemu-aarch64 $(NATIVE)/kernels-neon
 
+web: web/nic.wasm # the decoder in a page: web/nic.wasm, and the weights that it needs
+	@mkdir -p web/weights
+	cp LICENSE web/
+	$(BIN)/python -c "from neurocodec import model; m = model.load('base').decoder(); \
+		m.save(f'web/weights/{m.model_id.hex()}.safetensors')"
+
+web/nic.wasm: web/core.cpp web/runtime.cpp csrc/c_api.cpp $(wildcard csrc/*.h*) | $(WEB)
+	$(WASM) web/core.cpp web/runtime.cpp -o $@
+	chmod 644 $@
+
+web-test: $(WEB) # in Node and headless Chromium, where they are installed
+	$(BIN)/python -m pytest -q tests/web tests/integer/test_machines.py
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "neurocodec needs Python 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
@@ -72,6 +91,10 @@ $(CORE): $(SOURCES) | $(VENV)/bin/python
 
 $(DEV): $(CORE)
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(WEB): $(DEV)
+	$(PIP) -e '.[web]'
 	touch $@
 
 clean:

@@ -2,7 +2,7 @@
 //
 // The loop of parallel.hpp in WebAssembly, where threads cannot be made from inside: a page starts workers that share the
 // memory, and each calls Helpers::help, which never returns. Built without the atomics feature there are none, and the
-// thread that calls does all the work. A task that fails ends its instance (web/core.cpp), so nothing is caught here.
+// thread that calls does all the work. A task that fails ends its instance (web/runtime.cpp), so nothing is caught here.
 
 #ifndef NEUROCODEC_PARALLEL_WASM_HPP
 #define NEUROCODEC_PARALLEL_WASM_HPP

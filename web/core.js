@@ -21,7 +21,7 @@ const TYPES = { I8: [0, "int8", 1], I16: [1, "int16", 2], I32: [2, "int32", 4], 
 /** The memory of an instance. Shared memory is allowed everywhere; only handing it to other workers is not. */
 export const newMemory = () => new WebAssembly.Memory({ initial: FIRST_PAGES, maximum: PAGES, shared: true });
 
-/** An instance of the module on a memory; see core.cpp. */
+/** An instance of the module on a memory; see core.cpp and runtime.cpp. */
 export async function instantiate(module, memory) {
   const fail = (at) => {
     const bytes = new Uint8Array(memory.buffer);
