@@ -67,9 +67,11 @@ neon-test: # NEON under emulation: Debian's g++-aarch64-linux-gnu and qemu-user
 	$(AARCH64) $(CXXFLAGS_NATIVE) -O2 -static csrc/test/kernels.cpp -o $(NATIVE)/kernels-neon
 	qemu-aarch64 $(NATIVE)/kernels-neon
 
-web: web/nic.wasm # the decoder in a page: web/nic.wasm, and the weights that it needs
+web: web/nic.wasm # the decoder in a page, with what it needs; then: python3 -m http.server -d web
 	@mkdir -p web/weights
 	cp LICENSE web/
+	cp neurocodec/vectors/astronaut-q480.nic web/example.nic
+	cp neurocodec/data/astronaut.png web/example.png
 	$(BIN)/python -c "from neurocodec import model; m = model.load('base').decoder(); \
 		m.save(f'web/weights/{m.model_id.hex()}.safetensors')"
 

@@ -124,8 +124,7 @@ export class Core {
         latents.push({ window: held[next].window, values: this.#latents(held[next], header.qualityIndex) });
       }
       latents = latents.filter((tile) => tile.window.bottom > seen.top);
-      const rgb = this.#synthesise(latents, seen, header.qualityIndex);
-      copyPixels(rgb, seen, part, region, header.gray, data);
+      this.#synthesise(latents, seen, header.qualityIndex, (rgb) => copyPixels(rgb, seen, part, region, header.gray, data));
     }
     return data;
   }
@@ -159,8 +158,8 @@ export class Core {
     return values;
   }
 
-  /** Pixels of a window of latents, RGB. */
-  #synthesise(latents, seen, qualityIndex) {
+  /** Calls use(rgb) with the pixels of a window of latents, which are gone when it returns. */
+  #synthesise(latents, seen, qualityIndex, use) {
     const channels = this.shape.latent_channels;
     const rows = seen.bottom - seen.top;
     const columns = seen.right - seen.left;
@@ -178,8 +177,8 @@ export class Core {
     }
     this.#setRun(run, qualityIndex);
     this.wasm.synthesise(this.model, run, yHat, rows, columns, rgb);
-    [yHat, rgb, run].forEach(this.wasm.free);  // nothing is allocated before the pixels are copied
-    return new Uint8Array(this.memory.buffer, rgb, rows * columns * LATENT * LATENT * 3);
+    use(new Uint8Array(this.memory.buffer, rgb, rows * columns * LATENT * LATENT * 3));
+    [yHat, rgb, run].forEach(this.wasm.free);
   }
 
   /** An nc_run. */

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from paths import PHOTO
+from PIL import Image
+
+import neurocodec
+from neurocodec import conformance
+from neurocodec.metrics.psnr import psnr
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -20,7 +27,8 @@ SETUP = """async ([weights, threads]) => {
 }"""
 DECODE = """async ([url, region]) => {
   const [x, y, width, height] = region ?? [];
-  const pixels = await nic.decode(await (await fetch(url)).arrayBuffer(), region ? { region: { x, y, width, height } } : {});
+  const options = region ? { region: { x, y, width, height } } : {};
+  const pixels = await nic.decode(await (await fetch(url)).arrayBuffer(), options);
   return sha256(pixels.data);
 }"""
 REJECT = """async (url) => {
@@ -89,7 +97,8 @@ def test_missing_weights_give_a_sentence(page: Page) -> None:
     page.evaluate("nic.configure({ weights: '/nowhere/' })")
     name, message, _ = page.evaluate(REJECT, "/files/astronaut-q480.nic")
     assert name == "ModelNotFoundError"
-    assert "which this page lacks" in message and "404" in message
+    assert "which this page lacks" in message
+    assert "404" in message
 
 
 def test_weights_are_fetched_once(browser: Browser, site: str, samples: list[Sample]) -> None:
@@ -124,7 +133,8 @@ def test_the_page_stays_alive_while_a_picture_is_decoded(page: Page) -> None:
 def test_the_element_behaves_like_an_image(page: Page) -> None:
     shown: dict[str, Any] = page.evaluate(SHOW, "/files/astronaut-q480.nic")
     assert shown["event"] == "load"
-    assert shown["natural"] == [512, 512] and shown["box"] == [512, 512] and shown["complete"]
+    assert shown["natural"] == shown["box"] == [512, 512]
+    assert shown["complete"]
     assert (shown["role"], shown["label"], shown["text"]) == ("img", "an astronaut", "")
     assert "512 false" in shown["sizes"]  # it had its size before it was decoded
 
@@ -140,7 +150,8 @@ def test_a_lazy_element_waits_until_it_is_near(page: Page, samples: list[Sample]
     page.on("request", lambda request: urls.append(request.url))
     page.evaluate(
         """([url]) => {
-          document.body.innerHTML = `<div style="height: 20000px"></div><nic-img loading="lazy" src="${url}"></nic-img>`;
+          const image = `<nic-img loading="lazy" src="${url}"></nic-img>`;
+          document.body.innerHTML = `<div style="height: 20000px"></div>${image}`;
           return new Promise((resolve) => setTimeout(resolve, 300));
         }""",
         [f"/files/{samples[0].name}.nic"],
@@ -154,3 +165,39 @@ def test_a_lazy_element_waits_until_it_is_near(page: Page, samples: list[Sample]
     )
     assert loaded
     assert urls
+
+
+def test_the_example_page(browser: Browser, site: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844}, service_workers="block")
+    page.set_default_timeout(120_000)
+    page.route("**/weights/*", lambda route: route.continue_(url=route.request.url.replace("/weights/", "/files/")))
+    page.goto(f"{site}/")
+    original = {"name": "astronaut.png", "mimeType": "image/png", "buffer": PHOTO.read_bytes()}
+    nic = {"name": "astronaut.nic", "mimeType": "", "buffer": (conformance.VECTORS / "astronaut-q480.nic").read_bytes()}
+    page.set_input_files("#file", [nic, original])
+    page.wait_for_selector("#facts:not([hidden])")
+    rows = [line.split("\t") for line in page.inner_text("#facts tbody").splitlines()]
+    facts = {name: values for name, *values in rows}
+    expected = psnr(np.asarray(neurocodec.decode(nic["buffer"])), np.asarray(Image.open(PHOTO).convert("RGB")))
+    assert float(facts["PSNR, dB"][0]) == pytest.approx(expected, abs=0.006)
+    assert float(facts["PSNR, dB"][1]) < expected
+    assert page.inner_text("#nicName") == f"nic, {len(nic['buffer']):,} bytes"
+    assert "made from the original" in page.inner_text("#note")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    box = page.locator("#stage").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    share = "parseFloat(document.getElementById('stage').style.getPropertyValue('--share'))"
+    assert page.evaluate(share) == pytest.approx(25, abs=1)
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(share) == pytest.approx(25.5, abs=1)
+
+    damaged = {"name": "damaged.nic", "mimeType": "", "buffer": nic["buffer"][:-1]}
+    page.set_input_files("#file", [damaged])
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.inner_text("#error").startswith("Tile 0 claims")
+    page.set_input_files("#file", [original | {"buffer": (conformance.VECTORS / "gray-90x50-q333.nic").read_bytes()}])
+    page.wait_for_function("document.getElementById('status').textContent.startsWith('90 × 50 pixels, L')")
+    assert "drop the original too" in page.inner_text("#note")
+    page.close()

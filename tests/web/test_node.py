@@ -92,9 +92,7 @@ def _chunk(name: bytes, payload: bytes) -> bytes:
     return len(payload).to_bytes(4, "big") + name + payload + zlib.crc32(name + payload).to_bytes(4, "big")
 
 
-def test_damaged_streams_and_alpha_planes_give_sentences(
-    small_model: Model, weights: Path, tmp_path: Path
-) -> None:
+def test_damaged_streams_and_alpha_planes_give_sentences(small_model: Model, weights: Path, tmp_path: Path) -> None:
     data = (GOLDEN / "valid" / "alpha-20x20-q480.nic").read_bytes()
     files = _damaged(data, small_model)
     for i, damaged in enumerate(files):
@@ -105,7 +103,7 @@ def test_damaged_streams_and_alpha_planes_give_sentences(
     *results, fine = run(weights, [(path, None) for path in [*paths, tmp_path / "fine.nic"]])
     assert "sha256" in fine
     for damaged, result in zip(files, results, strict=True):
-        assert result["error"] != "Error" and len(result["message"]) > 20, result
+        assert result["error"].endswith("Error"), result
         if "model" in result["message"]:
             continue  # Python looks for the model elsewhere
         with pytest.raises(NicFormatError) as raised:
