@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import http.server
 import io
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -82,15 +83,18 @@ def weights(small_model: Model, base_model: Model, tmp_path_factory: pytest.Temp
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """web/ as /, a folder of other files as /files/, and an empty page; pages under /isolated/ may use threads."""
+    """web/ as /, /neurocodec/ and /isolated/, whose pages may use threads; in each, `files` as files/ and weights/."""
 
     def __init__(self, *args: Any, files: Path, **kwargs: Any) -> None:
         self.files = files
         super().__init__(*args, directory=str(ROOT / "web"), **kwargs)
 
     def translate_path(self, path: str) -> str:
-        path = path.partition("?")[0].removeprefix("/isolated")
-        return str(self.files / path[7:]) if path.startswith("/files/") else super().translate_path(path)
+        path = path.partition("?")[0].removeprefix("/isolated").removeprefix("/neurocodec")
+        for name in ("/files/", "/weights/"):
+            if path.startswith(name):
+                return str(self.files / path.removeprefix(name))
+        return super().translate_path(path)
 
     def end_headers(self) -> None:
         if self.path.startswith("/isolated"):
@@ -106,6 +110,10 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 def site(weights: Path, samples: list[Sample]) -> Iterator[str]:
     """The address of a server of web/, the weights and the samples."""
     (weights / "empty.html").write_text("<!doctype html><title>empty</title>")
+    documented = re.findall(r"```html\n(.*?)```", (ROOT / "docs" / "web.md").read_text(), re.DOTALL)[0]
+    (weights / "documented.html").write_text(documented.replace('src="neurocodec/', 'src="/neurocodec/'))
+    (weights / "photo.nic").write_bytes((conformance.VECTORS / "gray-90x50-q333.nic").read_bytes())
+    (weights / "another.nic").write_bytes((conformance.VECTORS / "drawing-130x70-q601.nic").read_bytes())
     for sample in samples:
         (weights / f"{sample.name}.nic").write_bytes(sample.data)
     (weights / "damaged.nic").write_bytes((GOLDEN / "container" / "invalid" / "tile-stream-damaged.nic").read_bytes())

@@ -167,10 +167,23 @@ def test_a_lazy_element_waits_until_it_is_near(page: Page, samples: list[Sample]
     assert urls
 
 
+def test_the_page_of_the_documentation(browser: Browser, site: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{site}/files/documented.html")
+    page.wait_for_function("[...document.querySelectorAll('nic-img')].every((image) => image.complete)")
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll("nic-img")].map((image) => {
+          const box = image.getBoundingClientRect();
+          return [image.naturalWidth, image.naturalHeight, box.width, Math.round(box.height)];
+        })"""
+    )
+    assert boxes == [[90, 50, 90, 50], [130, 70, 300, 162]]
+    page.close()
+
+
 def test_the_example_page(browser: Browser, site: str) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844}, service_workers="block")
     page.set_default_timeout(120_000)
-    page.route("**/weights/*", lambda route: route.continue_(url=route.request.url.replace("/weights/", "/files/")))
     page.goto(f"{site}/")
     original = {"name": "astronaut.png", "mimeType": "image/png", "buffer": PHOTO.read_bytes()}
     nic = {"name": "astronaut.nic", "mimeType": "", "buffer": (conformance.VECTORS / "astronaut-q480.nic").read_bytes()}
