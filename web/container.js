@@ -219,39 +219,36 @@ export function checkAlpha(png, width, height) {
   }
 }
 
-/** PNG bytes -> alpha plane, Uint8Array of width · height. Never holds more than that and one row of it. */
-export async function decodeAlpha(png, width, height) {
+/** Calls put(y, samples) with each row of the alpha plane in a PNG, 0 to height - 1; no more than a row is held. */
+export async function decodeAlpha(png, width, height, put) {
   checkAlpha(png, width, height);
-  const missing = new NicError(
-    `the alpha plane does not hold ${width} x ${height} samples: encode the picture again`,
-  );
-  const alpha = new Uint8Array(width * height);
-  const row = new Uint8Array(width + 1);  // a filter type, then the samples of a scan line
+  const missing = new NicError(`the alpha plane does not hold ${width} x ${height} samples: encode the picture again`);
+  const line = new Uint8Array(width + 1);  // a filter type, then the samples
+  let above = new Uint8Array(width);
   let filled = 0;
   let y = 0;
   const reader = new Blob(idat(png)).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
-  for (;;) {
-    let part;
-    try {
-      part = await reader.read();
-    } catch {
-      throw missing;
-    }
-    if (part.done) break;
-    for (let at = 0; at < part.value.length; ) {
-      if (y === height) throw missing;
-      const some = part.value.subarray(at, at + row.length - filled);
-      row.set(some, filled);
-      filled += some.length;
-      at += some.length;
-      if (filled === row.length) {
-        unfilter(row, alpha, y++, width);
-        filled = 0;
+  try {
+    for (;;) {
+      const { done, value } = await reader.read().catch(() => Promise.reject(missing));
+      if (done) break;
+      for (let at = 0; at < value.length; ) {
+        if (y === height) throw missing;
+        const some = value.subarray(at, at + line.length - filled);
+        line.set(some, filled);
+        filled += some.length;
+        at += some.length;
+        if (filled === line.length) {
+          above = unfilter(line, above);
+          put(y++, above);
+          filled = 0;
+        }
       }
     }
+  } finally {
+    await reader.cancel().catch(() => undefined);
   }
   if (y !== height || filled !== 0) throw missing;
-  return alpha;
 }
 
 function idat(png) {
@@ -265,14 +262,16 @@ function idat(png) {
   return parts;
 }
 
-function unfilter(row, alpha, y, width) {
-  const to = y * width;
-  for (let x = 0; x < width; ++x) {
-    const left = x > 0 ? alpha[to + x - 1] : 0;
-    const above = y > 0 ? alpha[to + x - width] : 0;
-    const corner = x > 0 && y > 0 ? alpha[to + x - width - 1] : 0;
-    alpha[to + x] = row[x + 1] + predicted(row[0], left, above, corner);
+function unfilter(line, above) {
+  const row = new Uint8Array(above.length);
+  let left = 0;
+  let corner = 0;
+  for (let x = 0; x < row.length; ++x) {
+    row[x] = line[x + 1] + predicted(line[0], left, above[x], corner);
+    left = row[x];  // eight bits of it
+    corner = above[x];
   }
+  return row;
 }
 
 function predicted(filter, left, above, corner) {
@@ -282,7 +281,9 @@ function predicted(filter, left, above, corner) {
     case 2: return above;
     case 3: return (left + above) >> 1;
     case 4: {
-      const [a, b, c] = [above - corner, left - corner, left + above - 2 * corner].map(Math.abs);
+      const a = Math.abs(above - corner);
+      const b = Math.abs(left - corner);
+      const c = Math.abs(left + above - 2 * corner);
       return a <= b && a <= c ? left : b <= c ? above : corner;
     }
     default: throw new NicError("the alpha plane is damaged (an unknown filter): encode the picture again");
@@ -329,7 +330,7 @@ function notANic(bytes) {
 
 const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 const hex = (bytes, between = "") => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(between);
-const text = (bytes) => String.fromCharCode(...bytes.subarray(0, 64));
+const text = (bytes) => String.fromCharCode(...bytes.subarray(0, 65));  // names have at most 64
 
 /** As Python writes a string of Latin letters. */
 const quoted = (string) =>

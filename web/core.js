@@ -39,7 +39,7 @@ export async function help({ module, memory, stack, tls }, ready) {
   wasm.help();
 }
 
-/** An instance with a model. After an error other than a NicError from `decode` it must not be used again. */
+/** An instance with a model. It must not be used again when an error has set `alive` to false. */
 export class Core {
   /** module: of nic.wasm. model: the bytes of a model file. Raises NicError if they are damaged. */
   static async create(module, model, memory = newMemory()) {
@@ -97,10 +97,10 @@ export class Core {
     if (chunks.has("Alph")) checkAlpha(chunks.get("Alph"), header.width, header.height);
     const data = this.#guard(() => this.#pixels(file, { x, y, width, height }));
     if (chunks.has("Alph")) {
-      const alpha = await decodeAlpha(chunks.get("Alph"), header.width, header.height);
-      for (let row = 0, to = 3; row < height; ++row) {
-        for (let from = (y + row) * header.width + x, end = from + width; from < end; ++from, to += 4) data[to] = alpha[from];
-      }
+      await decodeAlpha(chunks.get("Alph"), header.width, header.height, (row, samples) => {
+        if (row < y || row >= y + height) return;
+        for (let i = 0, to = (row - y) * width * 4 + 3; i < width; ++i, to += 4) data[to] = samples[x + i];
+      });
     }
     return { width, height, data };
   }
@@ -113,7 +113,7 @@ export class Core {
     const needed = grow(shown, this.halo, whole);
     const windows = windowsOf(whole, header.tileEdge).map((window, i) => ({ window, tile: tiles[i] }));
     const held = windows.filter(({ window }) => meet(window, needed));
-    const data = this.#output(width * height * 4);
+    let data;  // allocated when a first tile has decoded: a forged header must not ask for it
     let next = 0;
     let latents = [];  // { window, values } of tiles
     for (const { window } of held) {
@@ -124,17 +124,10 @@ export class Core {
         latents.push({ window: held[next].window, values: this.#latents(held[next], header.qualityIndex) });
       }
       latents = latents.filter((tile) => tile.window.bottom > seen.top);
+      data ??= new Uint8ClampedArray(width * height * 4).fill(255);
       this.#synthesise(latents, seen, header.qualityIndex, (rgb) => copyPixels(rgb, seen, part, region, header.gray, data));
     }
     return data;
-  }
-
-  #output(bytes) {
-    try {
-      return new Uint8ClampedArray(bytes).fill(255);
-    } catch {
-      throw noMemory();
-    }
   }
 
   /** y_hat of a tile, Int32Array (rows, columns, M). */
@@ -229,7 +222,7 @@ export class Core {
       return body();
     } catch (error) {
       this.alive = false;
-      throw error instanceof NicError ? error : noMemory();
+      throw error instanceof WebAssembly.RuntimeError || error instanceof RangeError ? noMemory() : error;
     }
   }
 }
@@ -293,33 +286,31 @@ function windowsOf({ bottom, right }, edge) {
 /** A model file (safetensors) -> arrays for decoding, shape, id. Raises NicError if it is damaged. */
 async function readModel(file) {
   const damaged = (why) => new NicError(`the model file is damaged (${why}): get another copy`, "ModelMismatchError");
-  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  const length = file.length < 8 ? Infinity : Number(view.getBigUint64(0, true));
-  if (length > file.length - 8) throw damaged("it ends too early");
-  let header;
-  let shape;
+  let model;
   try {
-    header = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length)));
-    shape = JSON.parse(header.__metadata__.config);
+    model = parseModel(file);
   } catch {
-    throw damaged("its header cannot be read");
+    throw damaged("its header cannot be read, or does not fit its length");
   }
-  if (header.__metadata__.format !== "neurocodec-model-2") throw damaged("its format is unknown");
-  const arrays = [];
-  for (const name of Object.keys(header).sort()) {
-    if (name === "__metadata__" || ENCODER_PARTS.some((part) => name.startsWith(part))) continue;
-    const { dtype, shape: dimensions, data_offsets: offsets } = header[name];
-    const [type, numpy, size] = TYPES[dtype] ?? [];
-    const [start, end] = (offsets ?? []).map((offset) => 8 + length + offset);
-    const count = dimensions?.reduce((product, n) => product * n, 1);
-    if (!(dimensions?.length <= 4 && start >= 8 + length && end <= file.length && end - start === count * size)) {
-      throw damaged(`array ${name} does not fit`);
-    }
-    arrays.push({ name, type, numpy, dimensions, data: file.subarray(start, end) });
-  }
-  const id = header.__metadata__.model_id;
+  const { format, arrays, shape, id } = model;
+  if (format !== "neurocodec-model-2") throw damaged("its format is unknown");
   if (globalThis.crypto?.subtle && (await modelId(arrays, shape)) !== id) throw damaged("its contents do not match its id");
   return { arrays, shape, id };
+}
+
+/** Throws an error of any kind for a file that is damaged. */
+function parseModel(file) {
+  const length = Number(new DataView(file.buffer, file.byteOffset, file.byteLength).getBigUint64(0, true));
+  const { __metadata__: metadata, ...entries } = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length)));
+  const names = Object.keys(entries).filter((name) => !ENCODER_PARTS.some((part) => name.startsWith(part)));
+  const arrays = names.sort().map((name) => {
+    const { dtype, shape: dimensions, data_offsets: [start, end] } = entries[name];
+    const [type, numpy, size] = TYPES[dtype];
+    const data = file.subarray(8 + length + start, 8 + length + end);
+    if (dimensions.length > 4 || data.length !== size * dimensions.reduce((product, n) => product * n, 1)) throw new Error();
+    return { name, type, numpy, dimensions, data };
+  });
+  return { format: metadata.format, id: metadata.model_id, shape: JSON.parse(metadata.config), arrays };
 }
 
 /** As `Model.model_id` of neurocodec/model.py. */

@@ -96,7 +96,7 @@ const nearby = globalThis.IntersectionObserver
 
 /** `<nic-img src alt loading width height>`: as `<img>`, with the events load and error. */
 export class NicImage extends (globalThis.HTMLElement ?? Object) {
-  static observedAttributes = ["src", "alt", "width", "height"];
+  static observedAttributes = ["src", "alt", "loading", "width", "height"];
 
   #canvas;
   #alt;
@@ -161,6 +161,8 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
     } else if (name === "alt") {
       this.setAttribute("aria-label", this.alt);
       if (this.#error) this.#alt.textContent = this.alt;
+    } else if (name === "loading") {
+      if (this.isConnected && !this.#complete && this.loading === "eager") this.show();
     } else {
       this.style[name] = /^\d+$/.test(after ?? "") ? `${after}px` : (after ?? "");
     }

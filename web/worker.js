@@ -50,11 +50,8 @@ async function coreOf(modelId, { weights, threads }) {
 async function create(modelId, weights, threads) {
   for (const helper of helpers) helper.terminate();
   helpers = [];
-  compiled ??= WebAssembly.compileStreaming(fetch(new URL("nic.wasm", import.meta.url)));
-  const [module, model] = await Promise.all([compiled, fetchModel(modelId, weights)]).catch((error) => {
-    if (!(error instanceof NicError)) compiled = undefined;
-    throw error;
-  });
+  compiled ??= compile();
+  const [module, model] = await Promise.all([compiled, fetchModel(modelId, weights)]);
   const core = await Core.create(module, model).catch(async (error) => {
     await forget(urlOf(modelId, weights));
     throw error;
@@ -64,6 +61,17 @@ async function create(modelId, weights, threads) {
   }
   if (threads > 1) await core.startHelpers(threads - 1, startHelper);
   return core;
+}
+
+async function compile() {
+  try {
+    const response = await fetch(new URL("nic.wasm", import.meta.url));
+    if (!response.ok) throw new Error(`nic.wasm: ${response.status}`);
+    return await WebAssembly.compile(await response.arrayBuffer());
+  } catch (error) {
+    compiled = undefined;  // it is tried again for the next picture
+    throw error;
+  }
 }
 
 /** Resolves when the helper runs: the browser starts no worker while this one computes. */
