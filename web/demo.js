@@ -7,7 +7,8 @@ import { decode, info, preload } from "./nic.js";
 const get = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en");
 let original;  // ImageBitmap of the picture that was encoded, if it was dropped
-let last;  // bytes of the .nic that is shown
+let last;  // the .nic that was opened: { name, bytes }
+let shown = "";  // the status line of the picture that is shown
 let turn = 0;  // of several files opened quickly, the last is shown
 
 async function open(files) {
@@ -24,15 +25,15 @@ async function open(files) {
           continue;
         }
       }
-      info(bytes);
-      last = bytes;
+      last = { name: file.name ?? "", bytes };
       if (files.length === 1) original = undefined;
     }
-    if (last) await show(last, original, current);
+    if (!last) throw new Error("none of these files is a .nic: drop one with its original");
+    await show(last.bytes, original, current);
   } catch (error) {
     if (!current()) return;
-    status("");
-    fail(error.message);
+    status(shown);
+    fail((last?.name ? `${last.name}: ` : "") + error.message);
   }
 }
 
@@ -41,7 +42,7 @@ async function show(bytes, source, current) {
   if (source && (source.width !== about.width || source.height !== about.height)) {
     original = undefined;
     throw new Error(
-      `The original has ${source.width} × ${source.height} pixels, the .nic ${about.width} × ${about.height}: ` +
+      `the original has ${source.width} × ${source.height} pixels, the .nic ${about.width} × ${about.height}: ` +
         "drop the picture that was encoded.",
     );
   }
@@ -85,11 +86,11 @@ async function show(bytes, source, current) {
     "The JPEG is this browser's, the smallest with at least as many bytes, " +
     (source ? "made from the original. " : "made from the decoded .nic: drop the original too, to compare fairly. ") +
     (about.iccBytes ? "The colour profile of the file is not applied. " : "");
-  status(
+  shown =
     `${about.width} × ${about.height} pixels, ${about.mode}` +
       (about.tiles > 1 ? `, ${about.tiles} tiles` : "") +
-      (crossOriginIsolated ? `, up to ${Math.min(navigator.hardwareConcurrency, 8)} threads` : ", one thread"),
-  );
+      (crossOriginIsolated ? `, up to ${Math.min(navigator.hardwareConcurrency, 8)} threads` : ", one thread");
+  status(shown);
 }
 
 /** The smallest JPEG of a canvas with at least so many bytes, or the largest there is; by bisection. */
@@ -144,7 +145,7 @@ function status(text) {
 
 function fail(text) {
   get("error").hidden = !text;
-  get("error").textContent = text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+  get("error").textContent = text && text + (/[.!?]$/.test(text) ? "" : ".");
 }
 
 async function example() {

@@ -209,7 +209,7 @@ def test_the_example_page(browser: Browser, site: str) -> None:
     damaged = {"name": "damaged.nic", "mimeType": "", "buffer": nic["buffer"][:-1]}
     page.set_input_files("#file", [damaged])
     page.wait_for_selector("#error:not([hidden])")
-    assert page.inner_text("#error").startswith("Tile 0 claims")
+    assert page.inner_text("#error").startswith("damaged.nic: tile 0 claims")
     page.set_input_files("#file", [original | {"buffer": (conformance.VECTORS / "gray-90x50-q333.nic").read_bytes()}])
     page.wait_for_function("document.getElementById('status').textContent.startsWith('90 × 50 pixels, L')")
     assert "drop the original too" in page.inner_text("#note")
