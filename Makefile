@@ -1,6 +1,6 @@
 # make demo · make test · make check · make bench · make docs · make man · make wheel. The first of them sets up .venv.
 # For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test · make kernel-speed · make cuda-shim ·
-# make cuda-check.
+# make cuda-check. For web/: make web · make web-test.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,6 +17,12 @@ SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 CLANG ?= clang++
 FUZZ_SECONDS ?= 600
 AARCH64 ?= aarch64-linux-gnu-g++
+WEB := $(VENV)/.web
+# clang 22 in ziglang 0.17.1, which pyproject.toml pins: nic.wasm is the same on every machine
+WASM := $(BIN)/python -m ziglang c++ -target wasm32-wasi -mcpu=generic+simd128+bulk_memory+atomics -mthread-model posix \
+	-std=c++17 -O2 -Wall -Wextra -fignore-exceptions -fno-rtti -mexec-model=reactor -s \
+	-Wl,-z,stack-size=1048576 -Wl,--import-memory -Wl,--shared-memory -Wl,--max-memory=1073741824 \
+	-Wl,--export=__stack_pointer -Wl,--export=__wasm_init_tls -Wl,--export=__tls_size -Wl,--export=__tls_align
 
 # CUDA: the kernels on a CPU, and the compiler from PyPI.
 CUDA_BATCHES ?= 100
@@ -28,7 +34,7 @@ CUDA_SOURCES := csrc/test/cuda.cpp csrc/range_coder.hpp $(wildcard csrc/cuda/*)
 NVCC_VERSION := 13.5.37
 NVCC_VENV := build/nvcc-$(NVCC_VERSION)
 
-.PHONY: demo test check bench docs man wheel sanitize fuzz neon-test kernel-speed cuda-shim cuda-streams cuda-check clean
+.PHONY: demo test check bench docs man wheel sanitize fuzz neon-test kernel-speed cuda-shim cuda-streams cuda-check web web-test clean
 
 demo: $(CORE) # the core alone: NumPy, Pillow, safetensors
 	$(BIN)/neurocodec demo -o demo-output --force
@@ -113,6 +119,22 @@ $(NVCC_VENV)/bin/python:
 		nvidia-cuda-crt==$(NVCC_VERSION) nvidia-cuda-runtime==$(NVCC_VERSION) nvidia-cuda-cuobjdump==$(NVCC_VERSION) \
 		nvidia-cuda-nvdisasm==$(NVCC_VERSION)
 
+web: web/nic.wasm # the decoder in a page, with what it needs; then: python3 -m http.server -d web
+	@mkdir -p web/weights
+	cp LICENSE web/
+	cp neurocodec/vectors/astronaut-q480.nic web/example.nic
+	cp neurocodec/data/astronaut.png web/example.png
+	cp neurocodec/bench/templates/slider.js web/
+	$(BIN)/python -c "from neurocodec import model; m = model.load('base').decoder(); \
+		m.save(f'web/weights/{m.model_id.hex()}.safetensors')"
+
+web/nic.wasm: web/core.cpp web/runtime.cpp csrc/c_api.cpp $(wildcard csrc/*.h*) | $(WEB)
+	$(WASM) web/core.cpp web/runtime.cpp -o $@
+	chmod 644 $@
+
+web-test: $(WEB) # in Node and headless Chromium, where they are installed
+	$(BIN)/python -m pytest -q tests/web tests/integer/test_machines.py
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "neurocodec needs Python 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
@@ -124,6 +146,10 @@ $(CORE): $(SOURCES) | $(VENV)/bin/python
 
 $(DEV): $(CORE)
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(WEB): $(DEV)
+	$(PIP) -e '.[web]'
 	touch $@
 
 clean:

@@ -9,7 +9,8 @@
 // Surprises:
 //  * Sums are 32-bit. `network.hpp` proves from the weights that no partial sum leaves 32 bits, so every kernel, in any
 //    order of summation, gives the same result.
-//  * Weights are packed by sixteen outputs; for x86 by pairs of inputs too, which vpmaddwd and vpdpwssd multiply at once.
+//  * Weights are packed by sixteen outputs; for x86 and WebAssembly by pairs of inputs too, which vpmaddwd, vpdpwssd and
+//    i32x4.dot_i16x8_s multiply at once.
 //  * A product with a fraction is floor((a · b + 2^14) / 2^15): one instruction (vpmulhrsw, sqrdmulh) for eight or more.
 //  * Kernels are chosen at run time; "generic" is plain C++ and runs everywhere.
 
@@ -37,6 +38,11 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(__wasm_simd128__)
+#define NC_WASM 1
+#include <wasm_simd128.h>
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
 #define NC_INLINE inline __attribute__((always_inline))
 #else
@@ -51,7 +57,7 @@
 
 namespace neurocodec {
 
-enum class Kernel { kGeneric, kAvx2, kAvx512, kNeon };
+enum class Kernel { kGeneric, kAvx2, kAvx512, kNeon, kWasm };
 
 // The kernels that this machine runs, best first.
 inline std::vector<Kernel> kernels() {
@@ -67,6 +73,9 @@ inline std::vector<Kernel> kernels() {
 #ifdef NC_NEON
   list.push_back(Kernel::kNeon);
 #endif
+#ifdef NC_WASM
+  list.push_back(Kernel::kWasm);
+#endif
   list.push_back(Kernel::kGeneric);
   return list;
 }
@@ -76,6 +85,7 @@ inline const char* name_of(Kernel kernel) {
     case Kernel::kAvx512: return "avx512";
     case Kernel::kAvx2: return "avx2";
     case Kernel::kNeon: return "neon";
+    case Kernel::kWasm: return "wasm";
     default: return "generic";
   }
 }
@@ -226,6 +236,61 @@ inline size_t depthwise_neon(const int16_t* const* taps, const int16_t* weights,
     low = vshlq_s32(low, vnegq_s32(vld1q_s32(shift + c)));  // to the left by a negative number: to the right
     high = vshlq_s32(high, vnegq_s32(vld1q_s32(shift + c + 4)));
     vst1q_s16(out + c, vcombine_s16(vqmovn_s32(low), vqmovn_s32(high)));
+  }
+  return c;
+}
+#endif
+
+#ifdef NC_WASM
+// WebAssembly shifts all lanes by one count. So a shift for each lane is a product of 64 bits with 2^(30 - shift), of which
+// the bits from 30 on are kept: `scale` holds these powers.
+NC_INLINE v128_t shift_right_wasm(v128_t x, const int32_t* scale) {
+  const v128_t by = wasm_v128_load(scale);
+  const v128_t low = wasm_u64x2_shr(wasm_i64x2_extmul_low_i32x4(x, by), 30);
+  const v128_t high = wasm_u64x2_shr(wasm_i64x2_extmul_high_i32x4(x, by), 30);
+  return wasm_i32x4_shuffle(low, high, 0, 2, 4, 6);
+}
+
+inline void sums_wasm(const int16_t* const* x, size_t count, const int16_t* weights, size_t pairs, size_t panels,
+                      Sums* sums) {
+  constexpr size_t kGroup = 4;  // positions that share each load of weights
+  for (size_t half = 0; half < 2 * panels; ++half) {  // eight outputs
+    const int16_t* const from = weights + half / 2 * pairs * 2 * kPanel + half % 2 * kPanel;
+    for (size_t first = 0; first < count; first += kGroup) {
+      v128_t low[kGroup], high[kGroup];
+      for (size_t p = 0; p < kGroup; ++p) low[p] = high[p] = wasm_i32x4_const_splat(0);
+      const int16_t* w = from;
+      for (size_t k = 0; k < pairs; ++k, w += 2 * kPanel) {
+        const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 8);
+        for (size_t p = 0; p < kGroup; ++p) {
+          const v128_t pair = wasm_v128_load32_splat(x[first + p] + 2 * k);
+          low[p] = wasm_i32x4_add(low[p], wasm_i32x4_dot_i16x8(pair, w0));
+          high[p] = wasm_i32x4_add(high[p], wasm_i32x4_dot_i16x8(pair, w1));
+        }
+      }
+      for (size_t p = 0; p < kGroup; ++p) {
+        int32_t* const to = sums[first + p] + half * 8;
+        wasm_v128_store(to, low[p]);
+        wasm_v128_store(to + 4, high[p]);
+      }
+    }
+  }
+}
+
+// Returns the number of channels that it computed.
+inline size_t depthwise_wasm(const int16_t* const* taps, const int16_t* weights, const int32_t* bias,
+                             const int32_t* scale, size_t channels, int16_t* out) {
+  size_t c = 0;
+  for (; c + 8 <= channels; c += 8) {
+    v128_t low = wasm_v128_load(bias + c), high = wasm_v128_load(bias + c + 4);
+    for (size_t t = 0; t < 9; ++t) {
+      const v128_t x = wasm_v128_load(taps[t] + c), w = wasm_v128_load(weights + t * channels + c);
+      low = wasm_i32x4_add(low, wasm_i32x4_extmul_low_i16x8(x, w));
+      high = wasm_i32x4_add(high, wasm_i32x4_extmul_high_i16x8(x, w));
+    }
+    low = shift_right_wasm(low, scale + c);
+    high = shift_right_wasm(high, scale + c + 4);
+    wasm_v128_store(out + c, wasm_i16x8_narrow_i32x4(low, high));
   }
   return c;
 }
@@ -446,6 +511,63 @@ inline void finish_neon(const int32_t* sums, const int32_t* bias, const int32_t*
 }
 #endif
 
+#ifdef NC_WASM
+inline void leaky_relu_wasm(int16_t* x, size_t count) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const v128_t v = wasm_v128_load(x + i);
+    wasm_v128_store(x + i, wasm_i16x8_max(v, wasm_i16x8_q15mulr_sat(v, wasm_i16x8_const_splat(328))));
+  }
+  leaky_relu_body(x + i, count - i);
+}
+
+inline void add_wasm(const int16_t* x, const int16_t* y, size_t count, int16_t* out) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    wasm_v128_store(out + i, wasm_i16x8_add_sat(wasm_v128_load(x + i), wasm_v128_load(y + i)));
+  }
+  add_body(x + i, y + i, count - i, out + i);
+}
+
+inline void gate_wasm(const int16_t* value, const int16_t* gate, size_t count, int16_t* out) {
+  const v128_t most = wasm_i16x8_const_splat(1536), least = wasm_i16x8_const_splat(-1536);
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const v128_t inside = wasm_i16x8_shl(wasm_i16x8_max(wasm_i16x8_min(wasm_v128_load(gate + i), most), least), 4);
+    const v128_t open = wasm_i16x8_add_sat(wasm_i16x8_q15mulr_sat(inside, wasm_i16x8_const_splat(21845)),
+                                           wasm_i16x8_const_splat(1 << 14));
+    wasm_v128_store(out + i, wasm_i16x8_q15mulr_sat(wasm_v128_load(value + i), open));
+  }
+  gate_body(value + i, gate + i, count - i, out + i);
+}
+
+inline void gain_wasm(const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
+                      size_t count, int16_t* out) {
+  gain_body(x, mantissa, shift, half, count, out);
+}
+
+// Returns the number of results that it computed.
+template <typename Out>
+inline size_t finish_wasm(const int32_t* sums, const int32_t* bias, const int32_t* scale, size_t count,
+                                 int32_t low, int32_t high, Out* out) {
+  const v128_t least = wasm_i32x4_splat(low), most = wasm_i32x4_splat(high);
+  const auto four = [&](size_t i) {
+    const v128_t sum = wasm_i32x4_add(wasm_v128_load(sums + i), wasm_v128_load(bias + i));
+    return wasm_i32x4_min(wasm_i32x4_max(shift_right_wasm(sum, scale + i), least), most);
+  };
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    if constexpr (std::is_same_v<Out, int16_t>) {
+      wasm_v128_store(out + i, wasm_i16x8_narrow_i32x4(four(i), four(i + 4)));
+    } else {
+      wasm_v128_store(out + i, four(i));
+      wasm_v128_store(out + i + 4, four(i + 4));
+    }
+  }
+  return i;
+}
+#endif
+
 }  // namespace layers
 
 #if defined(NC_X86)
@@ -454,6 +576,9 @@ inline void finish_neon(const int32_t* sums, const int32_t* bias, const int32_t*
 #elif defined(NC_NEON)
 #define NC_CHOOSE(kernel, name, ...) \
   ((kernel) == Kernel::kGeneric ? layers::name##_generic(__VA_ARGS__) : layers::name##_neon(__VA_ARGS__))
+#elif defined(NC_WASM)
+#define NC_CHOOSE(kernel, name, ...) \
+  ((kernel) == Kernel::kGeneric ? layers::name##_generic(__VA_ARGS__) : layers::name##_wasm(__VA_ARGS__))
 #else
 #define NC_CHOOSE(kernel, name, ...) (static_cast<void>(kernel), layers::name##_generic(__VA_ARGS__))
 #endif
@@ -479,11 +604,17 @@ inline void gain(Kernel kernel, const int16_t* x, const int32_t* mantissa, const
 // What becomes of the sums of a layer: a bias for each output, which holds the rounding, a shift, and two limits.
 struct Rounded {
   std::vector<int32_t> bias, shift;
+#ifdef NC_WASM
+  std::vector<int32_t> scale;  // 2^(30 - shift)
+#endif
 
   Rounded() = default;
   Rounded(const int32_t* biases, const int8_t* shifts, size_t outputs)
       : bias(biases, biases + outputs), shift(shifts, shifts + outputs) {
     for (size_t o = 0; o < outputs; ++o) bias[o] += shift[o] > 0 ? int32_t{1} << (shift[o] - 1) : 0;
+#ifdef NC_WASM
+    for (const int32_t by : shift) scale.push_back(int32_t{1} << (30 - by));
+#endif
   }
 };
 
@@ -528,8 +659,7 @@ class Pointwise {
         for (size_t i = 0; i < kTile; ++i) x[i] = at(p + std::min(i, count - 1));
         multiply(kernel, x, count, n, some, sums);
         for (size_t i = 0; i < count; ++i) {
-          finish(kernel, sums[i], bias_of(p + i) + n * kPanel, rounded_.shift.data() + n * kPanel, count_out, low, high,
-                 to(p + i) + n * kPanel);
+          finish(kernel, sums[i], bias_of(p + i) + n * kPanel, n * kPanel, count_out, low, high, to(p + i) + n * kPanel);
         }
       }
     }
@@ -547,21 +677,35 @@ class Pointwise {
   void multiply(Kernel kernel, const int16_t* const* x, size_t count, size_t panel, size_t panels, Sums* sums) const {
     const size_t offset = panel * pairs_ * 2 * kPanel;
     const int16_t* const plain = plain_.data() + offset;
-#ifdef NC_X86
+#if defined(NC_X86) || defined(NC_WASM)
     const int16_t* const weights = interleaved_.data() + offset;
+#endif
+#ifdef NC_X86
     if (kernel == Kernel::kAvx512) return layers::sums_avx512(x, count, weights, pairs_, panels, sums);
     if (kernel == Kernel::kAvx2) return layers::sums_avx2(x, count, weights, pairs_, panels, sums);
 #endif
 #ifdef NC_NEON
     if (kernel == Kernel::kNeon) return layers::sums_neon(x, count, plain, 2 * pairs_, panels, sums);
 #endif
+#ifdef NC_WASM
+    if (kernel == Kernel::kWasm) return layers::sums_wasm(x, count, weights, pairs_, panels, sums);
+#endif
     static_cast<void>(kernel);
     layers::sums_generic(x, count, plain, 2 * pairs_, panels, sums);
   }
 
+  // Outputs first, first + 1, ... of one position.
   template <typename Out>
-  static void finish(Kernel kernel, const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count,
-                     int32_t low, int32_t high, Out* out) {
+  void finish(Kernel kernel, const int32_t* sums, const int32_t* bias, size_t first, size_t count, int32_t low,
+              int32_t high, Out* out) const {
+    const int32_t* const shift = rounded_.shift.data() + first;
+#if defined(NC_WASM)
+    size_t done = 0;
+    if (kernel == Kernel::kWasm) {
+      done = layers::finish_wasm(sums, bias, rounded_.scale.data() + first, count, low, high, out);
+    }
+    layers::finish_generic(sums + done, bias + done, shift + done, count - done, low, high, out + done);
+#else
     if constexpr (std::is_same_v<Out, int16_t>) {
       if (kernel != Kernel::kGeneric && low == -32768 && high == 32767) {
 #if defined(NC_X86)
@@ -572,6 +716,7 @@ class Pointwise {
       }
     }
     NC_CHOOSE(kernel, finish, sums, bias, shift, count, low, high, out);
+#endif
   }
 
   size_t outputs_ = 0, inputs_ = 0, pairs_ = 0;
@@ -616,6 +761,10 @@ class Depthwise {
 #elif defined(NC_NEON)
       if (kernel != Kernel::kGeneric) {
         done = layers::depthwise_neon(taps, weights_.data(), rounded_.bias.data(), rounded_.shift.data(), channels_, to);
+      }
+#elif defined(NC_WASM)
+      if (kernel != Kernel::kGeneric) {
+        done = layers::depthwise_wasm(taps, weights_.data(), rounded_.bias.data(), rounded_.scale.data(), channels_, to);
       }
 #endif
       static_cast<void>(kernel);

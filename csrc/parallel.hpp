@@ -5,6 +5,10 @@
 #ifndef NEUROCODEC_PARALLEL_HPP
 #define NEUROCODEC_PARALLEL_HPP
 
+#ifdef __wasm__
+#include "parallel_wasm.hpp"
+#else
+
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
@@ -53,4 +57,5 @@ void parallel(size_t count, size_t threads, const Task& task) {
 
 }  // namespace neurocodec
 
+#endif  // __wasm__
 #endif  // NEUROCODEC_PARALLEL_HPP

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,19 @@ def test_avx512(here: tuple[list[str], list[str]], tmp_path: Path) -> None:
     kernels, checksums = compare(tmp_path, "c++", "-mavx2", "-DNC_EMULATE_AVX512")
     assert kernels == ["avx512", "avx2", "generic"]
     assert checksums == here[1]
+
+
+def test_wasm(here: tuple[list[str], list[str]], tmp_path: Path) -> None:
+    need("node")
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("ziglang is not installed: pip install 'neurocodec[web]'")
+    program = tmp_path / "kernels.wasm"
+    target = ["-target", "wasm32-wasi", "-mcpu=generic+simd128+bulk_memory", "-fignore-exceptions", "-fno-rtti"]
+    sources = [ROOT / "csrc" / "test" / "kernels.cpp", ROOT / "web" / "runtime.cpp"]
+    command = [sys.executable, "-m", "ziglang", "c++", *target, "-std=c++17", "-O2", "-w", f"-I{ROOT / 'csrc'}"]
+    subprocess.run([*command, *sources, "-o", program], check=True)
+    node = ["node", "--no-warnings", str(ROOT / "tests" / "web" / "wasi.mjs"), str(program)]
+    run = subprocess.run(node, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.split() == ["wasm", "generic"]
+    assert run.stdout.splitlines() == here[1]

@@ -21,7 +21,7 @@ class PictureSlider extends HTMLElement {
         [hidden] { display: none !important; }
         .bar { display: flex; flex-wrap: wrap; gap: .4rem .75rem; margin: 0 0 .5rem; align-items: center; }
         select, button { font: inherit; padding: .2rem .5rem; }
-        .view { position: relative; }
+        .view { position: relative; margin: auto; }
         .scroll { overflow: auto; max-height: 80vh; background: #8882; }
         .stage { position: relative; margin: auto; touch-action: pan-y; cursor: ew-resize; outline-offset: 2px; }
         .zoomed .stage { touch-action: none; cursor: grab; }
@@ -110,7 +110,8 @@ class PictureSlider extends HTMLElement {
     this.#zoom = zoom;
     this.parts.zoom.value = zoom;
     view.classList.toggle("zoomed", zoom > 0);
-    stage.style.width = zoom ? `${zoom * width}px` : `min(100%, 80vh * ${width / height})`;
+    stage.style.width = zoom ? `${zoom * width}px` : "100%";
+    view.style.maxWidth = zoom ? "" : `calc(80vh * ${width / height})`;
     scroll.scrollLeft = centre[0] * scroll.scrollWidth - scroll.clientWidth / 2;
     scroll.scrollTop = centre[1] * scroll.scrollHeight - scroll.clientHeight / 2;
     this.#draw();

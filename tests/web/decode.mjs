@@ -1,0 +1,40 @@
+// Decodes files with the modules of web/ in Node, without a browser. Arguments: the folder web/, a folder of model files,
+// and a JSON list of { name, path, region } on standard input. Prints a JSON list of { sha256 } or { error, message }.
+
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+
+const [web, weights] = process.argv.slice(2);
+const { NicError, info, read, refuseForeign } = await import(pathToFileURL(`${web}/container.js`));
+const { Core } = await import(pathToFileURL(`${web}/core.js`));
+
+const module = new WebAssembly.Module(readFileSync(`${web}/nic.wasm`));
+const cores = new Map();
+
+async function coreOf(id) {
+  if (!cores.get(id)?.alive) {
+    cores.set(id, await Core.create(module, new Uint8Array(readFileSync(`${weights}/${id}.safetensors`))));
+  }
+  return cores.get(id);
+}
+
+async function decode({ path, region }) {
+  try {
+    const bytes = new Uint8Array(readFileSync(path));
+    const about = info(bytes);
+    const file = read(bytes);
+    refuseForeign(file);
+    const [x, y, width, height] = region ?? [];
+    const core = await coreOf(file.header.modelId);
+    const { data } = await core.decode(file, region ? { x, y, width, height } : undefined);
+    return { info: about, sha256: createHash("sha256").update(data).digest("hex") };
+  } catch (error) {
+    if (!(error instanceof NicError)) throw error;
+    return { error: error.name, message: error.message };
+  }
+}
+
+const results = [];
+for (const file of JSON.parse(readFileSync(0, "utf8"))) results.push(await decode(file));
+console.log(JSON.stringify(results));

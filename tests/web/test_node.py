@@ -1,0 +1,125 @@
+"""The modules behind the page in Node: pixels, facts and sentences are those of Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from paths import GOLDEN, ROOT
+
+import neurocodec
+from neurocodec import container
+from neurocodec.errors import NicFormatError
+from neurocodec.model import Model
+
+if TYPE_CHECKING:
+    from tests.web.conftest import Sample
+
+NODE = shutil.which("node")
+pytestmark = [
+    pytest.mark.skipif(not NODE, reason="no Node here"),
+    pytest.mark.skipif(not (ROOT / "web" / "nic.wasm").is_file(), reason="web/nic.wasm is missing: make web"),
+]
+
+
+def run(weights: Path, files: Sequence[tuple[Path, Sequence[int] | None]]) -> list[dict[str, Any]]:
+    """What decode.mjs says about each file and region."""
+    listing = json.dumps([{"path": str(path), "region": region} for path, region in files])
+    command = [NODE or "", str(Path(__file__).with_name("decode.mjs")), str(ROOT / "web"), str(weights)]
+    done = subprocess.run(command, input=listing, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    results: list[dict[str, Any]] = json.loads(done.stdout)
+    return results
+
+
+def test_pixels_and_facts_are_those_of_python(samples: list[Sample], weights: Path, tmp_path: Path) -> None:
+    for sample in samples:
+        (tmp_path / f"{sample.name}.nic").write_bytes(sample.data)
+    results = run(weights, [(tmp_path / f"{sample.name}.nic", sample.region) for sample in samples])
+    for sample, result in zip(samples, results, strict=True):
+        assert result.get("sha256") == sample.rgba_sha256, (sample.name, sample.region, result)
+        facts = dataclasses.asdict(neurocodec.info(sample.data))
+        for name, value in facts.items():
+            if name != "note":
+                head, *rest = name.split("_")
+                assert result["info"][head + "".join(word.capitalize() for word in rest)] == value, (sample.name, name)
+
+
+def test_damaged_containers_give_the_sentences_of_python(weights: Path) -> None:
+    paths = sorted((GOLDEN / "container" / "invalid").glob("*.nic"))
+    assert len(paths) > 30
+    for path, result in zip(paths, run(weights, [(path, None) for path in paths]), strict=True):
+        with pytest.raises(NicFormatError) as raised:
+            container.read(path.read_bytes())
+        message, expected = result["message"], str(raised.value)
+        if path.name == "architecture-foreign.nic":  # a page cannot install packages
+            message, expected = message.partition(":")[0], expected.partition(":")[0]
+        assert (result["error"], message) == (type(raised.value).__name__, expected), path.name
+
+
+def _damaged(data: bytes, model: Model) -> list[bytes]:
+    """Files whose checksums are right and whose streams, sizes or alpha planes are not."""
+    nic = container.read(data)
+    (tile,) = nic.tiles
+    streams = [tile.stream[:-3], tile.stream + b"\0\0", b"", b"\xff" * 9, tile.stream[:9] + b"\x55" * 40]
+    flipped = bytearray(tile.stream)
+    flipped[len(flipped) // 2] ^= 64
+    files = [
+        dataclasses.replace(nic, tiles=(container.Tile(stream, tile.symbols_crc),))
+        for stream in (*streams, bytes(flipped))
+    ]
+    files.append(dataclasses.replace(nic, tiles=(container.Tile(tile.stream, tile.symbols_crc ^ 1),)))
+    huge = dataclasses.replace(nic.header, width=30_000, height=30_000)
+    files.append(dataclasses.replace(nic, header=huge))
+    files.append(dataclasses.replace(nic, header=dataclasses.replace(huge, width=4000, height=4000)))
+    files.append(dataclasses.replace(nic, header=dataclasses.replace(nic.header, model_id=b"\1" * 8)))
+    png = nic.chunks[container.ALPHA]
+    rows = zlib.compress(b"".join(b"\0" + bytes(20) for _ in range(19)))
+    for alpha in (png[:40], b"GIF8" + png[4:], png[:16] + b"\0\0\1\0" + png[20:], png[:33] + _chunk(b"IDAT", rows)):
+        files.append(dataclasses.replace(nic, chunks={container.ALPHA: alpha}))
+    return [container.write(file) for file in files]
+
+
+def _chunk(name: bytes, payload: bytes) -> bytes:
+    return len(payload).to_bytes(4, "big") + name + payload + zlib.crc32(name + payload).to_bytes(4, "big")
+
+
+def test_damaged_streams_and_alpha_planes_give_sentences(small_model: Model, weights: Path, tmp_path: Path) -> None:
+    data = (GOLDEN / "valid" / "alpha-20x20-q480.nic").read_bytes()
+    files = _damaged(data, small_model)
+    for i, damaged in enumerate(files):
+        (tmp_path / f"{i}.nic").write_bytes(damaged)
+    (tmp_path / "fine.nic").write_bytes(data)
+    (weights / f"{'01' * 8}.safetensors").write_bytes(b"\xff" * 100)
+    paths = [tmp_path / f"{i}.nic" for i in range(len(files))]
+    *results, fine = run(weights, [(path, None) for path in [*paths, tmp_path / "fine.nic"]])
+    assert "sha256" in fine
+    for damaged, result in zip(files, results, strict=True):
+        assert result["error"].endswith("Error"), result
+        if "model" in result["message"]:
+            continue  # Python looks for the model elsewhere
+        with pytest.raises(NicFormatError) as raised:
+            neurocodec.decode(damaged, model=small_model)
+        assert result["message"] == str(raised.value)
+
+
+def test_a_model_file_that_is_damaged_gives_a_sentence(small_model: Model, weights: Path, tmp_path: Path) -> None:
+    name = f"{small_model.model_id.hex()}.safetensors"
+    whole = bytearray((weights / name).read_bytes())
+    whole[-5] ^= 1
+    cases = [bytes(whole), bytes(whole[: len(whole) // 2]), b"", b"\0" * 8, bytes(np.zeros(4096, np.uint8))]
+    for i, damaged in enumerate(cases):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / name).write_bytes(damaged)
+        (result,) = run(folder, [(GOLDEN / "valid" / "gray-33x17-q480.nic", None)])
+        assert result["error"] == "ModelMismatchError"
+        assert result["message"].startswith("the model file is damaged (")

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The .nic container: bytes -> header, chunks and tiles, after docs/format.md; and the alpha plane, a PNG. Every length is
+// compared with the bytes that are left before it is used. Sentences are those of neurocodec/container.py and image.py.
+
+const SIGNATURE = [0x8f, 0x4e, 0x49, 0x43];
+const VERSION = 1;
+const HEADER_BYTES = 26;
+const RECORD_BYTES = 12;
+const MAX_SIDE = 2 ** 24 - 1;
+const MAX_PIXELS = 2 ** 30;
+const MAX_CHUNK_BYTES = 2 ** 28;
+const QUALITY_INDEX_MAX = 960;
+const RETRY = "the file is damaged or incomplete, get another copy or encode it again";
+
+/** What went wrong, in one sentence. `name` is the class that the Python package raises. */
+export class NicError extends Error {
+  constructor(message, name = "NicFormatError") {
+    super(message);
+    this.name = name;
+  }
+}
+
+const truncated = (message) => new NicError(message, "TruncatedError");
+const mismatch = (message) => new NicError(message, "ChecksumError");
+const unsupported = (message) => new NicError(message, "UnsupportedVersionError");
+
+/**
+ * The fixed part of a file, from its first 26 bytes; the rest is not checked.
+ * modelId: 16 hex digits. tileEdge: pixels, or null for a single tile.
+ */
+export function readHeader(bytes) {
+  if (bytes.length === 0) {
+    throw truncated("the file is empty, expected a .nic file: check that it was written or copied completely");
+  }
+  if (SIGNATURE.some((byte, i) => i < bytes.length && bytes[i] !== byte)) throw new NicError(notANic(bytes));
+  if (bytes.length > 4 && bytes[4] !== VERSION) {
+    throw unsupported(
+      `this .nic file has format version ${bytes[4]}, this release reads version ${VERSION}: ` +
+        "upgrade neurocodec, or get another copy of the file if it may be damaged",
+    );
+  }
+  if (bytes.length < HEADER_BYTES) {
+    throw truncated(`the file ends after ${bytes.length} bytes, inside the header of ${HEADER_BYTES}: ${RETRY}`);
+  }
+  const view = viewOf(bytes);
+  if (view.getUint32(HEADER_BYTES - 4, true) !== crc32(bytes.subarray(0, HEADER_BYTES - 4))) {
+    throw mismatch(`the header's checksum does not match: ${RETRY}`);
+  }
+  const flags = bytes[5];
+  if (flags & 0b11100000) throw new NicError(`the header sets reserved flag bits (0x${hex([flags])}): upgrade neurocodec`);
+  const code = (flags >> 2) & 7;
+  const header = {
+    width: view.getUint16(8, true) | (bytes[10] << 16),
+    height: view.getUint16(11, true) | (bytes[13] << 16),
+    qualityIndex: view.getUint16(6, true),
+    modelId: hex(bytes.subarray(14, 22)),
+    gray: (flags & 2) !== 0,
+    hasChunks: (flags & 1) !== 0,
+    tileEdge: code ? 128 << code : null,
+  };
+  const { width, height, qualityIndex, tileEdge } = header;
+  if (width < 1 || height < 1) {
+    throw new NicError(`the picture is ${width} x ${height} pixels, expected 1 to ${MAX_SIDE} on each side`);
+  }
+  if (width * height > MAX_PIXELS) {
+    throw new NicError(`the picture is ${width} x ${height} pixels, more than the limit of ${MAX_PIXELS}`);
+  }
+  if (qualityIndex > QUALITY_INDEX_MAX) {
+    throw new NicError(`the quality index is ${qualityIndex}, expected 0 to ${QUALITY_INDEX_MAX}`);
+  }
+  if (tileEdge !== null && tileEdge >= width && tileEdge >= height) {
+    throw new NicError(`one tile of edge ${tileEdge} covers all of ${width} x ${height}, expected tile code 0`);
+  }
+  return header;
+}
+
+/** The whole file, verified: { header, chunks: Map of type -> bytes, tiles: [{ stream, symbolsCrc }] }. No copies. */
+export function read(bytes) {
+  const header = readHeader(bytes);
+  const chunks = new Map();
+  const at = header.hasChunks ? readChunks(bytes, chunks) : HEADER_BYTES;
+  return { header, chunks, tiles: readTiles(bytes, at, header) };
+}
+
+/** Raises an error for a file that needs a network of another project. */
+export function refuseForeign({ header, chunks }) {
+  if (!chunks.has("Arch")) return;
+  const [library, ...model] = text(chunks.get("Arch")).split("/");
+  throw unsupported(
+    library === "compressai"
+      ? `the file needs the CompressAI network ${model.join("/")} with the weights ${header.modelId}: ` +
+          "decode it with the Python package"
+      : `the file needs the network ${model.join("/")} of ${library}, which this release does not know: upgrade neurocodec`,
+  );
+}
+
+/** What the file says about itself; see nic.d.ts. */
+export function info(bytes) {
+  const { header, chunks, tiles } = read(bytes);
+  const { width, height, qualityIndex, modelId, gray } = header;
+  const size = (name) => chunks.get(name)?.length ?? 0;
+  return {
+    width,
+    height,
+    mode: (gray ? "L" : "RGB") + (chunks.has("Alph") ? "A" : ""),
+    quality: 1 + (99 * qualityIndex) / QUALITY_INDEX_MAX,
+    qualityIndex,
+    modelId,
+    tiles: tiles.length,
+    bytes: bytes.length,
+    bpp: (8 * bytes.length) / (width * height),
+    hasAlpha: chunks.has("Alph"),
+    iccBytes: size("iccp"),
+    exifBytes: size("exif"),
+    xmpBytes: size("xmpd"),
+    sourceDepth: chunks.get("dept")?.[0] ?? 8,
+    version: VERSION,
+    architecture: chunks.has("Arch") ? text(chunks.get("Arch")) : "",
+  };
+}
+
+function readChunks(bytes, chunks) {
+  const view = viewOf(bytes);
+  for (let at = HEADER_BYTES; ; ) {
+    if (bytes.length - at < RECORD_BYTES) {
+      throw truncated(`the file ends at byte ${bytes.length}, inside the chunk list: ${RETRY}`);
+    }
+    const name = text(bytes.subarray(at, at + 4));
+    const length = view.getUint32(at + 4, true);
+    if (!/^[A-Za-z][A-Za-z0-9]{3}$/.test(name)) {
+      throw new NicError(`byte ${at} holds ${quoted(name)}, expected a chunk type of a letter and 3 letters or digits`);
+    }
+    if (length > MAX_CHUNK_BYTES) {
+      throw new NicError(`chunk ${name} claims ${length} bytes, the limit is ${MAX_CHUNK_BYTES}: ${RETRY}`);
+    }
+    const end = at + 8 + length;
+    if (bytes.length - end < 4) throw truncated(`chunk ${name} claims ${length} bytes, more than are left: ${RETRY}`);
+    if (view.getUint32(end, true) !== crc32(bytes.subarray(at, end))) {
+      throw mismatch(`the checksum of chunk ${name} does not match: ${RETRY}`);
+    }
+    const payload = bytes.subarray(at + 8, end);
+    at = end + 4;
+    if (name === "Tile") {
+      if (length) throw new NicError(`the end marker Tile holds ${length} bytes, expected none`);
+      if (chunks.size === 0) throw new NicError("the header announces chunks, but none follow");
+      return at;
+    }
+    if (chunks.has(name)) throw new NicError(`chunk ${name} appears twice, expected at most one of each type`);
+    checkChunk(name, payload);
+    chunks.set(name, payload);
+  }
+}
+
+function checkChunk(name, payload) {
+  if (name === "dept" && (payload.length !== 1 || payload[0] < 9 || payload[0] > 32)) {
+    throw new NicError(`chunk dept holds '${hex(payload.subarray(0, 8))}', expected one byte from 9 to 32`);
+  }
+  if (name === "Arch" && !/^(?=.{3,64}$)[a-z0-9][a-z0-9.-]*(\/[a-z0-9][a-z0-9.-]*)+$/.test(text(payload))) {
+    throw new NicError(
+      `chunk Arch holds b${quoted(text(payload.subarray(0, 64)))}, expected a name such as compressai/mbt2018-mean/mse/3`,
+    );
+  }
+  if (name[0] < "a" && name !== "Alph" && name !== "Arch") {
+    throw unsupported(`the file needs the feature '${name}', unknown to this release: upgrade neurocodec`);
+  }
+}
+
+function readTiles(bytes, start, { width, height, tileEdge }) {
+  const view = viewOf(bytes);
+  const rows = tileEdge ? Math.ceil(height / tileEdge) : 1;
+  const columns = tileEdge ? Math.ceil(width / tileEdge) : 1;
+  if (rows * columns * RECORD_BYTES > bytes.length - start) {
+    throw truncated(`the file ends at byte ${bytes.length}, too early for ${rows} x ${columns} tiles: ${RETRY}`);
+  }
+  const tiles = [];
+  let at = start;
+  for (let ordinal = 0; ordinal < rows * columns; ++ordinal) {
+    if (bytes.length - at < RECORD_BYTES) {
+      throw truncated(`the file ends at byte ${bytes.length}, before tile ${ordinal}: ${RETRY}`);
+    }
+    const length = view.getUint32(at, true);
+    const symbolsCrc = view.getUint32(at + 4, true);
+    const crc = view.getUint32(at + 8, true);
+    const fields = bytes.subarray(at, at + 8);
+    at += RECORD_BYTES;
+    if (length > bytes.length - at) {
+      throw truncated(`tile ${ordinal} claims ${length} bytes, ${bytes.length - at} are left: ${RETRY}`);
+    }
+    const stream = bytes.subarray(at, at + length);
+    const number = Uint8Array.from([0, 8, 16, 24], (shift) => ordinal >> shift);
+    if (crc !== crc32(number, crc32(stream, crc32(fields)))) {
+      throw mismatch(`the checksum of tile ${ordinal} does not match: ${RETRY}`);
+    }
+    tiles.push({ stream, symbolsCrc });
+    at += length;
+  }
+  if (at !== bytes.length) {
+    throw new NicError(`${bytes.length - at} bytes follow the last tile, expected none: ${RETRY}`);
+  }
+  return tiles;
+}
+
+// ------------------------------------------------------------------------------------------------------------ alpha
+
+const NOT_A_PNG = "the alpha plane is not a PNG: the file is damaged, encode the picture again";
+
+/** Checks the header of a PNG that holds an alpha plane of this size. */
+export function checkAlpha(png, width, height) {
+  const start = [0x89, 0x50, 0x4e, 0x47, 13, 10, 26, 10, 0, 0, 0, 13, 0x49, 0x48, 0x44, 0x52];
+  if (png.length < 29 || start.some((byte, i) => png[i] !== byte)) throw new NicError(NOT_A_PNG);
+  const view = viewOf(png);
+  const [w, h, depth, colour, interlace] = [view.getUint32(16), view.getUint32(20), png[24], png[25], png[28]];
+  if (w !== width || h !== height || depth !== 8 || colour !== 0 || interlace !== 0) {
+    throw new NicError(
+      `the alpha plane is ${w} x ${h}, depth ${depth}, colour type ${colour}, interlace ${interlace}, ` +
+        `expected ${width} x ${height}, depth 8, colour type 0, interlace 0: encode the picture again`,
+    );
+  }
+}
+
+/** Calls put(y, samples) with each row of the alpha plane in a PNG, 0 to height - 1; no more than a row is held. */
+export async function decodeAlpha(png, width, height, put) {
+  checkAlpha(png, width, height);
+  const missing = new NicError(`the alpha plane does not hold ${width} x ${height} samples: encode the picture again`);
+  const line = new Uint8Array(width + 1);  // a filter type, then the samples
+  let above = new Uint8Array(width);
+  let filled = 0;
+  let y = 0;
+  const reader = new Blob(idat(png)).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read().catch(() => Promise.reject(missing));
+      if (done) break;
+      for (let at = 0; at < value.length; ) {
+        if (y === height) throw missing;
+        const some = value.subarray(at, at + line.length - filled);
+        line.set(some, filled);
+        filled += some.length;
+        at += some.length;
+        if (filled === line.length) {
+          above = unfilter(line, above);
+          put(y++, above);
+          filled = 0;
+        }
+      }
+    }
+  } finally {
+    await reader.cancel().catch(() => undefined);
+  }
+  if (y !== height || filled !== 0) throw missing;
+}
+
+function idat(png) {
+  const parts = [];
+  const view = viewOf(png);
+  for (let at = 8; at + 12 <= png.length; ) {
+    const length = view.getUint32(at);
+    if (text(png.subarray(at + 4, at + 8)) === "IDAT") parts.push(png.slice(at + 8, at + 8 + length));
+    at += 12 + length;
+  }
+  return parts;
+}
+
+function unfilter(line, above) {
+  const row = new Uint8Array(above.length);
+  let left = 0;
+  let corner = 0;
+  for (let x = 0; x < row.length; ++x) {
+    row[x] = line[x + 1] + predicted(line[0], left, above[x], corner);
+    left = row[x];  // eight bits of it
+    corner = above[x];
+  }
+  return row;
+}
+
+function predicted(filter, left, above, corner) {
+  switch (filter) {
+    case 0: return 0;
+    case 1: return left;
+    case 2: return above;
+    case 3: return (left + above) >> 1;
+    case 4: {
+      const a = Math.abs(above - corner);
+      const b = Math.abs(left - corner);
+      const c = Math.abs(left + above - 2 * corner);
+      return a <= b && a <= c ? left : b <= c ? above : corner;
+    }
+    default: throw new NicError("the alpha plane is damaged (an unknown filter): encode the picture again");
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ bytes
+
+const CRC_TABLE = Int32Array.from({ length: 256 }, (_, byte) => {
+  let crc = byte;
+  for (let bit = 0; bit < 8; ++bit) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+  return crc;
+});
+
+/** CRC-32 of PNG and zlib; `start`: that of the bytes before. */
+export function crc32(bytes, start = 0) {
+  let crc = ~start;
+  for (let i = 0; i < bytes.length; ++i) crc = CRC_TABLE[(crc ^ bytes[i]) & 255] ^ (crc >>> 8);
+  return ~crc >>> 0;
+}
+
+function notANic(bytes) {
+  const start = text(bytes.subarray(0, 16));
+  const kinds = [
+    [/^\xff\xd8\xff/, "a JPEG"],
+    [/^\x89PNG/, "a PNG"],
+    [/^GIF8/, "a GIF"],
+    [/^RIFF.{4}WEBP/s, "a WebP"],
+    [/^BM/, "a BMP"],
+    [/^(II\*\0|MM\0\*)/, "a TIFF"],
+    [/^.{4}ftypavi[fs]/s, "an AVIF"],
+    [/^.{4}ftyp(hei|mif1)/s, "a HEIC"],
+    [/^(\xff\x0a|\0\0\0\x0cJXL )/, "a JPEG XL"],
+    [/^BPG\xfb/, "a BPG"],
+  ];
+  const kind = kinds.find(([pattern]) => pattern.test(start));
+  if (kind) return `this is ${kind[1]} file, not a .nic file: encode it first, with \`neurocodec encode\``;
+  const first = hex(bytes.subarray(0, 4), " ");
+  const expected = hex(SIGNATURE, " ");
+  return start.slice(1, 4) === "NIC"
+    ? `the signature is damaged, ${first} instead of ${expected}: ${RETRY}`
+    : `this is not a .nic file: it starts with ${first}, expected ${expected}`;
+}
+
+const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+const hex = (bytes, between = "") => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(between);
+const text = (bytes) => String.fromCharCode(...bytes.subarray(0, 65));  // names have at most 64
+
+/** As Python writes a string of Latin letters. */
+const quoted = (string) =>
+  `'${string.replace(/[\0-\x1f'\\\x7f-\xa0\xad]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`)}'`;

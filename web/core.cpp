@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The core as a WebAssembly module, for core.js: a model, and decoding. As runtime.cpp ends an instance at its first error,
+// the functions of csrc/c_api.h return NC_OK or not at all, and need no place for a message.
+
+#include "../csrc/c_api.cpp"
+
+#define NC_EXPORT(name) extern "C" __attribute__((export_name(name), used))
+
+NC_EXPORT("malloc") void* nc_web_malloc(size_t size) { return std::malloc(size); }
+NC_EXPORT("free") void nc_web_free(void* memory) { std::free(memory); }
+
+NC_EXPORT("model_new")
+void nc_web_model_new(const nc_shape* shape, const nc_array* arrays, size_t count, nc_model** model) {
+  nc_model_new(shape, arrays, count, model, nullptr, 0);
+}
+
+NC_EXPORT("decode")
+void nc_web_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, size_t size, size_t h, size_t w,
+                   int32_t* y_hat, uint32_t* checksum) {
+  nc_decode(model, run, stream, size, h, w, nullptr, nullptr, y_hat, checksum, nullptr, 0);
+}
+
+NC_EXPORT("synthesise")
+void nc_web_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w,
+                       uint8_t* rgb) {
+  nc_synthesise(model, run, y_hat, h, w, rgb, nullptr, 0);
+}
+
+NC_EXPORT("expect_helpers") void nc_web_expect_helpers(uint32_t count) { nc::Helpers::expect(count); }
+NC_EXPORT("help") void nc_web_help() { nc::Helpers::help(); }

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The example page: a .nic beside a JPEG of as many bytes, under a slider.
+
+import { decode, info, preload } from "./nic.js";
+
+const get = (id) => document.getElementById(id);
+const numbers = new Intl.NumberFormat("en");
+let original;  // ImageBitmap of the picture that was encoded, if it was dropped
+let last;  // the .nic that was opened: { name, bytes }
+let shown = "";  // the status line of the picture that is shown
+let turn = 0;  // of several files opened quickly, the last is shown
+
+async function open(files) {
+  const mine = ++turn;
+  const current = () => mine === turn;
+  fail("");
+  try {
+    for (const file of files) {
+      const bytes = new Uint8Array(await file.arrayBuffer());
+      if (files.length > 1 || last) {
+        const bitmap = await bitmapOf(new Blob([bytes]));
+        if (bitmap) {
+          original = bitmap;
+          continue;
+        }
+      }
+      last = { name: file.name ?? "", bytes };
+      if (files.length === 1) original = undefined;
+    }
+    if (!last) throw new Error("none of these files is a .nic: drop one with its original");
+    await show(last.bytes, original, current);
+  } catch (error) {
+    if (!current()) return;
+    status(shown);
+    fail((last?.name ? `${last.name}: ` : "") + error.message);
+  }
+}
+
+async function show(bytes, source, current) {
+  const about = info(bytes);
+  if (source && (source.width !== about.width || source.height !== about.height)) {
+    original = undefined;
+    throw new Error(
+      `the original has ${source.width} × ${source.height} pixels, the .nic ${about.width} × ${about.height}: ` +
+        "drop the picture that was encoded.",
+    );
+  }
+  status("Fetching the decoder …");
+  await preload(about.modelId);
+  if (!current()) return;
+  status("Decoding …");
+  const start = performance.now();
+  const pixels = await decode(bytes);
+  const nicTime = performance.now() - start;
+  if (!current()) return;
+  get("drop").classList.remove("empty");
+  get("hint").hidden = true;
+  get("stage").hidden = false;
+  get("stage").style.setProperty("--width", about.width);
+  get("stage").style.setProperty("--height", about.height);
+  paint(get("nic"), pixels);
+
+  status("Making the JPEG …");
+  const from = source ? canvasOf(source) : get("nic");
+  const { blob, quality } = await jpegOf(from, bytes.length);
+  const jpegStart = performance.now();
+  const bitmap = await bitmapOf(blob);
+  const jpegTime = performance.now() - jpegStart;
+  if (!current()) return;
+  const jpegPixels = pixelsOf(bitmap);
+  paint(get("jpeg"), jpegPixels);
+
+  get("nicName").textContent = `nic, ${numbers.format(bytes.length)} bytes`;
+  get("jpegName").textContent = `JPEG, ${numbers.format(blob.size)} bytes`;
+  const reference = source && pixelsOf(source);
+  const bpp = (size) => ((8 * size) / (about.width * about.height)).toFixed(3);
+  facts([
+    ["Bits per pixel", bpp(bytes.length), bpp(blob.size)],
+    ["Quality", about.quality.toFixed(0), quality],
+    ["Decoded in", `${nicTime.toFixed(0)} ms`, `${jpegTime.toFixed(0)} ms`],
+    ...(reference ? [["PSNR, dB", psnr(pixels, reference).toFixed(2), psnr(jpegPixels, reference).toFixed(2)]] : []),
+  ]);
+  get("note").hidden = false;
+  get("note").textContent =
+    "The JPEG is this browser's, the smallest with at least as many bytes, " +
+    (source ? "made from the original. " : "made from the decoded .nic: drop the original too, to compare fairly. ") +
+    (about.iccBytes ? "The colour profile of the file is not applied. " : "");
+  shown =
+    `${about.width} × ${about.height} pixels, ${about.mode}` +
+      (about.tiles > 1 ? `, ${about.tiles} tiles` : "") +
+      (crossOriginIsolated ? `, up to ${Math.min(navigator.hardwareConcurrency, 8)} threads` : ", one thread");
+  status(shown);
+}
+
+/** The smallest JPEG of a canvas with at least so many bytes, or the largest there is; by bisection. */
+async function jpegOf(canvas, bytes) {
+  const at = (quality) => new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", quality / 100));
+  let [low, high] = [0, 100];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((await at(middle)).size >= bytes) high = middle;
+    else low = middle + 1;
+  }
+  return { blob: await at(low), quality: low };
+}
+
+const bitmapOf = (blob) => createImageBitmap(blob, { colorSpaceConversion: "none" }).catch(() => undefined);
+
+function canvasOf(bitmap) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
+  canvas.getContext("2d", { willReadFrequently: true }).drawImage(bitmap, 0, 0);
+  return canvas;
+}
+
+const pixelsOf = (bitmap) => canvasOf(bitmap).getContext("2d").getImageData(0, 0, bitmap.width, bitmap.height);
+
+function paint(canvas, pixels) {
+  Object.assign(canvas, { width: pixels.width, height: pixels.height });
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+}
+
+/** Of two ImageData, over red, green and blue. */
+function psnr({ data: a }, { data: b }) {
+  let sum = 0;
+  for (let i = 0; i < a.length; ++i) if (i % 4 !== 3) sum += (a[i] - b[i]) ** 2;
+  return sum === 0 ? Infinity : 10 * Math.log10((255 ** 2 * (a.length * 3)) / (4 * sum));
+}
+
+function facts(rows) {
+  get("facts").hidden = false;
+  get("facts").tBodies[0].replaceChildren(
+    ...rows.map(([name, ...values]) => {
+      const row = document.createElement("tr");
+      row.append(Object.assign(document.createElement("th"), { scope: "row", textContent: name }));
+      for (const value of values) row.insertCell().textContent = value;
+      return row;
+    }),
+  );
+}
+
+function status(text) {
+  get("status").textContent = text;
+}
+
+function fail(text) {
+  get("error").hidden = !text;
+  get("error").textContent = text && text + (/[.!?]$/.test(text) ? "" : ".");
+}
+
+async function example() {
+  const files = ["example.nic", "example.png"].map((name) => fetch(name).then((response) => response.blob()));
+  await open(await Promise.all(files));
+}
+
+get("drop").classList.add("empty");
+get("slider").addEventListener("input", () => get("stage").style.setProperty("--share", `${get("slider").value}%`));
+get("file").addEventListener("change", ({ target }) => {
+  open([...target.files]);
+  target.value = "";  // the same file can be opened again
+});
+get("example").addEventListener("click", example);
+for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(type, (event) => {
+    event.preventDefault();
+    get("drop").classList.toggle("over", type === "dragenter" || type === "dragover");
+    if (type === "drop" && event.dataTransfer.files.length) open([...event.dataTransfer.files]);
+  });
+}
+navigator.serviceWorker?.register("sw.js").catch(() => undefined);  // without it the page needs a network

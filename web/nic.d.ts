@@ -1,0 +1,87 @@
+/** What a .nic file says about itself. */
+export interface NicInfo {
+  /** Pixels. */
+  width: number;
+  height: number;
+  /** Of the decoded picture. */
+  mode: "L" | "LA" | "RGB" | "RGBA";
+  /** 1 to 100, as given to the encoder. */
+  quality: number;
+  /** 0 to 960. */
+  qualityIndex: number;
+  /** 16 hex digits. */
+  modelId: string;
+  tiles: number;
+  /** Length of the file. */
+  bytes: number;
+  /** Bits per pixel of the whole file. */
+  bpp: number;
+  hasAlpha: boolean;
+  /** 0 if absent. */
+  iccBytes: number;
+  exifBytes: number;
+  xmpBytes: number;
+  /** Bits per sample of the source picture. */
+  sourceDepth: number;
+  version: number;
+  /** The network of another project that the file needs, or empty. */
+  architecture: string;
+}
+
+/** A part of a picture, in pixels. */
+export interface Region {
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+}
+
+/**
+ * What went wrong, in one sentence. `name` is the class that the Python package raises: TruncatedError, ChecksumError,
+ * UnsupportedVersionError, NicFormatError, ModelNotFoundError, ModelMismatchError; RangeError for a region outside the
+ * picture, MemoryError, and Error for a worker that could not start.
+ */
+export class NicError extends Error {}
+
+/**
+ * The pixels of a .nic file, or of a region of it, computed in a worker.
+ * Rejects with NicError for a damaged file, or a model that the page lacks.
+ */
+export function decode(
+  source: ArrayBuffer | ArrayBufferView | Blob,
+  options?: { region?: Region },
+): Promise<ImageData>;
+
+/** What a whole file says about itself; no network runs. Throws NicError for a damaged file. */
+export function info(bytes: ArrayBuffer | ArrayBufferView): NicInfo;
+
+/** Fetches the decoder and the weights of a model before a picture needs them. */
+export function preload(modelId: string): Promise<void>;
+
+/**
+ * Call it before anything else.
+ * weights: the folder that holds MODELID.safetensors, by default `weights/` beside nic.js.
+ * threads: most threads of a page that is cross-origin isolated, by default its cores up to 8; other pages have one.
+ */
+export function configure(options: { weights?: string | URL; threads?: number }): void;
+
+/** `<nic-img src alt loading width height>`: as `<img>`, with the events load and error. */
+export class NicImage extends HTMLElement {
+  src: string;
+  alt: string;
+  loading: "eager" | "lazy";
+  /** Pixels of the file, as soon as its header has arrived; 0 before. */
+  readonly naturalWidth: number;
+  readonly naturalHeight: number;
+  readonly complete: boolean;
+  /** Of the last error event. */
+  readonly error: NicError | null;
+  /** Loads the picture now, even if it is far from the window. */
+  show(): Promise<void>;
+}
+
+declare global {
+  interface HTMLElementTagNameMap {
+    "nic-img": NicImage;
+  }
+}

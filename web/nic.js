@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Decodes .nic pictures in a web page. Pixels are those of the Python package, exactly. See nic.d.ts and docs/web.md.
+
+import { NicError, info as describe, readHeader } from "./container.js";
+
+export { NicError };
+
+const HEADER_BYTES = 26;
+const MOST_THREADS = 8;
+
+const settings = { weights: new URL("weights/", import.meta.url).href, threads: undefined };
+const calls = new Map();  // id -> { resolve, reject }
+let worker;
+let lastId = 0;
+
+export function configure({ weights, threads }) {
+  if (weights !== undefined) settings.weights = new URL(weights, globalThis.document?.baseURI ?? import.meta.url).href;
+  if (threads !== undefined) settings.threads = threads;
+}
+
+export function info(bytes) {
+  return describe(asBytes(bytes));
+}
+
+export async function decode(source, { region } = {}) {
+  const bytes = source instanceof Blob ? new Uint8Array(await source.arrayBuffer()) : asBytes(source);
+  const { width, height, data } = await call({ bytes, region });
+  return new ImageData(data, width, height);
+}
+
+export async function preload(modelId) {
+  await call({ modelId });
+}
+
+function asBytes(source) {
+  if (source instanceof ArrayBuffer) return new Uint8Array(source);
+  if (ArrayBuffer.isView(source)) return new Uint8Array(source.buffer, source.byteOffset, source.byteLength);
+  throw new TypeError("the source is neither an ArrayBuffer, a view of one nor a Blob");
+}
+
+/** Sends a message to the worker, which is started first if need be. */
+function call(message) {
+  return new Promise((resolve, reject) => {
+    const id = ++lastId;
+    calls.set(id, { resolve, reject });
+    worker ??= startWorker();
+    worker.postMessage({ ...message, id, weights: settings.weights, threads: threads() });
+  });
+}
+
+function threads() {
+  if (!globalThis.crossOriginIsolated) return 1;
+  return settings.threads ?? Math.min(navigator.hardwareConcurrency || 1, MOST_THREADS);
+}
+
+function startWorker() {
+  const started = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  const fail = (sentence) => {
+    started.terminate();
+    if (worker === started) worker = undefined;
+    for (const { reject } of calls.values()) reject(new NicError(sentence, "Error"));
+    calls.clear();
+  };
+  started.onmessage = ({ data }) => {
+    if (data.fatal) return fail("a thread of the decoder failed: there may not be enough memory");
+    const { resolve, reject } = calls.get(data.id);
+    calls.delete(data.id);
+    if (data.error) reject(new NicError(data.error.message, data.error.name));
+    else resolve(data.result);
+  };
+  started.onerror = (event) => {
+    event.preventDefault();
+    fail(`the decoder's worker could not start${event.message ? ` (${event.message})` : ""}: see the console`);
+  };
+  return started;
+}
+
+// ----------------------------------------------------------------------------------------------------------- <nic-img>
+
+const STYLE = `
+  :host { display: inline-block; }
+  :host([hidden]) { display: none; }
+  canvas { display: block; width: 100%; height: 100%; object-fit: inherit; object-position: inherit; }
+  canvas[hidden], span:empty { display: none; }
+`;
+
+const nearby = globalThis.IntersectionObserver
+  ? new IntersectionObserver(
+      (entries) => {
+        for (const { isIntersecting, target } of entries) if (isIntersecting) target.show();
+      },
+      { rootMargin: "800px" },
+    )
+  : undefined;
+
+/** `<nic-img src alt loading width height>`: as `<img>`, with the events load and error. */
+export class NicImage extends (globalThis.HTMLElement ?? Object) {
+  static observedAttributes = ["src", "alt", "loading", "width", "height"];
+
+  #canvas;
+  #alt;
+  #source;  // the address that is shown, or being loaded
+  #abort;
+  #header;
+  #complete = true;
+  #error = null;
+
+  constructor() {
+    super();
+    const root = this.attachShadow({ mode: "open" });
+    root.innerHTML = `<style>${STYLE}</style><canvas part="picture" width="0" height="0" hidden></canvas><span part="alt"></span>`;
+    this.#canvas = root.querySelector("canvas");
+    this.#alt = root.querySelector("span");
+  }
+
+  get src() {
+    return this.hasAttribute("src") ? new URL(this.getAttribute("src"), this.baseURI).href : "";
+  }
+  set src(value) {
+    this.setAttribute("src", value);
+  }
+  get alt() {
+    return this.getAttribute("alt") ?? "";
+  }
+  set alt(value) {
+    this.setAttribute("alt", value);
+  }
+  get loading() {
+    return this.getAttribute("loading") === "lazy" ? "lazy" : "eager";
+  }
+  set loading(value) {
+    this.setAttribute("loading", value);
+  }
+  get naturalWidth() {
+    return this.#header?.width ?? 0;
+  }
+  get naturalHeight() {
+    return this.#header?.height ?? 0;
+  }
+  get complete() {
+    return this.#complete;
+  }
+  /** The NicError of the last error event, or null. */
+  get error() {
+    return this.#error;
+  }
+
+  connectedCallback() {
+    if (!this.hasAttribute("role")) this.setAttribute("role", "img");
+    this.#load();
+  }
+
+  disconnectedCallback() {
+    nearby?.unobserve(this);
+  }
+
+  attributeChangedCallback(name, before, after) {
+    if (name === "src") {
+      if (this.isConnected && before !== after) this.#load();
+    } else if (name === "alt") {
+      this.setAttribute("aria-label", this.alt);
+      if (this.#error) this.#alt.textContent = this.alt;
+    } else if (name === "loading") {
+      if (this.isConnected && !this.#complete && this.loading === "eager") this.show();
+    } else {
+      this.style[name] = /^\d+$/.test(after ?? "") ? `${after}px` : (after ?? "");
+    }
+  }
+
+  #load() {
+    if (this.src === this.#source) return;
+    nearby?.unobserve(this);
+    this.#abort?.abort();
+    this.#source = undefined;
+    if (!this.src) return this.#clear();
+    this.#complete = false;
+    if (this.loading === "lazy" && nearby) nearby.observe(this);
+    else this.show();
+  }
+
+  /** Loads the picture now, even if it is far from the window. */
+  async show() {
+    nearby?.unobserve(this);
+    const source = this.src;
+    if (source === this.#source) return;
+    this.#source = source;
+    this.#abort = new AbortController();
+    const { signal } = this.#abort;
+    try {
+      const bytes = await this.#fetch(source, signal);
+      const pixels = await decode(bytes);
+      if (signal.aborted) return;
+      this.#size(pixels);
+      this.#canvas.getContext("2d").putImageData(pixels, 0, 0);
+      this.#complete = true;
+      this.dispatchEvent(new Event("load"));
+    } catch (error) {
+      if (signal.aborted) return;
+      this.#clear();
+      this.#complete = true;
+      this.#error = error instanceof NicError ? error : new NicError(`${source}: ${error.message}`, "Error");
+      this.#alt.textContent = this.alt;
+      this.dispatchEvent(new ErrorEvent("error", { error: this.#error, message: this.#error.message }));
+    }
+  }
+
+  /** The bytes of a file; the element has its size as soon as the header is here. */
+  async #fetch(source, signal) {
+    const response = await fetch(source, { signal });
+    if (!response.ok) throw new NicError(`${source}: ${response.status} ${response.statusText}`, "Error");
+    const parts = [];
+    let length = 0;
+    let sized = false;
+    for (const reader = response.body.getReader(); ; ) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      parts.push(value);
+      length += value.length;
+      if (!sized && length >= HEADER_BYTES) {
+        sized = true;
+        this.#size(readHeader(new Uint8Array(await new Blob(parts).arrayBuffer())));
+      }
+    }
+    return new Uint8Array(await new Blob(parts).arrayBuffer());
+  }
+
+  #size({ width, height }) {
+    this.#header = { width, height };
+    this.#error = null;
+    this.#alt.textContent = "";
+    if (this.#canvas.width !== width || this.#canvas.height !== height || this.#canvas.hidden) {
+      Object.assign(this.#canvas, { width, height, hidden: false });
+    }
+  }
+
+  #clear() {
+    this.#header = undefined;
+    this.#error = null;
+    Object.assign(this.#canvas, { width: 0, height: 0, hidden: true });
+    this.#alt.textContent = "";
+  }
+}
+
+globalThis.customElements?.define("nic-img", NicImage);

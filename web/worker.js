@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The worker behind nic.js: messages -> pixels. It keeps a model's instance between pictures, makes a new one after an
+// error, and starts helpers, which are workers of this file too.
+
+import { NicError, read, refuseForeign } from "./container.js";
+import { Core, help } from "./core.js";
+
+const CACHE = "neurocodec";
+
+let compiled;  // promise of the module
+let current;  // promise of a Core
+let currentId;
+let helpers = [];  // of that Core
+let queue = Promise.resolve();
+
+self.onmessage = ({ data: message }) => {
+  if (message.stack) {
+    help(message, () => self.postMessage("ready"));
+  } else {
+    queue = queue.then(() => answer(message));
+  }
+};
+
+async function answer(message) {
+  try {
+    const result = message.bytes ? await decode(message) : void (await coreOf(message.modelId, message));
+    self.postMessage({ id: message.id, result }, result ? [result.data.buffer] : []);
+  } catch (error) {
+    const known = error instanceof NicError;
+    const sentence = known ? error.message : `the decoder failed (${error?.message ?? error}): reload the page`;
+    self.postMessage({ id: message.id, error: { message: sentence, name: known ? error.name : "Error" } });
+  }
+}
+
+async function decode(message) {
+  const file = read(message.bytes);
+  refuseForeign(file);
+  return (await coreOf(file.header.modelId, message)).decode(file, message.region);
+}
+
+/** The instance with this model. Models are small against the memory that pictures need: one is kept. */
+async function coreOf(modelId, { weights, threads }) {
+  if (currentId === modelId && (await current.catch(() => null))?.alive) return current;
+  currentId = modelId;
+  current = create(modelId, weights, threads);
+  return current;
+}
+
+async function create(modelId, weights, threads) {
+  for (const helper of helpers) helper.terminate();
+  helpers = [];
+  compiled ??= compile();
+  const [module, model] = await Promise.all([compiled, fetchModel(modelId, weights)]);
+  const core = await Core.create(module, model).catch(async (error) => {
+    await forget(urlOf(modelId, weights));
+    throw error;
+  });
+  if (core.modelId !== modelId) {
+    throw new NicError(`the file needs model ${modelId}, and the model given is ${core.modelId}.`, "ModelMismatchError");
+  }
+  if (threads > 1) await core.startHelpers(threads - 1, startHelper);
+  return core;
+}
+
+async function compile() {
+  try {
+    const response = await fetch(new URL("nic.wasm", import.meta.url));
+    if (!response.ok) throw new Error(`nic.wasm: ${response.status}`);
+    return await WebAssembly.compile(await response.arrayBuffer());
+  } catch (error) {
+    compiled = undefined;  // it is tried again for the next picture
+    throw error;
+  }
+}
+
+/** Resolves when the helper runs: the browser starts no worker while this one computes. */
+function startHelper(message) {
+  return new Promise((resolve) => {
+    const helper = new Worker(import.meta.url, { type: "module" });
+    helper.onmessage = resolve;
+    helper.onerror = () => self.postMessage({ fatal: true });
+    helpers.push(helper);
+    helper.postMessage(message);
+  });
+}
+
+const urlOf = (modelId, weights) => new URL(`${modelId}.safetensors`, weights).href;
+
+/** A model file, once from the network and then from the page's cache: files of one id never differ. */
+async function fetchModel(modelId, weights) {
+  const url = urlOf(modelId, weights);
+  const cache = await globalThis.caches?.open(CACHE).catch(() => undefined);
+  let response = await cache?.match(url);
+  if (!response) {
+    response = await fetch(url).catch((error) => ({ ok: false, status: error.message }));
+    if (!response.ok) {
+      throw new NicError(
+        `the file needs model ${modelId}, which this page lacks (${url}: ${response.status})`,
+        "ModelNotFoundError",
+      );
+    }
+    await cache?.put(url, response.clone()).catch(() => undefined);  // no room: it is fetched again next time
+  }
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+async function forget(url) {
+  const cache = await globalThis.caches?.open(CACHE).catch(() => undefined);
+  await cache?.delete(url);
+}
