@@ -4,6 +4,7 @@
 // compared with the bytes that are left before it is used. Sentences are those of neurocodec/container.py and image.py.
 
 const SIGNATURE = [0x8f, 0x4e, 0x49, 0x43];
+const METADATA = [["iccp", "ICC"], ["exif", "EXIF"], ["xmpd", "XMP"]];
 const VERSION = 1;
 const HEADER_BYTES = 26;
 const RECORD_BYTES = 12;
@@ -111,9 +112,7 @@ export function info(bytes) {
     bytes: bytes.length,
     bpp: (8 * bytes.length) / (width * height),
     hasAlpha: chunks.has("Alph"),
-    iccBytes: size("iccp"),
-    exifBytes: size("exif"),
-    xmpBytes: size("xmpd"),
+    metadata: Object.fromEntries(METADATA.filter(([name]) => chunks.has(name)).map(([name, kind]) => [kind, size(name)])),
     sourceDepth: chunks.get("dept")?.[0] ?? 8,
     version: VERSION,
     architecture: chunks.has("Arch") ? text(chunks.get("Arch")) : "",

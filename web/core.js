@@ -7,7 +7,7 @@ import { NicError, decodeAlpha, checkAlpha, refuseForeign } from "./container.js
 
 const LATENT = 16;  // pixels to a side
 const LARGEST_TILE = 4096;  // pixels to a side: a short forged file must not use up the memory
-const MAX_PIXELS = 2 ** 28;
+const MAX_PIXELS = 2 ** 27;
 const PAGES = 2 ** 14;  // of 64 KiB: the most memory that core.cpp is linked for
 const FIRST_PAGES = 64;
 const STACK = 2 ** 18;  // bytes, of each helper
@@ -85,7 +85,8 @@ export class Core {
       );
     }
     if (width * height > MAX_PIXELS) {
-      throw new NicError(`the picture has ${width * height} pixels; decode regions of at most ${MAX_PIXELS} pixels.`);
+      const size = `${width} x ${height} pixels, more than the limit of ${MAX_PIXELS}`;
+      throw new NicError(`the picture is ${size}: decode regions of it`);
     }
     if (header.modelId !== this.modelId) {
       throw new NicError(`the file needs model ${header.modelId}, and the model given is ${this.modelId}.`, "ModelMismatchError");

@@ -85,7 +85,7 @@ async function show(bytes, source, current) {
   get("note").textContent =
     "The JPEG is this browser's, the smallest with at least as many bytes, " +
     (source ? "made from the original. " : "made from the decoded .nic: drop the original too, to compare fairly. ") +
-    (about.iccBytes ? "The colour profile of the file is not applied. " : "");
+    (about.metadata.ICC ? "The colour profile of the file is not applied. " : "");
   shown =
     `${about.width} × ${about.height} pixels, ${about.mode}` +
       (about.tiles > 1 ? `, ${about.tiles} tiles` : "") +

@@ -17,10 +17,8 @@ export interface NicInfo {
   /** Bits per pixel of the whole file. */
   bpp: number;
   hasAlpha: boolean;
-  /** 0 if absent. */
-  iccBytes: number;
-  exifBytes: number;
-  xmpBytes: number;
+  /** Bytes of each kind that is there, by the names ICC, EXIF and XMP. */
+  metadata: Record<string, number>;
   /** Bits per sample of the source picture. */
   sourceDepth: number;
   version: number;
