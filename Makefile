@@ -1,5 +1,6 @@
 # make demo · make test · make check · make bench · make docs · make man · make wheel. The first of them sets up .venv.
-# For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test.
+# For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test · make kernel-speed · make cuda-shim ·
+# make cuda-check.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +18,17 @@ CLANG ?= clang++
 FUZZ_SECONDS ?= 600
 AARCH64 ?= aarch64-linux-gnu-g++
 
-.PHONY: demo test check bench docs man wheel sanitize fuzz neon-test clean
+# CUDA: the kernels on a CPU, and the compiler from PyPI.
+CUDA_BATCHES ?= 100
+CUDA_MUTATIONS ?= 5000
+CUDA_SEED ?= 1
+CUDA_STREAMS ?= 10000
+CXXFLAGS_CUDA := -std=c++20 -Wall -Wextra -pthread -Icsrc
+CUDA_SOURCES := csrc/test/cuda.cpp csrc/range_coder.hpp $(wildcard csrc/cuda/*)
+NVCC_VERSION := 13.5.37
+NVCC_VENV := build/nvcc-$(NVCC_VERSION)
+
+.PHONY: demo test check bench docs man wheel sanitize fuzz neon-test kernel-speed cuda-shim cuda-streams cuda-check clean
 
 demo: $(CORE) # the core alone: NumPy, Pillow, safetensors
 	$(BIN)/neurocodec demo -o demo-output --force
@@ -68,6 +79,39 @@ neon-test: # NEON under emulation: Debian's g++-aarch64-linux-gnu and qemu-user
 	@mkdir -p $(NATIVE)
 	$(AARCH64) $(CXXFLAGS_NATIVE) -O2 -static csrc/test/kernels.cpp -o $(NATIVE)/kernels-neon
 	qemu-aarch64 $(NATIVE)/kernels-neon
+
+kernel-speed: # multiply-adds a second of each kind of layer, beside the peak of the machine's instruction
+	@mkdir -p $(NATIVE)
+	$(CXX) $(CXXFLAGS_NATIVE) -O3 csrc/test/speed.cpp -o $(NATIVE)/speed
+	$(NATIVE)/speed
+
+cuda-shim: $(NATIVE)/cuda-sanitized $(NATIVE)/cuda-threads # the CUDA coder on this CPU, under three sanitizers
+	$(NATIVE)/cuda-sanitized $(CUDA_BATCHES) $(CUDA_MUTATIONS) $(CUDA_SEED)
+	$(NATIVE)/cuda-threads 4 40
+
+$(NATIVE)/cuda-sanitized: $(CUDA_SOURCES)
+	@mkdir -p $(NATIVE)
+	$(CXX) $(CXXFLAGS_CUDA) $(SANITIZERS) csrc/test/cuda.cpp -o $@
+
+$(NATIVE)/cuda-threads: $(CUDA_SOURCES)
+	@mkdir -p $(NATIVE)
+	$(CXX) $(CXXFLAGS_CUDA) -O1 -g -fsanitize=thread -DNEUROCODEC_SHIM_THREADS csrc/test/cuda.cpp -o $@
+
+$(NATIVE)/libcuda-shim.so: $(CUDA_SOURCES)
+	@mkdir -p $(NATIVE)
+	$(CXX) $(CXXFLAGS_CUDA) -O2 -fPIC -shared csrc/cuda/c_api.cpp -x c++ csrc/cuda/range_coder.cu -o $@
+
+cuda-streams: $(DEV) $(NATIVE)/libcuda-shim.so # random streams of every layout: NumPy, C++ and the CUDA coder on this CPU
+	$(BIN)/python tools/compare_coders.py --library $(NATIVE)/libcuda-shim.so --streams $(CUDA_STREAMS)
+
+cuda-check: $(NVCC_VENV)/bin/python # compiles the CUDA coder; registers, occupancy, and an estimate of its speed
+	$(NVCC_VENV)/bin/python tools/cuda_report.py -o build/cuda
+
+$(NVCC_VENV)/bin/python:
+	$(PYTHON) -m venv $(NVCC_VENV)
+	$@ -m pip install --quiet --disable-pip-version-check nvidia-cuda-nvcc==$(NVCC_VERSION) nvidia-nvvm==$(NVCC_VERSION) \
+		nvidia-cuda-crt==$(NVCC_VERSION) nvidia-cuda-runtime==$(NVCC_VERSION) nvidia-cuda-cuobjdump==$(NVCC_VERSION) \
+		nvidia-cuda-nvdisasm==$(NVCC_VERSION)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -42,20 +42,9 @@ using Array = py::array_t<T, py::array::c_style>;
 }
 
 void check(nc::Status status) {
-  switch (status) {
-    case nc::Status::kOk: return;
-    case nc::Status::kTruncated:
-      raise("TruncatedError", "The coded stream ends before its symbols do.");
-    case nc::Status::kBadLayout:
-      raise("NicFormatError", "The layout byte of the coded stream has reserved bits or unknown lane or group counts.");
-    case nc::Status::kBadGroup:
-      raise("NicFormatError", "A group of the coded stream has an impossible length or state.");
-    case nc::Status::kBadEscape:
-      raise("NicFormatError", "An escape of the coded stream is missing or malformed.");
-    case nc::Status::kBadEnd:
-      raise("ChecksumError",
-            "The coded stream does not end where its symbols do: damaged, or decoded with other tables.");
-  }
+  if (status == nc::Status::kOk) return;
+  const bool truncated = status == nc::Status::kTruncated, bad_end = status == nc::Status::kBadEnd;
+  raise(truncated ? "TruncatedError" : bad_end ? "ChecksumError" : "NicFormatError", nc::message(status));
 }
 
 void check_aligned(const py::array& values, const std::string& name) {
@@ -105,8 +94,8 @@ py::bytes encode(const std::shared_ptr<nc::Tables>& tables, const Array<int32_t>
   {
     const py::gil_scoped_release release;
     check_indexes(indexes.data(), n, tables->size());
-    encoder = std::make_unique<nc::StreamEncoder>(*tables, symbols.data(), indexes.data(), calls, lanes_log2,
-                                                  groups_log2, threads);
+    encoder = std::make_unique<nc::StreamEncoder>(*tables, symbols.data(), indexes.data(), calls,
+                                                  nc::Layout{lanes_log2, groups_log2}, threads);
   }
   PyObject* bytes = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(encoder->size()));
   if (bytes == nullptr) throw py::error_already_set();
@@ -269,8 +258,9 @@ class Model : public Cleared {
   }
 
   py::tuple encode(const Array<int32_t>& y, const std::optional<Array<int32_t>>& z_hat, int quality,
-                   const std::string& kernel, size_t threads) const {
+                   const std::string& kernel, size_t threads, bool gpu) const {
     check_latents(y);
+    const int layout = gpu ? NC_GPU_LAYOUT : NC_CPU_LAYOUT;
     Latents latents(shape(), static_cast<size_t>(y.shape(0)), static_cast<size_t>(y.shape(1)));
     if (z_hat && !std::equal(z_hat->shape(), z_hat->shape() + z_hat->ndim(), latents.z_hat.shape(),
                              latents.z_hat.shape() + 3)) {
@@ -280,8 +270,8 @@ class Model : public Cleared {
     size_t size = 0;
     const auto z = z_hat ? z_hat->data() : nullptr;
     run(quality, kernel, threads, [&, from = y.data()](const nc_run& how, char* m, size_t n) {
-      return nc_encode(model_.get(), &how, from, z, latents.height, latents.width, &stream, &size, latents.z, latents.s,
-                       latents.y, &latents.checksum, m, n);
+      return nc_encode(model_.get(), &how, from, z, latents.height, latents.width, layout, &stream, &size, latents.z,
+                       latents.s, latents.y, &latents.checksum, m, n);
     });
     const std::unique_ptr<uint8_t, decltype(&nc_free)> owner(stream, &nc_free);
     return py::make_tuple(py::bytes(reinterpret_cast<const char*>(stream), size)) + latents.tuple();
@@ -436,7 +426,7 @@ PYBIND11_MODULE(_native, m) {
       .def("analyse", &Model::analyse, py::arg("rgb").noconvert(), py::arg("quality_index"), py::arg("kernel"),
            py::arg("threads"))
       .def("encode", &Model::encode, py::arg("y").noconvert(), py::arg("z_hat").noconvert(), py::arg("quality_index"),
-           py::arg("kernel"), py::arg("threads"))
+           py::arg("kernel"), py::arg("threads"), py::arg("gpu_layout") = false)
       .def("decode", &Model::decode, py::arg("stream"), py::arg("height"), py::arg("width"), py::arg("quality_index"),
            py::arg("kernel"), py::arg("threads"))
       .def("synthesise", &Model::synthesise, py::arg("y_hat").noconvert(), py::arg("quality_index"), py::arg("kernel"),

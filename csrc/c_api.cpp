@@ -62,20 +62,8 @@ int guarded(char* message, size_t size, const Body& body) noexcept {
 }
 
 void check(nc::Status status) {
-  switch (status) {
-    case nc::Status::kOk: return;
-    case nc::Status::kTruncated: throw Failure(NC_TRUNCATED, "The coded stream ends before its symbols do.");
-    case nc::Status::kBadLayout:
-      throw Failure(NC_BAD_STREAM,
-                    "The layout byte of the coded stream has reserved bits or unknown lane or group counts.");
-    case nc::Status::kBadGroup:
-      throw Failure(NC_BAD_STREAM, "A group of the coded stream has an impossible length or state.");
-    case nc::Status::kBadEscape:
-      throw Failure(NC_BAD_STREAM, "An escape of the coded stream is missing or malformed.");
-    case nc::Status::kBadEnd:
-      throw Failure(NC_BAD_END,
-                    "The coded stream does not end where its symbols do: damaged, or decoded with other tables.");
-  }
+  const auto code = status == nc::Status::kTruncated ? NC_TRUNCATED : status == nc::Status::kBadEnd ? NC_BAD_END : NC_BAD_STREAM;
+  if (status != nc::Status::kOk) throw Failure(code, nc::message(status));
 }
 
 template <typename T>
@@ -191,7 +179,7 @@ int nc_analyse(const nc_model* model, const nc_run* run, const uint8_t* rgb, siz
   });
 }
 
-int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const int32_t* z, size_t h, size_t w,
+int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const int32_t* z, size_t h, size_t w, int layout,
               uint8_t** stream, size_t* stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat,
               uint32_t* checksum, char* message, size_t message_size) {
   return guarded(message, message_size, [&] {
@@ -199,13 +187,15 @@ int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const 
     *stream = nullptr;
     need_encoder(model);
     const nc::Run how = checked(model, run, h, w);
+    if (layout != NC_CPU_LAYOUT && layout != NC_GPU_LAYOUT) refuse("There is no such layout.");
     check_array(y, "y");
     for (size_t i = 0; i < h * w * model->shape.latent_channels; ++i) {
       if (y[i] < -nc::kMaxLatent || y[i] > nc::kMaxLatent) refuse("A latent is beyond 2^22 - 1 in magnitude.");
     }
     if (z != nullptr) check_array(z, "z");
     const Place place(model->shape, h, w, z_hat, symbols, y_hat);
-    const nc::StreamEncoder encoder = model->model.encode(how, y, z, h, w, run->quality_index, place.latents());
+    const auto choose = layout == NC_GPU_LAYOUT ? nc::gpu_layout : nc::cpu_layout;
+    const nc::StreamEncoder encoder = model->model.encode(how, y, z, h, w, run->quality_index, choose, place.latents());
     auto* const bytes = static_cast<uint8_t*>(std::malloc(encoder.size()));
     if (bytes == nullptr) throw std::bad_alloc();
     encoder.write(bytes);

@@ -35,6 +35,8 @@ enum {
   NC_INTERNAL = 8
 };
 
+enum { NC_CPU_LAYOUT = 0, NC_GPU_LAYOUT = 1 }; /* of a stream: docs/coder.md; every decoder reads both */
+
 enum { NC_INT8 = 0, NC_INT16 = 1, NC_INT32 = 2, NC_UINT16 = 3 };
 
 /* An array of a model file. */
@@ -74,8 +76,8 @@ int nc_analyse(const nc_model* model, const nc_run* run, const uint8_t* rgb, siz
                char* message, size_t message_size);
 
 /* y -> a stream of *stream_size bytes, to be freed by nc_free, and the latents that it decodes to: see nc_decode.
- * z: the z_hat to code, or NULL for what h_a makes of y. */
-int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const int32_t* z, size_t h, size_t w,
+ * z: the z_hat to code, or NULL for what h_a makes of y. layout: NC_CPU_LAYOUT or NC_GPU_LAYOUT. */
+int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const int32_t* z, size_t h, size_t w, int layout,
               uint8_t** stream, size_t* stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat,
               uint32_t* checksum, char* message, size_t message_size);
 void nc_free(uint8_t* stream);

@@ -496,11 +496,13 @@ class Pointwise {
     const size_t panels = (outputs + kPanel - 1) / kPanel;
     plain_.resize(panels * kPanel * pairs_ * 2);
     interleaved_.resize(plain_.size());
-    for (size_t o = 0; o < outputs; ++o) {
+    for (size_t n = 0; n < panels; ++n) {
+      const size_t count = std::min(kPanel, outputs - n * kPanel);
+      const int16_t* const from = weight + n * kPanel * inputs;
       for (size_t k = 0; k < inputs; ++k) {
-        const size_t panel = o / kPanel * pairs_ * 2 * kPanel;
-        plain_[panel + k * kPanel + o % kPanel] = weight[o * inputs + k];
-        interleaved_[panel + k / 2 * 2 * kPanel + o % kPanel * 2 + k % 2] = weight[o * inputs + k];
+        int16_t* const plain = plain_.data() + (n * 2 * pairs_ + k) * kPanel;
+        int16_t* const interleaved = interleaved_.data() + (n * pairs_ + k / 2) * 2 * kPanel + k % 2;
+        for (size_t o = 0; o < count; ++o) plain[o] = interleaved[2 * o] = from[o * inputs + k];
       }
     }
   }

@@ -101,6 +101,7 @@ class Arrays {
     const auto* bias = take<int32_t>(name + ".bias", {outputs});
     const auto* shift = take<int8_t>(name + ".shift", {outputs});
     prove(name, weight, bias, shift, outputs, inputs, largest_input, extra);
+    if (output_order.empty() && input_order.empty()) return Pointwise(weight, bias, shift, outputs, inputs);
     std::vector<int16_t> weights(outputs * inputs);
     std::vector<int32_t> biases(outputs);
     std::vector<int8_t> shifts(outputs);
@@ -133,11 +134,15 @@ class Arrays {
              size_t inputs, int32_t largest_input, const std::vector<std::pair<std::string, size_t>>& extra) const {
     bool safe = true;
     for (size_t o = 0; o < outputs; ++o) {
-      int64_t sum = 0, added = std::abs(int64_t{bias[o]});
+      const int16_t* const row = weight + o * inputs;
+      int32_t sum = 0;  // of at most 4 · 1024 magnitudes below 2^16
+      int16_t least = 0;
       for (size_t k = 0; k < inputs; ++k) {
-        sum += std::abs(int32_t{weight[o * inputs + k]});
-        safe = safe && weight[o * inputs + k] != -32768;
+        sum += std::abs(int32_t{row[k]});
+        least = std::min(least, row[k]);
       }
+      safe = safe && least != -32768;
+      int64_t added = std::abs(int64_t{bias[o]});
       for (const auto& [rows, count] : extra) {
         const auto* values = static_cast<const int32_t*>(arrays_.at(rows).data);
         int64_t largest = 0;
@@ -145,7 +150,7 @@ class Arrays {
         added += largest;
       }
       safe = safe && shift[o] >= 0 && shift[o] <= 30;
-      safe = safe && sum * largest_input + added + (int64_t{1} << (shift[o] & 31)) < (int64_t{1} << 31);
+      safe = safe && int64_t{sum} * largest_input + added + (int64_t{1} << (shift[o] & 31)) < (int64_t{1} << 31);
     }
     if (!safe) throw ModelError("the sums of layer " + name + " could leave the range in which they are exact.");
   }

@@ -36,6 +36,12 @@
 #define NC_NOINLINE
 #endif
 
+#if defined(__CUDACC__)
+#define NC_HOST_DEVICE __host__ __device__
+#else
+#define NC_HOST_DEVICE
+#endif
+
 namespace neurocodec {
 
 constexpr int kPrecision = 16;                         // rows sum to 2^16
@@ -44,20 +50,35 @@ constexpr uint64_t kLow = 1ull << 24;                  // states rest in [kLow, 
 constexpr uint64_t kSingleStart = 1ull << 16;          // first state of a stream of one lane
 constexpr int kStateBytes = 5;
 constexpr int kMaxLanesLog2 = 5;
-constexpr int kMaxGroupsLog2 = 4;
+constexpr int kMaxGroupsLog2 = 7;
 constexpr uint8_t kEscapeFlag = 0x40;
 constexpr uint8_t kReservedBit = 0x80;
 
 enum class Status {
   kOk,
   kTruncated,        // the data end before the symbols do
-  kBadLayout,        // reserved bits or unknown lane or group counts
+  kBadLayout,        // reserved bits or an unknown lane count
   kBadGroup,         // a group body that no encoder writes
   kBadEscape,        // an escape that no encoder writes
   kBadEnd,           // decoded to the end, but states or bytes are left over
+  kBadIndex,         // an index names no table row: the caller's mistake, which only a GPU reports late
 };
 
-inline uint64_t start_state(int lanes) { return lanes == 1 ? kSingleStart : kLow; }
+inline const char* message(Status status) {
+  switch (status) {
+    case Status::kOk: break;
+    case Status::kTruncated: return "The coded stream ends before its symbols do.";
+    case Status::kBadLayout: return "The layout byte of the coded stream has reserved bits or an unknown lane count.";
+    case Status::kBadGroup: return "A group of the coded stream has an impossible length or state.";
+    case Status::kBadEscape: return "An escape of the coded stream is missing or malformed.";
+    case Status::kBadEnd:
+      return "The coded stream does not end where its symbols do: damaged, or decoded with other tables.";
+    case Status::kBadIndex: return "An index names no table row.";
+  }
+  return "";
+}
+
+NC_HOST_DEVICE inline uint64_t start_state(int lanes) { return lanes == 1 ? kSingleStart : kLow; }
 
 // (a * b) >> 64
 inline uint64_t multiply_high(uint64_t a, uint64_t b) {
@@ -80,20 +101,20 @@ inline void store_word(uint8_t* p, uint16_t word) {
   p[1] = static_cast<uint8_t>(word >> 8);
 }
 
-inline size_t varint_size(uint64_t value) {
+NC_HOST_DEVICE inline size_t varint_size(uint64_t value) {
   size_t bytes = 1;
   for (; value >= 0x80; value >>= 7) ++bytes;
   return bytes;
 }
 
-inline uint8_t* write_varint(uint8_t* p, uint64_t value) {
+NC_HOST_DEVICE inline uint8_t* write_varint(uint8_t* p, uint64_t value) {
   for (; value >= 0x80; value >>= 7) *p++ = static_cast<uint8_t>(value | 0x80);
   *p++ = static_cast<uint8_t>(value);
   return p;
 }
 
 // False if there is no varint of at most 5 bytes in its shortest form.
-inline bool read_varint(const uint8_t*& p, const uint8_t* end, uint64_t& value) {
+NC_HOST_DEVICE inline bool read_varint(const uint8_t*& p, const uint8_t* end, uint64_t& value) {
   value = 0;
   for (int shift = 0; shift <= 28; shift += 7) {
     if (p == end) return false;
@@ -102,6 +123,46 @@ inline bool read_varint(const uint8_t*& p, const uint8_t* end, uint64_t& value) 
     if (byte < 0x80) return byte != 0 || shift == 0;
   }
   return false;
+}
+
+// The zigzag distance of a symbol outside a row that starts at `offset` and has `escape` symbols.
+NC_HOST_DEVICE inline uint64_t escape_value(int32_t symbol, int32_t offset, uint32_t escape) {
+  const int64_t first = offset, end = first + escape;
+  return static_cast<uint64_t>(symbol >= end ? 2 * (symbol - end) : 2 * (first - 1 - symbol) + 1);
+}
+
+// The inverse. False if the symbol is beyond 32 bits.
+NC_HOST_DEVICE inline bool escaped_symbol(uint64_t zigzag, int32_t offset, uint32_t escape, int32_t& symbol) {
+  const auto distance = static_cast<int64_t>(zigzag >> 1);
+  const int64_t wide = zigzag & 1 ? int64_t{offset} - 1 - distance : int64_t{offset} + escape + distance;
+  symbol = static_cast<int32_t>(wide);
+  return symbol == wide;
+}
+
+// Where chunk k of g of a call with n symbols begins.
+NC_HOST_DEVICE inline size_t chunk_begin(size_t n, size_t k, size_t groups) {
+  return n / groups * k + n % groups * k / groups;  // k * n / groups without overflow
+}
+
+// ---------------------------------------------------------------------------------------------------------- layout
+
+struct Layout {
+  int lanes_log2, groups_log2;
+};
+
+// For a core or several: docs/coder.md. nonzero: the number of symbols that are not zero.
+inline Layout cpu_layout(size_t nonzero) {
+  if (nonzero < size_t{1} << 16) return {0, 0};
+  int groups_log2 = 0;
+  while (groups_log2 < 4 && nonzero >> (18 + groups_log2) != 0) ++groups_log2;
+  return {2, groups_log2};
+}
+
+// For a GPU: a warp a group, and a group for every 2^14 symbols that are not zero.
+inline Layout gpu_layout(size_t nonzero) {
+  int groups_log2 = 0;
+  while (groups_log2 < kMaxGroupsLog2 && nonzero >> (15 + groups_log2) != 0) ++groups_log2;
+  return {kMaxLanesLog2, groups_log2};
 }
 
 // ---------------------------------------------------------------------------------------------------------- tables
@@ -218,6 +279,100 @@ class Tables {
   std::vector<Bucket> buckets_;
 };
 
+// ----------------------------------------------------------------------------------------------------------- bytes
+
+// The parts of a group's body.
+struct Body {
+  const uint8_t* escapes;
+  size_t escapes_size;
+  const uint8_t* words;  // states, then words
+  size_t words_size;
+};
+
+inline size_t body_size(const Body& body, bool escapes) {
+  return (escapes ? varint_size(body.escapes_size) : 0) + body.escapes_size + body.words_size;
+}
+
+inline bool any_escapes(const std::vector<Body>& bodies) {
+  return std::any_of(bodies.begin(), bodies.end(), [](const Body& body) { return body.escapes_size != 0; });
+}
+
+inline size_t stream_size(const std::vector<Body>& bodies) {
+  const bool escapes = any_escapes(bodies);
+  size_t bytes = 1;
+  for (size_t g = 0; g < bodies.size(); ++g) {
+    const size_t size = body_size(bodies[g], escapes);
+    bytes += size + (g + 1 < bodies.size() ? varint_size(size) : 0);
+  }
+  return bytes;
+}
+
+// Writes stream_size(bodies) bytes.
+inline void write_stream(const Layout& layout, const std::vector<Body>& bodies, uint8_t* p) {
+  const bool escapes = any_escapes(bodies);
+  *p++ = static_cast<uint8_t>(layout.lanes_log2 | layout.groups_log2 << 3 | (escapes ? kEscapeFlag : 0));
+  for (size_t g = 0; g + 1 < bodies.size(); ++g) p = write_varint(p, body_size(bodies[g], escapes));
+  for (const Body& body : bodies) {
+    if (escapes) p = write_varint(p, body.escapes_size);
+    p = std::copy(body.escapes, body.escapes + body.escapes_size, p);
+    p = std::copy(body.words, body.words + body.words_size, p);
+  }
+}
+
+// Finds the groups of a stream. open_group(layout, group, body) is called for each in turn and returns a status; the
+// first that is not kOk ends it.
+template <typename OpenGroup>
+Status read_stream(const uint8_t* p, size_t size, const OpenGroup& open_group) {
+  const uint8_t* const end = p + size;
+  if (size == 0) return Status::kTruncated;
+  const uint8_t first = *p++;
+  const Layout layout = {first & 7, first >> 3 & 7};
+  if ((first & kReservedBit) != 0 || layout.lanes_log2 > kMaxLanesLog2) return Status::kBadLayout;
+  std::vector<uint64_t> sizes(size_t{1} << layout.groups_log2);
+  for (size_t g = 0; g + 1 < sizes.size(); ++g) {
+    if (!read_varint(p, end, sizes[g])) return Status::kBadGroup;
+  }
+  for (size_t g = 0; g < sizes.size(); ++g) {
+    const auto left = static_cast<size_t>(end - p);
+    if (g + 1 == sizes.size()) sizes[g] = left;
+    if (sizes[g] > left) return Status::kTruncated;
+    const uint8_t* const body_end = p + sizes[g];
+    uint64_t escapes = 0;
+    if ((first & kEscapeFlag) != 0 && !read_varint(p, body_end, escapes)) return Status::kBadGroup;
+    if (escapes > static_cast<size_t>(body_end - p)) return Status::kTruncated;
+    const uint8_t* const words = p + escapes;
+    const Status status =
+        open_group(layout, g, Body{p, static_cast<size_t>(escapes), words, static_cast<size_t>(body_end - words)});
+    if (status != Status::kOk) return status;
+    p = body_end;
+  }
+  return Status::kOk;
+}
+
+// Reads the states at the start of a body; `words` then points behind them.
+inline Status read_states(int lanes, const uint8_t*& words, size_t size, uint64_t* states) {
+  std::fill(states, states + lanes, start_state(lanes));
+  if (size == 0) return Status::kOk;  // no symbols
+  const auto read_state = [&](int bytes) {
+    uint64_t x = 0;
+    for (int i = 0; i < bytes; ++i) x |= static_cast<uint64_t>(*words++) << (8 * i);
+    return x;
+  };
+  if (lanes == 1) {
+    if (size < 3) return Status::kTruncated;
+    const int bytes = size == 3 ? 3 : size % 2 == 0 ? 4 : 5;
+    states[0] = read_state(bytes);
+    return states[0] >> (8 * (bytes - 1)) != 0 ? Status::kOk : Status::kBadGroup;
+  }
+  if (size < static_cast<size_t>(lanes) * kStateBytes) return Status::kTruncated;
+  if ((size - static_cast<size_t>(lanes) * kStateBytes) % 2 != 0) return Status::kBadGroup;
+  for (int lane = 0; lane < lanes; ++lane) {
+    states[lane] = read_state(kStateBytes);
+    if (states[lane] < kLow) return Status::kBadGroup;
+  }
+  return Status::kOk;
+}
+
 // --------------------------------------------------------------------------------------------------------- encoder
 
 // Encodes one group. Feed the pieces of the group from the last to the first, each once, then call finish.
@@ -254,9 +409,8 @@ class GroupEncoder {
     std::reverse(escapes_.begin(), escapes_.end());
   }
 
-  const std::vector<uint8_t>& escapes() const { return escapes_; }
-  const uint8_t* data() const { return p_; }
-  size_t size() const { return static_cast<size_t>(end_ - p_); }
+  // Valid as long as the encoder; to be asked for after `finish`.
+  Body body() const { return {escapes_.data(), escapes_.size(), p_, static_cast<size_t>(end_ - p_)}; }
 
  private:
   template <int K>
@@ -291,10 +445,8 @@ class GroupEncoder {
 
   // LEB128 of the zigzag distance outside the row, written backwards.
   NC_NOINLINE void push_escape(int32_t symbol, const Tables::Row& row) {
-    const int64_t first = row.offset, end = first + row.escape;
-    const auto value = static_cast<uint64_t>(symbol >= end ? 2 * (symbol - end) : 2 * (first - 1 - symbol) + 1);
     uint8_t bytes[5];
-    auto count = write_varint(bytes, value) - bytes;
+    auto count = write_varint(bytes, escape_value(symbol, row.offset, row.escape)) - bytes;
     while (count > 0) escapes_.push_back(bytes[--count]);
   }
 
@@ -314,29 +466,14 @@ class GroupEncoder {
 // Decodes one group, in pieces of any size. The bytes must outlive it. After an error it must not be used again.
 class GroupDecoder {
  public:
-  // `body` without the escapes: states, then words.
-  Status open(int lanes, const uint8_t* body, size_t size, const uint8_t* escapes, size_t escapes_size) {
+  Status open(int lanes, const Body& body) {
     lanes_ = lanes;
-    escape_ = escapes;
-    escape_end_ = escapes + escapes_size;
-    p_ = body;
-    end_ = body + size;
+    escape_ = body.escapes;
+    escape_end_ = body.escapes + body.escapes_size;
+    p_ = body.words;
+    end_ = body.words + body.words_size;
     position_ = 0;
-    std::fill(states_, states_ + lanes, start_state(lanes));
-    if (size == 0) return Status::kOk;  // no symbols
-    if (lanes == 1) {
-      if (size < 3) return Status::kTruncated;
-      const int bytes = size == 3 ? 3 : size % 2 == 0 ? 4 : 5;
-      states_[0] = load_state(bytes);
-      return states_[0] >> (8 * (bytes - 1)) != 0 ? Status::kOk : Status::kBadGroup;
-    }
-    if (size < static_cast<size_t>(lanes) * kStateBytes) return Status::kTruncated;
-    if ((size - static_cast<size_t>(lanes) * kStateBytes) % 2 != 0) return Status::kBadGroup;
-    for (int lane = 0; lane < lanes; ++lane) {
-      states_[lane] = load_state(kStateBytes);
-      if (states_[lane] < kLow) return Status::kBadGroup;
-    }
-    return Status::kOk;
+    return read_states(lanes, p_, body.words_size, states_);
   }
 
   // Indexes must be below tables.size().
@@ -359,12 +496,6 @@ class GroupDecoder {
   }
 
  private:
-  uint64_t load_state(int bytes) {
-    uint64_t x = 0;
-    for (int i = 0; i < bytes; ++i) x |= static_cast<uint64_t>(*p_++) << (8 * i);
-    return x;
-  }
-
   template <int K>
   Status run(const Tables& tables, const uint8_t* indexes, int32_t* symbols, size_t n) {
     const int phase = static_cast<int>(position_ % K);
@@ -433,11 +564,7 @@ class GroupDecoder {
       return true;
     }
     uint64_t zigzag = 0;
-    if (!read_varint(escape_, escape_end_, zigzag)) return false;
-    const auto distance = static_cast<int64_t>(zigzag >> 1);
-    const int64_t wide = zigzag & 1 ? int64_t{row.offset} - 1 - distance : int64_t{row.offset} + row.escape + distance;
-    value = static_cast<int32_t>(wide);
-    return value == wide;
+    return read_varint(escape_, escape_end_, zigzag) && escaped_symbol(zigzag, row.offset, row.escape, value);
   }
 
   int lanes_ = 1;
@@ -451,25 +578,20 @@ class GroupDecoder {
 
 // --------------------------------------------------------------------------------------------------------- streams
 
-// Where chunk k of g of a call with n symbols begins.
-inline size_t chunk_begin(size_t n, size_t k, size_t groups) {
-  return n / groups * k + n % groups * k / groups;  // k * n / groups without overflow
-}
-
 class StreamEncoder {
  public:
   // Indexes must be below tables.size(); the calls must add up to the number of symbols.
   StreamEncoder(const Tables& tables, const int32_t* symbols, const uint8_t* indexes, const std::vector<size_t>& calls,
-                int lanes_log2, int groups_log2, size_t threads)
-      : lanes_log2_(lanes_log2), groups_log2_(groups_log2) {
-    const size_t groups = size_t{1} << groups_log2;
+                const Layout& layout, size_t threads)
+      : layout_(layout) {
+    const size_t groups = size_t{1} << layout.groups_log2;
     size_t total = 0;
     for (const size_t n : calls) total += n;
     groups_.reserve(groups);
     for (size_t g = 0; g < groups; ++g) {
       size_t count = 0;
       for (const size_t n : calls) count += chunk_begin(n, g + 1, groups) - chunk_begin(n, g, groups);
-      groups_.emplace_back(tables, 1 << lanes_log2, count);
+      groups_.emplace_back(tables, 1 << layout.lanes_log2, count);
     }
     parallel(groups, threads, [&](size_t g) {
       size_t end = total;
@@ -482,36 +604,16 @@ class StreamEncoder {
       }
       groups_[g].finish();
     });
-    for (const auto& group : groups_) escapes_ = escapes_ || !group.escapes().empty();
+    for (const auto& group : groups_) bodies_.push_back(group.body());
   }
 
-  size_t size() const {
-    size_t bytes = 1;
-    for (size_t g = 0; g < groups_.size(); ++g) {
-      bytes += body_size(g) + (g + 1 < groups_.size() ? varint_size(body_size(g)) : 0);
-    }
-    return bytes;
-  }
-
-  void write(uint8_t* p) const {
-    *p++ = static_cast<uint8_t>(lanes_log2_ | groups_log2_ << 3 | (escapes_ ? kEscapeFlag : 0));
-    for (size_t g = 0; g + 1 < groups_.size(); ++g) p = write_varint(p, body_size(g));
-    for (const auto& group : groups_) {
-      if (escapes_) p = write_varint(p, group.escapes().size());
-      p = std::copy(group.escapes().begin(), group.escapes().end(), p);
-      p = std::copy(group.data(), group.data() + group.size(), p);
-    }
-  }
+  size_t size() const { return stream_size(bodies_); }
+  void write(uint8_t* p) const { write_stream(layout_, bodies_, p); }
 
  private:
-  size_t body_size(size_t g) const {
-    const size_t escapes = groups_[g].escapes().size();
-    return (escapes_ ? varint_size(escapes) : 0) + escapes + groups_[g].size();
-  }
-
-  const int lanes_log2_, groups_log2_;
+  const Layout layout_;
   std::vector<GroupEncoder> groups_;
-  bool escapes_ = false;
+  std::vector<Body> bodies_;
 };
 
 class StreamDecoder {
@@ -541,33 +643,11 @@ class StreamDecoder {
   }
 
  private:
-  Status open(const uint8_t* p, size_t size) {
-    const uint8_t* const end = p + size;
-    if (size == 0) return Status::kTruncated;
-    const uint8_t layout = *p++;
-    const int lanes_log2 = layout & 7, groups_log2 = layout >> 3 & 7;
-    if ((layout & kReservedBit) != 0 || lanes_log2 > kMaxLanesLog2 || groups_log2 > kMaxGroupsLog2) {
-      return Status::kBadLayout;
-    }
-    groups_.resize(size_t{1} << groups_log2);
-    std::vector<uint64_t> sizes(groups_.size());
-    for (size_t g = 0; g + 1 < groups_.size(); ++g) {
-      if (!read_varint(p, end, sizes[g])) return Status::kBadGroup;
-    }
-    for (size_t g = 0; g < groups_.size(); ++g) {
-      const auto left = static_cast<size_t>(end - p);
-      if (g + 1 == groups_.size()) sizes[g] = left;
-      if (sizes[g] > left) return Status::kTruncated;
-      const uint8_t* const body_end = p + sizes[g];
-      uint64_t escapes = 0;
-      if ((layout & kEscapeFlag) != 0 && !read_varint(p, body_end, escapes)) return Status::kBadGroup;
-      if (escapes > static_cast<size_t>(body_end - p)) return Status::kTruncated;
-      const uint8_t* const body = p + escapes;
-      const Status status = groups_[g].open(1 << lanes_log2, body, static_cast<size_t>(body_end - body), p, escapes);
-      if (status != Status::kOk) return status;
-      p = body_end;
-    }
-    return Status::kOk;
+  Status open(const uint8_t* data, size_t size) {
+    return read_stream(data, size, [&](const Layout& layout, size_t g, const Body& body) {
+      groups_.resize(size_t{1} << layout.groups_log2);
+      return groups_[g].open(1 << layout.lanes_log2, body);
+    });
   }
 
   const Tables& tables_;

@@ -47,9 +47,9 @@ class Model {
   }
 
   // What writes the stream of y and z_hat; the latents are those that it decodes to. y is in ±kMaxLatent; z_hat is null
-  // for what h_a makes of y. The model must encode.
+  // for what h_a makes of y. layout: cpu_layout or gpu_layout. The model must encode.
   StreamEncoder encode(const Run& run, const int32_t* y, const int32_t* z_hat, size_t height, size_t width, int quality,
-                       const Latents& latents) const {
+                       Layout (*layout)(size_t nonzero), const Latents& latents) const {
     const size_t quarter = entropy_.group(), size = height * width * quarter, z_size = this->z_size(height, width);
     std::vector<int32_t> symbols =
         z_hat ? std::vector<int32_t>(z_hat, z_hat + z_size) : (*h_a_)(run, y, height, width, quality);
@@ -76,9 +76,9 @@ class Model {
       walk.put(to - size, means.data(), latents.y_hat);
     }
     std::copy(symbols.begin() + static_cast<std::ptrdiff_t>(z_size), symbols.end(), latents.symbols);
-    const auto [lanes_log2, groups_log2] = choose_layout(symbols);
-    return StreamEncoder(*tables_, symbols.data(), rows.data(), {z_size, size, size, size, size}, lanes_log2,
-                         groups_log2, run.threads);
+    const size_t nonzero = symbols.size() - static_cast<size_t>(std::count(symbols.begin(), symbols.end(), 0));
+    return StreamEncoder(*tables_, symbols.data(), rows.data(), {z_size, size, size, size, size}, layout(nonzero),
+                         run.threads);
   }
 
   // The latents of a stream; unless the status is kOk they are incomplete.
@@ -144,15 +144,6 @@ class Model {
     }
     if (!built) throw ModelError("the tables of the model file are malformed.");
     return built;
-  }
-
-  // Lanes and groups by the number of symbols that are not zero, as docs/coder.md says.
-  static std::pair<int, int> choose_layout(const std::vector<int32_t>& symbols) {
-    const size_t nonzero = symbols.size() - static_cast<size_t>(std::count(symbols.begin(), symbols.end(), 0));
-    if (nonzero < size_t{1} << 16) return {0, 0};
-    int groups_log2 = 0;
-    while (groups_log2 < kMaxGroupsLog2 && nonzero >> (18 + groups_log2) != 0) ++groups_log2;
-    return {2, groups_log2};
   }
 
   std::vector<uint8_t> all_z_rows(size_t count, int quality) const {

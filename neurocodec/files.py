@@ -11,8 +11,6 @@ import functools
 import io
 import os
 import re
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -124,7 +122,7 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Bi
     name = os.fspath(path)
     target = os.path.realpath(name)
     _sweep(os.path.dirname(target))
-    part = os.path.join(os.path.dirname(target), f".neurocodec-{secrets.token_hex(8)}.part")
+    part = os.path.join(os.path.dirname(target), f".neurocodec-{os.urandom(8).hex()}.part")
     try:
         try:
             with open(part, "x+b") as file:
@@ -132,7 +130,7 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Bi
                     _lock(file)
                 if force:
                     with contextlib.suppress(OSError):  # there may be no such file
-                        shutil.copymode(target, part)
+                        os.chmod(part, stat.S_IMODE(os.stat(target).st_mode))
                 yield file
             _publish(part, target, force)
         finally:
@@ -183,11 +181,12 @@ def _sweep(folder: str) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
-                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and age > NEW_S:
+                if not (_PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)):
+                    continue
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime > NEW_S:
                     with open(entry.path, "r+b") as file:
                         _lock(file)
-                        os.unlink(entry.path)
+                    os.unlink(entry.path)
 
 
 def _lock(file: BinaryIO) -> None:

@@ -194,7 +194,7 @@ class Model:
                 value = np.ascontiguousarray(self.arrays[name])
                 little = value.astype(value.dtype.newbyteorder("<"), copy=False)
                 digest.update(f"{name} {value.dtype.name} {value.shape}".encode())
-                digest.update(little.tobytes())
+                digest.update(little.data)
         return digest.digest()[:8]
 
     def part(self, prefix: str) -> dict[str, NDArray[Any]]:
@@ -211,9 +211,9 @@ class Model:
         arrays = {name: array for name, array in self.arrays.items() if not name.startswith(ENCODER_PARTS)}
         return Model(self.config, arrays)
 
-    def save(self, path: str | Path) -> None:
-        """Writes the model file. Raises OutputError."""
-        _write(path, self.arrays, FILE_FORMAT, self.config, self.model_id)
+    def save(self, path: str | Path, *, force: bool = True) -> None:
+        """Writes the model file, over an older one if `force` is set. Raises OutputError."""
+        _write(path, self.arrays, FILE_FORMAT, self.config, self.model_id, force=force)
 
 
 def load(name: str | Path) -> Model:
@@ -328,9 +328,19 @@ def _check_whole_numbers(config: Any) -> None:
             raise ValueError(f"{field.name} is {str(value)[:80]}; it must be a whole number.")
 
 
-def _write(path: str | Path, arrays: Mapping[str, NDArray[Any]], kind: str, config: Any, model_id: bytes) -> None:
+def _write(
+    path: str | Path,
+    arrays: Mapping[str, NDArray[Any]],
+    kind: str,
+    config: Any,
+    model_id: bytes,
+    *,
+    force: bool = True,
+) -> None:
     metadata = {"format": kind, "config": json.dumps(dataclasses.asdict(config)), "model_id": model_id.hex()}
-    write_bytes(path, save(dict(arrays), metadata=metadata), force=True)  # save_file would make it private to the owner
+    write_bytes(
+        path, save(dict(arrays), metadata=metadata), force=force
+    )  # save_file would make it private to the owner
 
 
 @functools.lru_cache(maxsize=4)

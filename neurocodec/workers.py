@@ -1,27 +1,32 @@
-"""Worker processes, which end at once and silently with their parent, however it ends; and the number of cores."""
+"""Worker processes, which end at once and silently with their parent, however it ends; and the number of cores.
+
+multiprocessing is imported when the first worker starts: coding one picture needs none.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import multiprocessing
 import os
 import signal
+import sys
 import threading
-import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from neurocodec.errors import NeurocodecError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-ENDINGS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+ENDINGS: tuple[int, ...] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 """Signals that ask a program to end."""
 
 
@@ -61,6 +66,15 @@ def limit_threads(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
+def available_threads() -> int:
+    """The thread limit of torch, if it is loaded, or of OMP_NUM_THREADS; else the cores that this process may use."""
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    if (limit := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        return max(1, int(limit))
+    return available_cores()
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Delays signals that end the program until the block ends. Processes that start in it receive no interrupt."""
@@ -93,6 +107,8 @@ def map_in_order(
     if processes <= 1:
         yield from (_call(function, item) for item in items)
         return
+    from multiprocessing.connection import wait
+
     workers: dict[Connection, BaseProcess] = {}
     busy: dict[Connection, int] = {}  # which item each worker has
     outcomes: dict[int, Result | Exception] = {}
@@ -141,6 +157,8 @@ def _blocked_interrupts() -> Iterator[None]:
 
 def _start(workers: dict[Connection, BaseProcess], start: Callable[[], object], function: Any) -> Connection:
     """Starts a worker and returns the connection to it."""
+    import multiprocessing
+
     context = multiprocessing.get_context("spawn")
     with uninterrupted():
         connection, other_end = context.Pipe()
@@ -164,7 +182,10 @@ def _work(connection: Connection, start: Callable[[], object], function: Callabl
 
 def _end_with_parent() -> None:
     """Ends this process when its parent does, even in the middle of an item."""
-    parent = multiprocessing.parent_process()
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
@@ -179,6 +200,9 @@ def _call(function: Callable[[Item], Result], item: Item) -> Result | Exception:
 
 def _sendable(error: Exception) -> Exception:
     """The error with the worker's traceback as a note; as a RuntimeError with its text if it cannot be sent."""
+    import traceback
+    from multiprocessing.reduction import ForkingPickler
+
     if hasattr(error, "add_note"):  # Python 3.11
         error.add_note("".join(traceback.format_exception(error)))
     try:

@@ -117,6 +117,51 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "folder") == ["real"]
 
 
+KILLED = """
+import os, signal, sys
+from neurocodec import files
+
+with files.writing(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_part_of_a_killed_process_is_swept(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.bin"], cwd=ROOT)
+    (part,) = tmp_path.iterdir()
+    assert part.suffix == ".part"
+    os.utime(part, (0, 0))
+    files.write_bytes(tmp_path / "b.bin", DATA)
+    assert os.listdir(tmp_path) == ["b.bin"]
+
+
+def test_parts_in_use_and_other_files_are_not_swept(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in (".neurocodec-1.part", "a.part", f".neurocodec-{'0' * 16}.part.jpg")]
+    link = tmp_path / f".neurocodec-{'1' * 16}.part"
+    for path in others:
+        path.write_bytes(b"mine")
+        os.utime(path, (0, 0))
+    link.symlink_to(others[0])
+    new = tmp_path / f".neurocodec-{'2' * 16}.part"
+    new.write_bytes(b"being written elsewhere")
+    script = "import sys; from neurocodec import files; files.write_bytes(sys.argv[1], b'other')"
+    with files.writing(tmp_path / "slow.bin") as file:
+        file.write(b"half")
+        file.flush()
+        (part,) = set(tmp_path.iterdir()) - {*others, link, new}
+        os.utime(part, (0, 0))
+        subprocess.run([sys.executable, "-c", script, tmp_path / "other.bin"], cwd=ROOT, check=True)
+        assert part.exists()
+        file.write(b" and half")
+    assert (tmp_path / "slow.bin").read_bytes() == b"half and half"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(path.name for path in others),
+        *(link.name, new.name, "slow.bin", "other.bin"),
+    }
+
+
 @pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
 @pytest.mark.parametrize("force", [False, True])
 def test_nothing_is_written_through_a_dangling_link(tmp_path: Path, force: bool) -> None:
@@ -163,51 +208,6 @@ def test_a_pipe_without_end_is_read_to_the_limit(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(files, "MAX_BYTES", 5_000_000)
     with open("/dev/zero", "rb") as zero, files.reading(zero) as file, pytest.raises(OSError, match="too large"):
         file.read()
-
-
-KILLED = """
-import os, signal, sys
-from neurocodec import files
-
-with files.writing(sys.argv[1]) as file:
-    file.write(b"half")
-    file.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_the_part_of_a_killed_process_is_swept(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.bin"], cwd=ROOT)
-    (part,) = tmp_path.iterdir()
-    assert part.suffix == ".part"
-    os.utime(part, (0, 0))
-    files.write_bytes(tmp_path / "b.bin", DATA)
-    assert os.listdir(tmp_path) == ["b.bin"]
-
-
-def test_parts_in_use_and_other_files_are_not_swept(tmp_path: Path) -> None:
-    others = [tmp_path / name for name in (".neurocodec-1.part", "a.part", f".neurocodec-{'0' * 16}.part.jpg")]
-    link = tmp_path / f".neurocodec-{'1' * 16}.part"
-    for path in others:
-        path.write_bytes(b"mine")
-        os.utime(path, (0, 0))
-    link.symlink_to(others[0])
-    new = tmp_path / f".neurocodec-{'2' * 16}.part"
-    new.write_bytes(b"being written elsewhere")
-    script = "import sys; from neurocodec import files; files.write_bytes(sys.argv[1], b'other')"
-    with files.writing(tmp_path / "slow.bin") as file:
-        file.write(b"half")
-        file.flush()
-        (part,) = set(tmp_path.iterdir()) - {*others, link, new}
-        os.utime(part, (0, 0))
-        subprocess.run([sys.executable, "-c", script, tmp_path / "other.bin"], cwd=ROOT, check=True)
-        assert part.exists()
-        file.write(b" and half")
-    assert (tmp_path / "slow.bin").read_bytes() == b"half and half"
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *(path.name for path in others),
-        *(link.name, new.name, "slow.bin", "other.bin"),
-    }
 
 
 def test_only_regular_files_are_replaced(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ LEVELS: tuple[set[str], ...] = (
     {"integer"},
     {"models"},
     {"codec"},
-    {"collection", "conformance", "pillow_reader"},
+    {"collection", "conformance", "pillow_reader", "torch"},
     {"pillow_plugin"},
     {""},  # neurocodec itself: the public names
     {"training", "interop"},
@@ -37,7 +37,7 @@ NO_TORCH = (
     *("errors", "arguments", "files", "container", "alpha", "image", "metadata", "tiling", "model", "codec"),
     "conformance",
     *("pillow_plugin", "pillow_reader"),
-    *("entropy.grid", "entropy.tables", "entropy.coder", "entropy.reference", "entropy.native"),
+    *("entropy.grid", "entropy.tables", "entropy.coder", "entropy.reference", "entropy.native", "entropy.cuda"),
     *("integer.reference", "integer.native", "integer.network", "integer.entropy", "integer.transforms"),
 )
 CODING = (

@@ -28,7 +28,7 @@ if __name__ == "__main__":
 """
 
 AT_A_STEP = """
-import contextlib, os, signal, sys, threading, time
+import contextlib, multiprocessing.connection, multiprocessing.reduction, os, signal, sys, threading, time
 from neurocodec.workers import map_in_order
 
 step = int(sys.argv[1])

@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_type_hints
 
 import torch
 
 from neurocodec.training import checkpoint
+from neurocodec.training.config import GenerativeConfig
 
 
 def convert(run: Path) -> None:
     """Writes the new checkpoint of a run beside its old one. Raises OutputError."""
     saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
     state = {"crops": 0, "warned": []} | saved.pop("state")  # the first runs did not have them
-    tree = {"config": saved.pop("config"), "state": state, "optimizers": saved.pop("optimizers")}
+    config = saved.pop("config")
+    for section, part in get_type_hints(GenerativeConfig).items():
+        for key in set(config.get(section, {})) - set(get_type_hints(part)):
+            del config[section][key]  # it is no setting any more
+    tree = {"config": config, "state": state, "optimizers": saved.pop("optimizers")}
     checkpoint.write(run, tree | {"weights": saved})
 
 

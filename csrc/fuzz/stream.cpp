@@ -73,8 +73,8 @@ int main(int argc, char** argv) {
         symbols[i] = below(30) == 0 ? static_cast<int32_t>(random()) >> below(32) : inside;
       }
       for (size_t i = 0; i < count; i += call) calls.push_back(std::min(call, count - i));
-      const int lanes = static_cast<int>(below(6)), groups = static_cast<int>(below(5));
-      const nc::StreamEncoder encoder(tables(), symbols.data(), indexes.data(), calls, lanes, groups, 2);
+      const int lanes = static_cast<int>(below(6)), groups = static_cast<int>(below(8));
+      const nc::StreamEncoder encoder(tables(), symbols.data(), indexes.data(), calls, {lanes, groups}, 2);
       std::vector<uint8_t> stream(encoder.size());
       encoder.write(stream.data());
 

@@ -58,8 +58,8 @@ std::vector<uint8_t> encode(const nc_model* model, const Tile& tile, const std::
   uint8_t* stream = nullptr;
   size_t size = 0;
   y_hat.resize(tile.latents());
-  if (nc_encode(model, &tile.run, y.data(), nullptr, tile.h, tile.w, &stream, &size, nullptr, nullptr, y_hat.data(),
-                &checksum, nullptr, 0) != NC_OK) {
+  if (nc_encode(model, &tile.run, y.data(), nullptr, tile.h, tile.w, NC_CPU_LAYOUT, &stream, &size, nullptr, nullptr,
+                y_hat.data(), &checksum, nullptr, 0) != NC_OK) {
     std::abort();
   }
   std::vector<uint8_t> result(stream, stream + size);

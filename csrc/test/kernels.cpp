@@ -143,7 +143,8 @@ uint32_t tile(const nc_model& model, nc::Kernel kernel, size_t threads, size_t h
   std::vector<int32_t> y(h * w * model.shape.latent_channels);
   core.analyse(run, rgb.data(), h, w, quality, y.data());
   const Place first(model.shape, h, w, nullptr, nullptr, nullptr), second(model.shape, h, w, nullptr, nullptr, nullptr);
-  const nc::StreamEncoder encoder = core.encode(run, y.data(), nullptr, h, w, quality, first.latents());
+  const nc::StreamEncoder encoder =
+      core.encode(run, y.data(), nullptr, h, w, quality, nc::cpu_layout, first.latents());
   std::vector<uint8_t> stream(encoder.size());
   encoder.write(stream.data());
   const nc::Status status = core.decode(run, stream.data(), stream.size(), h, w, quality, second.latents());

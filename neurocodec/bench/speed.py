@@ -103,7 +103,7 @@ def run(
         raise ConfigError("sizes, threads, repeats or bpp are empty or not positive: give positive numbers")
     if max(threads) > available_cores():
         raise ConfigError(f"found {max(threads)} threads, expected at most the number of cores, {available_cores()}")
-    device = resolve_device(device)
+    device = "cpu" if device == "auto" else resolve_device(device)  # as in neurocodec.encode
     sample = _sample(picture)
     about = provenance.stamp("speed", command)
     about["machine"]["load_before"] = provenance.load_average()

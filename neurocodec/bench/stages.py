@@ -149,10 +149,10 @@ class TimedNetwork:
             return self._network.analyse(rgb, quality_index)
 
     def encode(
-        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None, layout: str = "cpu"
     ) -> tuple[bytes, Latents]:
         with self._clock.stage(ENTROPY):
-            return self._network.encode(y, quality_index, z_hat)
+            return self._network.encode(y, quality_index, z_hat, layout)
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         with self._clock.stage(ENTROPY):

@@ -45,6 +45,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="decode only this part, in pixels"
     )
+    parser.add_argument(
+        "--size", type=options.integer(1), metavar="N", help="reduce the picture to at most N pixels a side"
+    )
     options.add_batch_options(parser)
     options.add_device_option(parser)
     options.add_limit_option(parser)
@@ -60,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         "device": args.device,
         "max_pixels": args.max_pixels,
     }
-    return batch.convert(jobs, functools.partial(decode_file, suffix=args.format, keywords=keywords), args, "decoded")
+    decode = functools.partial(decode_file, suffix=args.format, size=args.size, keywords=keywords)
+    return batch.convert(jobs, decode, args, "decoded")
 
 
 def _suffix(name: str) -> str:
@@ -76,8 +80,13 @@ def _suffix(name: str) -> str:
     return suffix
 
 
-def decode_file(source: str, target: str, suffix: str, keywords: dict[str, Any]) -> batch.Output:
-    """The picture file of a .nic file. suffix: of the format on stdout; keywords: as for `neurocodec.decode`."""
+def decode_file(source: str, target: str, suffix: str, size: int | None, keywords: dict[str, Any]) -> batch.Output:
+    """The picture file of a .nic file.
+
+    suffix: of the format on stdout. size: longest side in pixels. keywords: as for `neurocodec.decode`.
+    """
+    from PIL.Image import Resampling
+
     import neurocodec
     from neurocodec.image import check_format, to_file_bytes
 
@@ -85,6 +94,8 @@ def decode_file(source: str, target: str, suffix: str, keywords: dict[str, Any])
     name = f"stdout{suffix}" if target == collection.STANDARD else target
     check_format(name)  # before the work
     im = neurocodec.decode(batch.opened(source), **keywords)
+    if size is not None:
+        im.thumbnail((size, size), resample=Resampling.LANCZOS)
     data = to_file_bytes(im, name)
     seconds = time.perf_counter() - started
     about = {"width": im.width, "height": im.height, "mode": im.mode, "bytes": len(data), "seconds": seconds}

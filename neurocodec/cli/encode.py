@@ -47,6 +47,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     options.add_model_option(parser)
     options.add_device_option(parser)
     options.add_limit_option(parser)
+    parser.add_argument(
+        "--layout", choices=("cpu", "gpu"), default="cpu", help="gpu: decodes faster on a GPU, 1 to 2 %% larger (cpu)"
+    )
     parser.set_defaults(run=run, more="inputs")
 
 
@@ -55,9 +58,10 @@ def run(args: argparse.Namespace) -> int:
     jobs = collection.plan(args.inputs, args.output, keep_suffix=args.keep_suffix, force=args.force)
     if any(not job.problem and not job.skip for job in jobs):
         from neurocodec import model as model_files
+        from neurocodec.integer.network import check_encodes
 
-        # Now, so that a missing model is one error rather than one for each picture.
-        model_files.load(args.model)
+        # Now, so that a model that is missing or cannot encode is one error rather than one for each picture.
+        check_encodes(model_files.load(args.model))
     return batch.convert(jobs, functools.partial(encode_file, keywords=_keywords(args)), args, "encoded")
 
 
@@ -83,7 +87,7 @@ def allow_large_pictures(max_pixels: int) -> None:
 
 def _keywords(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `neurocodec.encode`. A search in this process shows a bar on a terminal, with tqdm."""
-    keywords = options.encode_options(args) | {"effort": args.effort}
+    keywords = options.encode_options(args) | {"effort": args.effort, "layout": args.layout}
     if args.effort > 1 and args.jobs == 1 and batch.wants_bars(args) and importlib.util.find_spec("tqdm"):
         keywords["progress"] = _SearchBar()
     return keywords

@@ -56,7 +56,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             raise
         raise MissingPackageError(f"training needs {error.name}: pip install 'neurocodec[train]'") from error
 
-    config = load_config(name, overrides) if name else config_from_dict(checkpoint.read_config(source), overrides)
+    config = load_config(name, overrides) if name else config_from_dict(checkpoint.read(source)["config"], overrides)
     if args.init_from:
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, init_from=args.init_from))
     folder = args.resume or args.folder or os.path.join("runs", Path(name or "").stem)

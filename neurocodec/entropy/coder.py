@@ -26,6 +26,7 @@ def encode(
     *,
     calls: Sequence[int] | None = None,
     threads: int = 1,
+    layout: str | tuple[int, int] = "cpu",
 ) -> bytes:
     """Codes `symbols` with the table rows `indexes`, in the order in which they will be decoded.
 
@@ -34,9 +35,11 @@ def encode(
     calls: the lengths of the decode calls to come; one call if not given. Only streams with 2**18 or more symbols that
         are not zero depend on it: their groups take a share of each call.
     threads: maximum thread count, at least 1; it never changes the bytes.
+    layout: what the stream is made for, cpu or gpu, or the numbers of lanes and groups, powers of two up to 32 and 128.
+        Every decoder reads every layout; docs/coder.md says what they cost.
 
     Raises ArgumentTypeError for arrays of other types (integers that fit are converted), ArgumentValueError for a bad
-    length or thread count, ValueError for a bad index.
+    length, layout or thread count, ValueError for a bad index.
     """
     native = extension()
     symbols, indexes = _array("symbols", symbols, np.int32), _array("indexes", indexes, np.uint8)
@@ -45,13 +48,33 @@ def encode(
     lengths = [symbols.size] if calls is None else [arguments.integer("each of calls", n) for n in calls]
     if min(lengths, default=0) < 0 or sum(lengths) != symbols.size:
         raise ArgumentValueError(f"calls must not be negative and must add up to the {symbols.size} symbols.")
+    lanes_and_groups = layout_of(layout, int(np.count_nonzero(symbols)))
     if native is None:
-        return reference.encode(symbols, indexes, tables, calls=lengths)
-    layout = reference.choose_layout(symbols)
-    result: bytes = native.encode(
-        _native_tables(native, tables), symbols, indexes, lengths, *layout, arguments.integer("threads", threads, 1)
-    )
+        return reference.encode(symbols, indexes, tables, calls=lengths, layout=lanes_and_groups)
+    threads = arguments.integer("threads", threads, 1)
+    result: bytes = native.encode(_native_tables(native, tables), symbols, indexes, lengths, *lanes_and_groups, threads)
     return result
+
+
+def layout_of(layout: str | tuple[int, int], nonzero: int) -> tuple[int, int]:
+    """Binary logarithms of the numbers of lanes and groups of a layout: see `encode`. Raises ValueError.
+
+    nonzero: the number of symbols that are not zero.
+    """
+    if layout == "cpu":
+        return reference.cpu_layout(nonzero)
+    if layout == "gpu":
+        return reference.gpu_layout(nonzero)
+    limits = 1 << reference.MAX_LANES_LOG2, 1 << reference.MAX_GROUPS_LOG2
+    if (
+        not isinstance(layout, tuple)
+        or len(layout) != 2
+        or any(not 1 <= n <= limit or n & (n - 1) for n, limit in zip(layout, limits, strict=True))
+    ):
+        raise ArgumentValueError(
+            f"layout is {layout!r}; it must be cpu, gpu, or powers of two (lanes, groups) up to {limits}."
+        )
+    return layout[0].bit_length() - 1, layout[1].bit_length() - 1
 
 
 class Decoder:

@@ -9,9 +9,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 LIMIT = 1 << 15
 """Activations lie in [-LIMIT, LIMIT - 1], weights in [1 - LIMIT, LIMIT - 1]."""
 ACTIVATION_BITS = 8
@@ -56,19 +53,19 @@ def lattice(step: int, channels: int) -> Iterator[tuple[slice, slice, slice]]:
         yield slice(row, None, 2), slice(column, None, 2), slice(group * quarter, (group + 1) * quarter)
 
 
-def gather(values: NDArray[Any], step: int) -> NDArray[Any]:
-    """The latents of a pass, (height, width, M / 4), out of all, (height, width, M)."""
-    height, width, channels = values.shape
-    part = np.empty((height, width, channels // PASSES), values.dtype)
+def gather(values: Any, step: int) -> Any:
+    """The latents of a pass, (..., height, width, M / 4), out of all, (..., height, width, M); NumPy or torch."""
+    channels = values.shape[-1]
+    part = values[..., : channels // PASSES] * 0
     for rows, columns, group in lattice(step, channels):
-        part[rows, columns] = values[rows, columns, group]
+        part[..., rows, columns, :] = values[..., rows, columns, group]
     return part
 
 
 def scatter(part: Any, step: int, values: Any) -> None:
-    """Puts the latents of a pass, (height, width, M / 4), among all, (height, width, M); NumPy or torch."""
-    for rows, columns, group in lattice(step, values.shape[2]):
-        values[rows, columns, group] = part[rows, columns]
+    """Puts the latents of a pass, (..., height, width, M / 4), among all, (..., height, width, M); NumPy or torch."""
+    for rows, columns, group in lattice(step, values.shape[-1]):
+        values[..., rows, columns, group] = part[..., rows, columns, :]
 
 
 def weight_shift(row_sum: Any, largest: Any, bias: Any, inputs: int) -> Any:

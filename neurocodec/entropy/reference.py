@@ -17,20 +17,24 @@ from neurocodec.errors import ChecksumError, NicFormatError, TruncatedError
 LOW = 1 << 24  # states rest in [LOW, LOW << 16)
 SINGLE_START = 1 << 16  # first state when there is one lane; LOW when there are several
 STATE_BYTES = 5
-MAX_LANES_LOG2, MAX_GROUPS_LOG2 = 5, 4
+MAX_LANES_LOG2, MAX_GROUPS_LOG2 = 5, 7
 ESCAPE_FLAG, RESERVED_BIT = 0x40, 0x80
 
 
-def choose_layout(symbols: NDArray[np.int32]) -> tuple[int, int]:
+def cpu_layout(nonzero: int) -> tuple[int, int]:
     """Binary logarithms of the numbers of lanes and groups, from the number of symbols that are not zero.
 
     A lane costs about 4 bytes; four keep a core busy. A group is work for a thread and costs 20. A symbol other than
     zero takes half a byte or more in practice, zeros next to nothing: so the cost stays below 0.1 % of the stream.
     """
-    nonzero = int(np.count_nonzero(symbols))
     if nonzero < 1 << 16:
         return 0, 0
-    return 2, min(MAX_GROUPS_LOG2, max(0, nonzero.bit_length() - 18))
+    return 2, min(4, max(0, nonzero.bit_length() - 18))
+
+
+def gpu_layout(nonzero: int) -> tuple[int, int]:
+    """The same for a GPU, where a group is a warp, and a group more costs a hundred bytes or so."""
+    return MAX_LANES_LOG2, min(MAX_GROUPS_LOG2, max(0, nonzero.bit_length() - 15))
 
 
 def encode(
@@ -42,9 +46,9 @@ def encode(
     threads: int = 1,
     layout: tuple[int, int] | None = None,
 ) -> bytes:
-    """Like `neurocodec.entropy.coder.encode`. `layout` replaces `choose_layout`, for tests."""
+    """Like `neurocodec.entropy.coder.encode`. layout: as `cpu_layout` gives it."""
     del threads  # never changes the bytes
-    lanes_log2, groups_log2 = choose_layout(symbols) if layout is None else layout
+    lanes_log2, groups_log2 = cpu_layout(int(np.count_nonzero(symbols))) if layout is None else layout
     groups = 1 << groups_log2
     rows = _Rows(tables)
     flat_symbols, flat_indexes = symbols.reshape(-1), indexes.reshape(-1)
@@ -78,10 +82,8 @@ class Decoder:
         if not data:
             raise TruncatedError("The coded stream ends before its symbols do.")
         lanes_log2, groups_log2 = data[0] & 7, data[0] >> 3 & 7
-        if data[0] & RESERVED_BIT or lanes_log2 > MAX_LANES_LOG2 or groups_log2 > MAX_GROUPS_LOG2:
-            raise NicFormatError(
-                "The layout byte of the coded stream has reserved bits or unknown lane or group counts."
-            )
+        if data[0] & RESERVED_BIT or lanes_log2 > MAX_LANES_LOG2:
+            raise NicFormatError("The layout byte of the coded stream has reserved bits or an unknown lane count.")
         bad_group = NicFormatError("A group of the coded stream has an impossible length or state.")
         reader = _Bytes(data, 1)
         sizes = [reader.varint(bad_group) for _ in range((1 << groups_log2) - 1)]

@@ -29,7 +29,7 @@ from neurocodec.entropy.grid import (
     lattice,
     scatter,
 )
-from neurocodec.integer.reference import Arithmetic, Arrays, IntArray, interpolate_rows
+from neurocodec.integer.reference import Arithmetic, Arrays, IntArray, QualityIndex, interpolate_rows
 from neurocodec.model import HyperpriorConfig
 
 
@@ -38,19 +38,19 @@ class Stage:
     """One call of the range coder: z, or the quarter of y that a context pass codes, see `entropy.grid.lattice`.
 
     step: the pass, or None for z. rows: table rows, uint8. means: int32, in units of 1/64. symbols: int32, to be set
-    before the next stage is asked for. All have one shape: (ceil(h / 4), ceil(w / 4), N) for z, (h, w, M / 4) else.
+    before the next stage is asked for. All have one shape: (ceil(h / 4), ceil(w / 4), N) for z, (h, w, M / 4) else;
+    with the pictures of a batch in front, in an arithmetic for batches. They are what the arithmetic stores.
     """
 
     step: int | None
-    rows: NDArray[np.uint8]
-    means: NDArray[np.int32]
-    symbols: NDArray[np.int32] = field(init=False, repr=False)
+    rows: Any
+    means: Any
+    symbols: Any = field(init=False, repr=False)
 
-    def decoded(self) -> NDArray[np.int32]:
+    def decoded(self) -> Any:
         """y_hat in units of 1/64: symbol · 64 + mean. Clamped, because a forged stream may hold any symbol."""
         limit = 1 << 20
-        y_hat: NDArray[np.int32] = np.clip(self.symbols, -limit, limit) * UNIT + self.means
-        return np.clip(y_hat, -MAX_LATENT, MAX_LATENT)
+        return (self.symbols.clip(-limit, limit) * UNIT + self.means).clip(-MAX_LATENT, MAX_LATENT)
 
 
 class EntropyNetwork:
@@ -102,7 +102,7 @@ class EntropyNetwork:
         other.arithmetic = arithmetic
         return other
 
-    def stages(self, quality_index: int, y_hat: NDArray[np.int32]) -> Iterator[Stage]:
+    def stages(self, quality_index: QualityIndex, y_hat: Any) -> Iterator[Stage]:
         """The walk over a tile, for the encoder and the decoder: z, then the four passes over y, in coding order.
 
         Each stage says what is known of its symbols before they are coded; the caller sets the symbols, and then asks
@@ -113,13 +113,14 @@ class EntropyNetwork:
 
         y_hat: int32 (h, w, M), zeros; holds the decoded latents in units of 1/64 at the end.
         """
-        height, width, channels = y_hat.shape
-        z_rows = self._z_rows(quality_index, height, width)
-        z = Stage(None, z_rows, np.zeros(z_rows.shape, np.int32))
+        do = self.arithmetic
+        *batch, height, width, channels = y_hat.shape
+        z_zeros = do.zeros((*batch, -(-height // 4), -(-width // 4), self.config.hyper_channels))
+        z = Stage(None, do.store(z_zeros + do.load(self._z_row(quality_index)), np.uint8), do.store(z_zeros))
         yield z
-        features = self._h_s(z.symbols, quality_index)[:height, :width]
+        features = self._h_s(z.symbols, quality_index)[..., :height, :width, :]
         base = self._hidden(features, "prediction.conv", quality_index)
-        context = self.arithmetic.load(np.zeros((height, width, 2 * channels), np.int16))
+        context = do.zeros((*batch, height, width, 2 * channels))
         for step in range(PASSES):
             stage = self._predict(step, base, features, context, quality_index)
             yield stage
@@ -128,22 +129,22 @@ class EntropyNetwork:
             if step < PASSES - 1:
                 self._add_to_context(latents, step, context)
 
-    def _z_rows(self, quality_index: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Table rows of z, uint8 (ceil(h / 4), ceil(w / 4), N), for latents of (height, width)."""
+    def _z_row(self, quality_index: QualityIndex) -> IntArray:
+        """Table rows of z, the same at each position: (N,)."""
         values = interpolate_rows(self._rows["z_index"], quality_index)
-        rows = np.clip((values + 16) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1).astype(np.uint8)
-        return np.broadcast_to(rows, (-(-height // 4), -(-width // 4), rows.size))
+        rows: IntArray = np.clip((values + (1 << (INDEX_SHIFT - 1))) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1)
+        return rows
 
-    def _h_s(self, z_hat: NDArray[np.int32], quality_index: int) -> Any:
+    def _h_s(self, z_hat: Any, quality_index: QualityIndex) -> Any:
         """z_hat, int32 (h / 4, w / 4, N) -> features, (h, w, hidden)."""
         do = self.arithmetic
-        x = do.load(np.clip(z_hat.astype(np.int64) << ACTIVATION_BITS, -LIMIT, LIMIT - 1))
+        x = do.clamp(do.load(z_hat) * (1 << ACTIVATION_BITS), -LIMIT, LIMIT - 1)
         x = self._hidden(x, "h_s.conv_in", quality_index)
         for dw, up in (("h_s.dw1", "h_s.up1"), ("h_s.dw2", "h_s.up2")):
             x = do.shuffle(self._hidden(do.depthwise(x, self._layers[dw]), up, quality_index))
         return self._hidden(do.depthwise(x, self._layers["h_s.dw3"]), "h_s.conv_out", quality_index)
 
-    def _predict(self, step: int, base: Any, features: Any, context: Any, quality_index: int) -> Stage:
+    def _predict(self, step: int, base: Any, features: Any, context: Any, quality_index: QualityIndex) -> Stage:
         """Means and table rows of the latents of a pass."""
         do = self.arithmetic
         hidden = [("prediction.head", base)]
@@ -153,37 +154,35 @@ class EntropyNetwork:
             x = self._hidden(x, name + "conv_in", quality_index)
             x = self._hidden(do.depthwise(x, self._layers[name + "dw"]), name + "conv", quality_index)
             hidden.append((name + "head", x))
-        height, width, channels = context.shape
-        values = np.empty((height, width, channels // 4), np.int32)
+        *position, channels = context.shape
+        quarter = channels // 2 // PASSES
+        values = do.zeros((*position, 2 * quarter))
         for group, (rows, columns, _) in enumerate(lattice(step, channels // 2)):
-            values[rows, columns] = sum(
-                do.store(
-                    do.pointwise(
-                        x[rows, columns],
-                        self._heads[head][group],
-                        self._bias(head, quality_index)[self._groups[group]],
-                        -OUTPUT_LIMIT,
-                        OUTPUT_LIMIT - 1,
-                    )
+            values[..., rows, columns, :] = sum(
+                do.pointwise(
+                    x[..., rows, columns, :],
+                    self._heads[head][group],
+                    self._bias(head, quality_index)[..., self._groups[group]],
+                    -OUTPUT_LIMIT,
+                    OUTPUT_LIMIT - 1,
                 )
                 for head, x in hidden
             )
-        means, indexes = np.split(values, 2, axis=2)
-        drop = ACTIVATION_BITS - MEAN_BITS
-        table_rows = np.clip((indexes + (1 << (INDEX_SHIFT - 1))) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1)
-        return Stage(step, table_rows.astype(np.uint8), (means + (1 << (drop - 1))) >> drop)
+        means = do.shift(values[..., :quarter], ACTIVATION_BITS - MEAN_BITS)
+        table_rows = do.clamp(do.shift(values[..., quarter:], INDEX_SHIFT), 0, SCALE_LEVELS - 1)
+        return Stage(step, do.store(table_rows, np.uint8), do.store(means))
 
-    def _add_to_context(self, latents: NDArray[np.int32], step: int, context: Any) -> None:
+    def _add_to_context(self, latents: Any, step: int, context: Any) -> None:
         """Puts the latents of a pass where later passes read them."""
-        halves = np.split(context_input(latents, self._log_table), 2, axis=2)
-        channels = self.config.latent_channels
-        for part, half in zip(halves, (slice(None, channels), slice(channels, None)), strict=True):
-            scatter(self.arithmetic.load(part), step, context[:, :, half])
+        inputs = context_input(self.arithmetic, self.arithmetic.load(latents), self._log_table)
+        part, channels = inputs.shape[-1] // 2, self.config.latent_channels
+        scatter(inputs[..., :part], step, context[..., :channels])
+        scatter(inputs[..., part:], step, context[..., channels:])
 
-    def _hidden(self, x: Any, name: str, quality_index: int) -> Any:
+    def _hidden(self, x: Any, name: str, quality_index: QualityIndex) -> Any:
         return self.arithmetic.pointwise(x, self._layers[name], self._bias(name, quality_index), 0, HIDDEN_MAX)
 
-    def _bias(self, name: str, quality_index: int) -> IntArray:
+    def _bias(self, name: str, quality_index: QualityIndex) -> IntArray:
         """What a layer adds for this quality and, in context passes, for each phase of the lattice."""
         bias = np.zeros(self._layers[name].bias.shape, np.int64)
         for extra in extra_biases(name):
@@ -192,11 +191,13 @@ class EntropyNetwork:
         return bias
 
 
-def context_input(y: NDArray[np.int32], log_table: NDArray[np.int16]) -> NDArray[np.int64]:
-    """y / 8 and log2(1 + |y|) with 8 fractional bits, (h, w, 2 M), as networks of the entropy model read latents."""
-    drop = MEAN_BITS + 3 - ACTIVATION_BITS
-    linear = np.clip((y.astype(np.int64) + (1 << (drop - 1))) >> drop, -LIMIT, LIMIT - 1)
-    return np.concatenate([linear, log_table.take(np.abs(y), mode="clip")], axis=2)
+def context_input(do: Arithmetic, y: Any, log_table: NDArray[np.int16]) -> Any:
+    """y / 8 and log2(1 + |y|) with 8 fractional bits, (h, w, 2 M), as networks of the entropy model read latents.
+
+    y: (h, w, M) in units of 1/64, loaded.
+    """
+    linear = do.clamp(do.shift(y, MEAN_BITS + 3 - ACTIVATION_BITS), -LIMIT, LIMIT - 1)
+    return do.concatenate([linear, do.lookup(log_table, abs(y))])
 
 
 def extra_biases(layer: str) -> tuple[str, ...]:

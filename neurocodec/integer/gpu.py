@@ -11,6 +11,9 @@ from neurocodec.entropy.grid import LIMIT
 from neurocodec.errors import ArgumentValueError
 from neurocodec.integer.reference import IntArray, IntegerLayer
 
+MAX_CONSTANTS = 4096
+"""Small arrays that are kept on the device, a few kilobytes each."""
+
 
 class TorchArithmetic:
     """float64 tensors on any device. The caller's precision settings have no effect."""
@@ -21,6 +24,7 @@ class TorchArithmetic:
         self._torch = torch
         self._device = device
         self._layers: dict[int, tuple[IntegerLayer, Any, Any]] = {}
+        self._constants: dict[tuple[tuple[int, ...], bytes], Any] = {}
 
     def _tensors(self, layer: IntegerLayer) -> tuple[Any, Any]:
         """Weight, (in, out) or (3, 3, C), and bias as float64, converted once."""
@@ -30,38 +34,63 @@ class TorchArithmetic:
             self._layers[id(layer)] = (layer, weight.contiguous(), self.load(layer.bias))
         return self._layers[id(layer)][1:]
 
-    def load(self, values: NDArray[Any]) -> Any:
+    def _constant(self, values: NDArray[Any]) -> Any:
+        """What `load` gives, copied once for the same values. Not to be changed."""
+        key = values.shape, values.astype(np.float64).tobytes()
+        if key not in self._constants:
+            if len(self._constants) > MAX_CONSTANTS:
+                self._constants.clear()
+            self._constants[key] = self.load(values)
+        return self._constants[key]
+
+    def load(self, values: Any) -> Any:
         return self._torch.from_numpy(values.astype(np.float64)).to(self._device)
 
-    def store(self, x: Any) -> NDArray[np.int32]:
-        result: NDArray[np.int32] = x.to(self._torch.int32).cpu().numpy()
+    def store(self, x: Any, dtype: type[np.generic] = np.int32) -> Any:
+        result: NDArray[Any] = x.to(self._torch.int32).cpu().numpy().astype(dtype)
         return result
 
+    def zeros(self, shape: tuple[int, ...]) -> Any:
+        return self._torch.zeros(shape, dtype=self._torch.float64, device=self._device)
+
+    def lookup(self, table: NDArray[np.int16], index: Any) -> Any:
+        return self._constant(table)[index.clamp(max=table.size - 1).to(self._torch.int64)]
+
+    def pad_edge(self, x: Any, bottom: int, right: int) -> Any:
+        height, width = x.shape[-3:-1]
+        rows, columns = (
+            self._torch.arange(n + more, device=self._device).clamp(max=n - 1)
+            for n, more in ((height, bottom), (width, right))
+        )
+        return x.index_select(-3, rows).index_select(-2, columns)
+
     def pointwise(self, x: Any, layer: IntegerLayer, bias: IntArray, low: int, high: int) -> Any:
-        height, width, channels = x.shape
+        *position, channels = x.shape
+        height, width = position[-2:]
         weight, own_bias = self._tensors(layer)
         with self._torch.autocast(x.device.type, enabled=False):
-            total = (x.reshape(height * width, channels) @ weight).reshape(height, width, weight.shape[1])
-        extra = self.load(bias)
-        if bias.ndim == 3:
-            extra = extra.repeat(-(-height // 2), -(-width // 2), 1)[:height, :width]
+            total = (x.reshape(-1, channels) @ weight).reshape(*position, weight.shape[1])
+        extra = self._constant(bias)
+        if bias.ndim >= 3 and bias.shape[-3] == 2:
+            repeats = [1] * (bias.ndim - 3) + [-(-height // 2), -(-width // 2), 1]
+            extra = extra.repeat(*repeats)[..., :height, :width, :]
         return self.clamp(self.shift(total.add_(extra + own_bias), layer.shift), low, high)
 
     def depthwise(self, x: Any, layer: IntegerLayer) -> Any:
-        height, width, _ = x.shape
+        height, width = x.shape[-3:-1]
         padded = self._torch.nn.functional.pad(x, (0, 0, 1, 1, 1, 1))
         weight, bias = self._tensors(layer)
-        total = padded[:height, :width] * weight[0, 0]
+        total = padded[..., :height, :width, :] * weight[0, 0]
         for i in range(3):
             for j in range(3):
                 if i or j:
-                    total.addcmul_(padded[i : i + height, j : j + width], weight[i, j])
+                    total.addcmul_(padded[..., i : i + height, j : j + width, :], weight[i, j])
         return self.clamp(self.shift(total.add_(bias), layer.shift), -LIMIT, LIMIT - 1)
 
     def shift(self, x: Any, bits: int | IntArray) -> Any:
         bits = np.atleast_1d(bits)
         scale, half = 2.0 ** -bits.astype(np.float64), np.where(bits > 0, 0.5, 0.0)
-        return x.mul(self.load(scale)).add_(self.load(half)).floor_()
+        return x.mul(self._constant(scale)).add_(self._constant(half)).floor_()
 
     def clamp(self, x: Any, low: int, high: int) -> Any:
         return x.clamp(low, high)
@@ -70,17 +99,29 @@ class TorchArithmetic:
         return self._torch.maximum(x, y)
 
     def shuffle(self, x: Any, factor: int = 2) -> Any:
-        (height, width, channels), n = x.shape, factor
-        blocks = x.reshape(height, width, channels // n**2, n, n).permute(0, 3, 1, 4, 2)
-        return blocks.reshape(n * height, n * width, channels // n**2)
+        (*batch, height, width, channels), n = x.shape, factor
+        blocks = x.reshape(-1, height, width, channels // n**2, n, n).permute(0, 1, 4, 2, 5, 3)
+        return blocks.reshape(*batch, n * height, n * width, channels // n**2)
 
     def unshuffle(self, x: Any, factor: int = 2) -> Any:
-        (height, width, channels), n = x.shape, factor
-        blocks = x.reshape(height // n, n, width // n, n, channels).permute(0, 2, 4, 1, 3)
-        return blocks.reshape(height // n, width // n, n**2 * channels)
+        (*batch, height, width, channels), n = x.shape, factor
+        blocks = x.reshape(-1, height // n, n, width // n, n, channels).permute(0, 1, 3, 5, 2, 4)
+        return blocks.reshape(*batch, height // n, width // n, n**2 * channels)
 
     def concatenate(self, parts: list[Any]) -> Any:
-        return self._torch.cat(parts, dim=2)
+        return self._torch.cat(parts, dim=-1)
+
+
+class BatchArithmetic(TorchArithmetic):
+    """For batches, (B, height, width, channels): symbols, rows, latents and pixels are tensors on the device."""
+
+    def load(self, values: Any) -> Any:
+        if isinstance(values, self._torch.Tensor):
+            return values.to(self._torch.float64)
+        return super().load(values)
+
+    def store(self, x: Any, dtype: type[np.generic] = np.int32) -> Any:
+        return x.to(self._torch.uint8 if dtype is np.uint8 else self._torch.int32)
 
 
 def resolve_device(device: str) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import numpy as np
 from numpy.typing import NDArray
 
 from neurocodec import arguments
 from neurocodec.entropy.native import extension
 from neurocodec.errors import ModelMismatchError, NativeUnavailableError
-from neurocodec.integer.network import Latents, check_encodes
+from neurocodec.integer.network import Latents, check_encodes, check_layout
 from neurocodec.model import Model
+from neurocodec.workers import available_threads
 
 SHAPE = (
     *("channels", "latent_channels", "hyper_channels", "hidden_channels"),
@@ -57,11 +55,16 @@ class NativeNetwork:
         return y
 
     def encode(
-        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+        self,
+        y: NDArray[np.int32],
+        quality_index: int,
+        z_hat: NDArray[np.int32] | None = None,
+        layout: str = "cpu",
     ) -> tuple[bytes, Latents]:
         check_encodes(self.model)
-        z = None if z_hat is None else np.ascontiguousarray(z_hat)
-        result = self._native.encode(np.ascontiguousarray(y), z, quality_index, self.kernel, self.threads)
+        check_layout(layout)
+        z, gpu = None if z_hat is None else np.ascontiguousarray(z_hat), layout == "gpu"
+        result = self._native.encode(np.ascontiguousarray(y), z, quality_index, self.kernel, self.threads, gpu)
         stream, z_hat, symbols, y_hat, _ = result
         return stream, Latents(z_hat, tuple(symbols), y_hat)
 
@@ -75,12 +78,3 @@ class NativeNetwork:
             np.ascontiguousarray(y_hat), quality_index, self.kernel, self.threads
         )
         return rgb
-
-
-def available_threads() -> int:
-    """The thread limit of torch, if it is loaded, or of OMP_NUM_THREADS; else the cores that this process may use."""
-    if torch := sys.modules.get("torch"):
-        return int(torch.get_num_threads())
-    if (limit := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
-        return max(1, int(limit))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

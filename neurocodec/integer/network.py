@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurocodec.entropy import coder
 from neurocodec.entropy.grid import LOG_TABLE_SIZE, MAX_LATENT, MEAN_BITS, UNIT, gather
-from neurocodec.errors import ModelMismatchError
+from neurocodec.errors import ArgumentValueError, ModelMismatchError
 from neurocodec.integer.entropy import EntropyNetwork, Stage
-from neurocodec.integer.reference import Arithmetic, Arrays
+from neurocodec.integer.reference import Arithmetic, Arrays, QualityIndex
 from neurocodec.integer.transforms import Analysis, HyperAnalysis, Synthesis, exp2_table_of
 from neurocodec.model import HyperpriorConfig, Model
 
@@ -51,9 +51,16 @@ class Network(Protocol):
         """Pixels -> y. Raises ModelMismatchError if the model has no encoder."""
 
     def encode(
-        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+        self,
+        y: NDArray[np.int32],
+        quality_index: int,
+        z_hat: NDArray[np.int32] | None = None,
+        layout: str = "cpu",
     ) -> tuple[bytes, Latents]:
-        """y -> the stream of a tile, and the latents that it decodes to. z_hat: by default what h_a makes of y."""
+        """y -> the stream of a tile, and the latents that it decodes to.
+
+        z_hat: by default what h_a makes of y. layout: cpu or gpu, else ArgumentValueError.
+        """
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         """The stream of a tile of (height, width) latents -> its latents. Raises NicFormatError or a subclass."""
@@ -79,31 +86,38 @@ class LayerwiseNetwork:
             self._g_a = Analysis(config, Arrays(model.arrays, "g_a."), exp2_table)
             self._h_a = HyperAnalysis(config, Arrays(model.arrays, "h_a."), log_table)
 
-    def analyse(self, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
+    def analyse(self, rgb: Any, quality_index: QualityIndex) -> Any:
         check_encodes(self.model)
         return self._g_a(self.arithmetic, rgb, quality_index)
 
-    def walk(
-        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
-    ) -> tuple[list[Stage], Latents]:
-        """The stages of a tile with their symbols, in coding order, and the latents that they decode to."""
+    def walk(self, y: Any, quality_index: QualityIndex, z_hat: Any = None) -> tuple[list[Stage], Latents]:
+        """The stages of a tile with their symbols, in coding order, and the latents that they decode to.
+
+        With an arithmetic for batches, of the same tile of B pictures: y is (B, h, w, M), as it stores arrays.
+        """
         check_encodes(self.model)
         if z_hat is None:
             z_hat = self._h_a(self.arithmetic, y, quality_index)
-        y_hat, stages = np.zeros(y.shape, np.int32), []
+        y_hat, stages = y * 0, []
         for stage in self.entropy.stages(quality_index, y_hat):
             stage.symbols = z_hat if stage.step is None else nearest_symbols(gather(y, stage.step), stage.means)
             stages.append(stage)
         return stages, Latents.of(stages, y_hat)
 
     def encode(
-        self, y: NDArray[np.int32], quality_index: int, z_hat: NDArray[np.int32] | None = None
+        self,
+        y: NDArray[np.int32],
+        quality_index: int,
+        z_hat: NDArray[np.int32] | None = None,
+        layout: str = "cpu",
     ) -> tuple[bytes, Latents]:
+        check_layout(layout)
         stages, latents = self.walk(y, quality_index, z_hat)
         symbols = np.concatenate([stage.symbols.ravel() for stage in stages])
         rows = np.concatenate([stage.rows.ravel() for stage in stages])
         calls = [stage.symbols.size for stage in stages]
-        return coder.encode(symbols, rows, self.model.tables, calls=calls, threads=self.threads), latents
+        stream = coder.encode(symbols, rows, self.model.tables, calls=calls, threads=self.threads, layout=layout)
+        return stream, latents
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         decoder = coder.Decoder(stream, self.model.tables, threads=self.threads)
@@ -114,18 +128,25 @@ class LayerwiseNetwork:
         decoder.finish()
         return Latents.of(stages, y_hat)
 
-    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int) -> NDArray[np.uint8]:
+    def synthesise(self, y_hat: Any, quality_index: QualityIndex) -> Any:
         return self._g_s(self.arithmetic, y_hat, quality_index)
 
 
-def nearest_symbols(y: NDArray[np.int32], means: NDArray[np.int32]) -> NDArray[np.int32]:
+def nearest_symbols(y: Any, means: Any) -> Any:
     """The symbols whose decoded latents are nearest to y: floor((y - mean + 32) / 64), clamped."""
     limit = MAX_LATENT // UNIT
-    symbols: NDArray[np.int32] = np.clip((y - means + UNIT // 2) >> MEAN_BITS, -limit, limit)
-    return symbols
+    return ((y - means + UNIT // 2) >> MEAN_BITS).clip(-limit, limit)
+
+
+def check_layout(layout: str) -> None:
+    """Raises ArgumentValueError for anything but cpu and gpu."""
+    if layout not in ("cpu", "gpu"):
+        raise ArgumentValueError(f"layout is {layout!r}; it must be cpu or gpu.")
 
 
 def check_encodes(model: Model) -> None:
     """Raises ModelMismatchError for a model without its encoder."""
     if not model.encodes:
-        raise ModelMismatchError(f"the file of model {model.model_id.hex()} is for decoding alone: it has no encoder.")
+        raise ModelMismatchError(
+            f"the file of model {model.model_id.hex()} is for decoding alone: encode with the whole model file."
+        )

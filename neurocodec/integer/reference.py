@@ -17,6 +17,8 @@ from neurocodec.entropy.grid import LIMIT, QUALITY_STEPS, SUM_LIMIT
 from neurocodec.errors import ModelMismatchError
 
 IntArray = NDArray[np.int64]
+QualityIndex = int | IntArray
+"""That of a picture, or (B,) those of the pictures of a batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,23 +71,32 @@ class Arrays:
         return IntegerLayer(weight, bias.astype(np.int64), shift.astype(np.int64))
 
 
-def interpolate_rows(rows: IntArray, quality_index: int) -> IntArray:
-    """The row of a quality index, between two stored rows: floor((low · (64 - t) + high · t + 32) / 64)."""
-    low = min(quality_index // QUALITY_STEPS, rows.shape[0] - 2)
-    t = quality_index - low * QUALITY_STEPS
+def interpolate_rows(rows: IntArray, quality_index: QualityIndex) -> IntArray:
+    """The row of a quality index, between two stored rows: floor((low · (64 - t) + high · t + 32) / 64).
+
+    rows: (rows, C). Returns (C,), or for the quality indexes of B pictures (B, 1, 1, C).
+    """
+    index = np.asarray(quality_index)
+    low = np.minimum(index // QUALITY_STEPS, rows.shape[0] - 2)
+    t = (index - low * QUALITY_STEPS)[..., None]
     result: IntArray = (rows[low] * (QUALITY_STEPS - t) + rows[low + 1] * t + QUALITY_STEPS // 2) >> 6
-    return result
+    return result if index.ndim == 0 else result[:, None, None, :]
 
 
 class Arithmetic(Protocol):
     """The operations of the integer networks. Arrays are (height, width, channels), of a type of its own.
 
     `NumpyArithmetic` defines each of them. Biases are int64: (out,), or (2, 2, out) with one for each phase of the 2×2
-    lattice of positions.
+    lattice of positions. An arithmetic for batches takes arrays (B, height, width, channels), and biases and shifts
+    with (B, 1, 1) or (B, 2, 2) in front. Symbols, rows, latents and pixels are what `load` takes and
+    `store` gives: arrays of NumPy, or tensors.
     """
 
-    def load(self, values: NDArray[Any]) -> Any: ...
-    def store(self, x: Any) -> NDArray[np.int32]: ...
+    def load(self, values: Any) -> Any: ...
+    def store(self, x: Any, dtype: type[np.generic] = ...) -> Any: ...
+    def zeros(self, shape: tuple[int, ...]) -> Any: ...
+    def lookup(self, table: NDArray[np.int16], index: Any) -> Any: ...
+    def pad_edge(self, x: Any, bottom: int, right: int) -> Any: ...
     def shift(self, x: Any, bits: int | IntArray) -> Any: ...
     def clamp(self, x: Any, low: int, high: int) -> Any: ...
     def maximum(self, x: Any, y: Any) -> Any: ...
@@ -102,8 +113,20 @@ class NumpyArithmetic:
     def load(self, values: NDArray[Any]) -> IntArray:
         return values.astype(np.int64)
 
-    def store(self, x: IntArray) -> NDArray[np.int32]:
-        return x.astype(np.int32)
+    def store(self, x: IntArray, dtype: type[np.generic] = np.int32) -> NDArray[Any]:
+        """As another type, int32 or uint8, in which the values fit."""
+        return x.astype(dtype)
+
+    def zeros(self, shape: tuple[int, ...]) -> IntArray:
+        return np.zeros(shape, np.int64)
+
+    def lookup(self, table: NDArray[np.int16], index: IntArray) -> IntArray:
+        """The entries of a table; indexes, not negative, beyond the last take the last."""
+        return table.take(index, mode="clip").astype(np.int64)
+
+    def pad_edge(self, x: IntArray, bottom: int, right: int) -> IntArray:
+        """The last row and column repeated."""
+        return np.pad(x, ((0, bottom), (0, right), (0, 0)), mode="edge")
 
     def shift(self, x: IntArray, bits: int | IntArray) -> IntArray:
         """floor((x + floor(2^bits / 2)) / 2^bits), with a number of bits or one for each channel."""

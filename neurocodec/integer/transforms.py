@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from neurocodec.entropy.grid import ACTIVATION_BITS, LIMIT, MAX_LATENT, MEAN_BITS, OUTPUT_LIMIT
 from neurocodec.errors import ModelMismatchError
 from neurocodec.integer.entropy import context_input
-from neurocodec.integer.reference import Arithmetic, Arrays, IntArray, IntegerLayer, interpolate_rows
+from neurocodec.integer.reference import Arithmetic, Arrays, IntArray, IntegerLayer, QualityIndex, interpolate_rows
 from neurocodec.model import EXP2_SIZE, HyperpriorConfig
 
 TRANSFORM_BITS = 9
@@ -64,12 +64,12 @@ class Gain:
         if np.min(shifts) < 0 or np.max(shifts) > 30:
             raise ModelMismatchError(f"a gain of {name} is out of range.")
 
-    def __call__(self, do: Arithmetic, x: Any, quality_index: int) -> Any:
+    def __call__(self, do: Arithmetic, x: Any, quality_index: QualityIndex) -> Any:
         """The nearest activations."""
         mantissa, shift = self._mantissa_and_shift(interpolate_rows(self._rows, quality_index))
         return do.clamp(do.shift(x * do.load(mantissa), shift), -LIMIT, LIMIT - 1)
 
-    def latents(self, do: Arithmetic, x: Any, quality_index: int) -> Any:
+    def latents(self, do: Arithmetic, x: Any, quality_index: QualityIndex) -> Any:
         """Latents, rounded down: the symbols that are chosen from them are then the nearest before this rounding."""
         mantissa, shift = self._mantissa_and_shift(interpolate_rows(self._rows, quality_index))
         half = do.load((1 << shift) >> 1)
@@ -96,7 +96,7 @@ class Block:
         u = leaky_relu(do, _pointwise(do, x, self._in))
         x = add(do, x, _pointwise(do, do.depthwise(u, self._dw), self._out))
         both = _pointwise(do, x, self._gate_in)
-        u = gated(do, both[:, :, : self._channels], both[:, :, self._channels :])
+        u = gated(do, both[..., : self._channels], both[..., self._channels :])
         return add(do, x, _pointwise(do, u, self._gate_out))
 
 
@@ -112,8 +112,8 @@ class Analysis:
         self._latent_blocks = [Block(arrays, f"latent_blocks.{i}", latent) for i in range(config.latent_blocks)]
         self._y_gain = Gain(arrays, "log_y_gain", rows, latent, exp2_table, MEAN_BITS - TRANSFORM_BITS)
 
-    def __call__(self, do: Arithmetic, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
-        x = _pointwise(do, do.unshuffle(do.load(rgb.astype(np.int64) - MID_GRAY), 8), self._stem)  # (2 h, 2 w, C)
+    def __call__(self, do: Arithmetic, rgb: Any, quality_index: QualityIndex) -> Any:
+        x = _pointwise(do, do.unshuffle(do.load(rgb) - MID_GRAY, 8), self._stem)  # (2 h, 2 w, C)
         for block in self._blocks:
             x = block(do, x)
         x = _pointwise(do, do.unshuffle(self._gain(do, x, quality_index)), self._down)  # (h, w, M)
@@ -134,10 +134,10 @@ class HyperAnalysis:
         self._dw2 = arrays.layer("dw2", hidden, 3, 3)
         self._down2 = arrays.layer("down2", config.hyper_channels, 4 * hidden)
 
-    def __call__(self, do: Arithmetic, y: NDArray[np.int32], quality_index: int) -> NDArray[np.int32]:
-        y = np.pad(y, ((0, -y.shape[0] % 4), (0, -y.shape[1] % 4), (0, 0)), mode="edge")
+    def __call__(self, do: Arithmetic, y: Any, quality_index: QualityIndex) -> Any:
+        height, width = y.shape[-3:-1]
         row = interpolate_rows(self._rows, quality_index)
-        x = do.load(context_input(y, self._log_table))
+        x = context_input(do, do.pad_edge(do.load(y), -height % 4, -width % 4), self._log_table)
         x = leaky_relu(do, do.pointwise(x, self._in, row, -LIMIT, LIMIT - 1))
         x = leaky_relu(do, _pointwise(do, do.unshuffle(do.depthwise(x, self._dw1)), self._down1))  # 1/32
         x = do.unshuffle(do.depthwise(x, self._dw2))  # 1/64
@@ -157,7 +157,7 @@ class Synthesis:
         self._blocks = [Block(arrays, f"blocks.{i}", channels) for i in range(config.decoder_blocks)]
         self._head = arrays.layer("head", 192, channels)
 
-    def __call__(self, do: Arithmetic, y_hat: NDArray[np.int32], quality_index: int) -> NDArray[np.uint8]:
+    def __call__(self, do: Arithmetic, y_hat: Any, quality_index: QualityIndex) -> Any:
         x = self._y_gain(do, do.load(y_hat), quality_index)
         for block in self._latent_blocks:
             x = block(do, x)
@@ -165,7 +165,7 @@ class Synthesis:
         for block in self._blocks:
             x = block(do, x)
         pixels = do.pointwise(x, self._head, np.zeros(192, np.int64), 0, 255)
-        return do.store(do.shuffle(pixels, 8)).astype(np.uint8)
+        return do.store(do.shuffle(pixels, 8), np.uint8)
 
 
 def exp2_table_of(arrays: Arrays) -> IntArray:

@@ -311,15 +311,17 @@ class Hyperprior(nn.Module):
         self.g_s.log_head_gain.zero_()
         self.g_s.log_head_gain[:192] = spread.log()
 
-        strongest = spread.argsort(descending=True)[: config.latent_channels // 4].tolist()
+        quarter = config.latent_channels // PASSES
+        strongest = spread.argsort(descending=True)[:quarter].tolist()
         haar = haar_matrix().float()
         self.g_a.down.weight.zero_()
         self.g_s.up.weight.zero_()
-        quarter = config.latent_channels // 4
         frequency_of = torch.zeros(config.latent_channels, dtype=torch.long)
         for rank, frequency in enumerate(strongest):
             for band in range(4):
-                latent = (rank + band) % 4 * quarter + rank  # the four bands of a frequency in four different groups
+                latent = (
+                    rank + band
+                ) % PASSES * quarter + rank  # the four bands of a frequency in four different groups
                 self.g_a.down.weight[latent, 4 * frequency : 4 * frequency + 4] += haar[band]
                 self.g_s.up.weight[4 * frequency : 4 * frequency + 4, latent] += haar[band]
                 frequency_of[latent] = frequency

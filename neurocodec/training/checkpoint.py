@@ -7,8 +7,7 @@ runs nothing, and takes no more memory than the file has bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,48 +46,26 @@ def write(run: Path, tree: dict[str, Any]) -> None:
 
 def read(run: str | Path) -> dict[str, Any]:
     """The tree that `write` wrote, with its tensors on the CPU; keys are strings. Raises ConfigError."""
-    with _opened(Path(run) / NAME) as file:
-
-        def unpacked(value: Any) -> Any:
-            if isinstance(value, list):
-                return [unpacked(item) for item in value]
-            if not isinstance(value, dict):
-                return value
-            if set(value) != {"tensor", "stride"}:
-                return {key: unpacked(item) for key, item in value.items()}
-            stored: Tensor = file.get_tensor(value["tensor"])
-            steps = zip(stored.shape, value["stride"], strict=True)
-            if stored.numel() and sum((side - 1) * step for side, step in steps) + 1 != stored.numel():
-                raise ValueError("a tensor whose memory has gaps")
-            return torch.empty_strided(stored.shape, value["stride"], dtype=stored.dtype).copy_(stored)
-
-        tree: dict[str, Any] = unpacked(_tree(file))
-        return tree
-
-
-def read_config(run: str | Path) -> dict[str, Any]:
-    """The configuration of a run by section, without reading a tensor. Raises ConfigError."""
-    with _opened(Path(run) / NAME) as file:
-        config = _tree(file)["config"]
-        if not isinstance(config, dict):
-            raise TypeError("no sections")
-        return config
-
-
-def _tree(file: Any) -> dict[str, Any]:
-    """What the header says. Raises TypeError, LookupError, ValueError or RecursionError for another file."""
-    tree = json.loads(file.metadata()["tree"])
-    if not isinstance(tree, dict):
-        raise TypeError("no dictionary")
-    return tree
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+    path = Path(run) / NAME
     if not path.is_file():
-        raise ConfigError(f"the folder {path.parent} holds no {NAME} of a run.")
+        raise ConfigError(f"the folder {run} holds no {NAME} of a run.")
     try:
         with safe_open(path, framework="pt") as file:
-            yield file
+            tree = _unpacked(json.loads(file.metadata()["tree"]), file.get_tensor)
+            return {**tree, "config": dict(tree["config"])}
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{path} is not a checkpoint that neurocodec train wrote, or is damaged.") from error
+
+
+def _unpacked(value: Any, tensor: Callable[[str], Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(item, tensor) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) != {"tensor", "stride"}:
+        return {key: _unpacked(item, tensor) for key, item in value.items()}
+    stored, stride = tensor(value["tensor"]), value["stride"]
+    reach = sum((side - 1) * step for side, step in zip(stored.shape, stride, strict=True)) + 1
+    if stored.numel() and reach != stored.numel():
+        raise ValueError("a tensor with gaps in its memory")
+    return torch.empty_strided(stored.shape, stride, dtype=stored.dtype).copy_(stored)

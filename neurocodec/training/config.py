@@ -102,7 +102,6 @@ class TrainingConfig:
     checkpoint_every: Count = 500
     validate_every: Count = 2000
     validate_actual: bool = True  # also measures real files
-    tensorboard: bool = False  # writes RUN/tensorboard
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,6 @@ class RealismConfig:
     pattern_weight: NotNegative = 0.0  # k_R, of 255² · the mean square of what repeats every 8 pixels in the detail
     discriminator_channels: Count = 64
     spectral_norm: bool = True  # of the discriminator, as in the paper; without it, it learns sooner
-    discriminator_weight: NotNegative = 1.0  # of its loss; 0.5 slows it down
     discriminator_learning_rate: NotNegative = 1e-4
     lambda_above: NotNegative = 2.0  # joint: of the rate where it is above its target, in units of k_M / λ
     lambda_below: NotNegative = 2**-6  # where it is below

@@ -1,4 +1,4 @@
-"""The record of a run: log.jsonl, a progress bar and, if asked for, TensorBoard."""
+"""The record of a run: log.jsonl and a progress bar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from neurocodec.errors import MissingPackageError, OutputError
+from neurocodec.errors import OutputError
 from neurocodec.files import write_bytes
 from neurocodec.training.config import TrainingConfig
 from neurocodec.training.distributed import Processes
@@ -35,12 +35,11 @@ class RunLog:
     """Rows of a run, one JSON object a line, written by the first process. step: where it starts.
 
     Rows after that step, which a crash undid, are removed: the run repeats their steps. Raises OutputError if the log
-    cannot be written, MissingPackageError if the configuration asks for TensorBoard and it is not installed.
+    cannot be written.
     """
 
     def __init__(self, run: Path, settings: TrainingConfig, step: int, processes: Processes) -> None:
         self._processes, self._path = processes, run / "log.jsonl"
-        self._board = _summary_writer(run / "tensorboard", step) if processes.first and settings.tensorboard else None
         if processes.first and step:
             _forget_after(self._path, step)
         self._bar = tqdm(
@@ -49,8 +48,7 @@ class RunLog:
         self._start_window()
 
     def _start_window(self) -> None:
-        self._rows: list[dict[str, Tensor]] = []  # steps since the last row, and the values' names
-        self._names: dict[str, None] = {}
+        self._rows: list[dict[str, Tensor]] = []  # the values of each step since the last row
         self._images, self._waited, self._started = 0, 0.0, time.monotonic()
 
     def step(self, values: dict[str, Tensor], images: int, waited: float, fraction: float, *, finite: bool) -> None:
@@ -59,9 +57,8 @@ class RunLog:
         values: scalars; images: over all processes; waited: seconds that this process waited for its batch; finite:
         False leaves the values, of a skipped step, out of the means.
         """
-        self._names |= dict.fromkeys(values)
-        if finite:
-            self._rows.append({name: value.detach() for name, value in values.items()})
+        nan = torch.tensor(math.nan)
+        self._rows.append({name: value.detach() if finite else nan.to(value) for name, value in values.items()})
         self._images += images
         self._waited += waited
         done = self._bar.n + 1
@@ -73,24 +70,22 @@ class RunLog:
 
         All processes have to call it.
         """
-        columns = [[row[name].double() for row in self._rows if name in row] for name in self._names]
-        means = torch.stack([torch.stack(c).mean().cpu() if c else torch.tensor(math.nan).double() for c in columns])
+        names = dict.fromkeys(name for row in self._rows for name in row)
+        columns = [torch.stack([row[name].double() for row in self._rows if name in row]) for name in names]
+        means = torch.stack([column.nanmean().cpu() for column in columns])
         seconds = time.monotonic() - self._started
-        row = dict(zip(self._names, self._processes.mean(means).tolist(), strict=True))
+        row = dict(zip(names, self._processes.mean(means).tolist(), strict=True))
         row |= {"images_per_second": self._images / seconds, "waiting": self._waited / seconds}
         rounded = {key: round(value, 5) if math.isfinite(value) else None for key, value in row.items()} | about
         self.write({"step": step, **rounded})
         shown = ("loss", "bpp", "psnr", "lpips", "real", "fake")
         self._bar.set_postfix({key: rounded[key] for key in shown if rounded.get(key) is not None})
-        self._scalars("training", rounded, step)
         self._start_window()
 
     def validation(self, step: int, seconds: float, rows: list[dict[str, float]]) -> None:
         """Adds the rows of a validation, each with its quality_index, and realism where there is one."""
         for row in rows:
             self.write({"step": step, "seconds": round(seconds, 1), "validation": row})
-            realism = f"/realism_{row['realism']:g}" if "realism" in row else ""
-            self._scalars(f"validation/row_{row['quality_index']:g}{realism}", row, step)
 
     def warning(self, step: int, text: str) -> None:
         """Adds a warning, and prints it to stderr."""
@@ -112,15 +107,8 @@ class RunLog:
                 raise OutputError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Ends the progress bar and TensorBoard's file."""
+        """Ends the progress bar."""
         self._bar.close()
-        if self._board:
-            self._board.close()
-
-    def _scalars(self, group: str, row: dict[str, Any], step: int) -> None:
-        for key, value in row.items():
-            if self._board and value is not None and key not in ("quality_index", "realism"):
-                self._board.add_scalar(f"{group}/{key}", value, step)
 
 
 def _forget_after(path: Path, step: int) -> None:
@@ -130,13 +118,3 @@ def _forget_after(path: Path, step: int) -> None:
     kept = [line for line in complete if json.loads(line).get("step", 0) <= step]
     if len(kept) < len(lines):
         write_bytes(path, "".join(kept).encode(), force=True)
-
-
-def _summary_writer(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingPackageError(
-            "training.tensorboard needs tensorboard, which is not installed: pip install 'neurocodec[train]'"
-        ) from error
-    return SummaryWriter(str(folder), purge_step=step)  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ from neurocodec.training.log import RunLog
 from neurocodec.training.objective import Objective
 from neurocodec.training.run import State, open_run, start
 from neurocodec.training.schedule import fraction_done, learning_rate, seed_of, stages
+from neurocodec.workers import ENDINGS
 
 C = TypeVar("C", bound=Config)
 
@@ -46,7 +47,7 @@ def train(
     run, settings = Path(run), config.training
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    with join_processes(settings.device) as processes, open_run(run, processes, resume=resume), stop_signals() as stop:
+    with join_processes(settings.device) as processes, open_run(run, processes, resume=resume):
         stages(config, processes.world)  # raises early if they do not fit
         objective = make_objective(config, processes)
         cache = Path(config.data.cache or run / "cache")
@@ -54,7 +55,7 @@ def train(
         state = start(objective, pictures.photographs, run if resume else None, processes.device)
         batches = Batches(pictures, objective.config, processes, state.step)
         first_step = state.step
-        with closing(RunLog(run, settings, first_step, processes)) as log:
+        with closing(RunLog(run, settings, first_step, processes)) as log, stop_signals() as stop:
             if not resume:
                 counts = {folder: len(photographs) for folder, photographs in pictures.training.items()}
                 about = objective.about | {"pictures": counts, "processes": processes.world}
@@ -132,7 +133,7 @@ def train_steps(
         state.average_weights(settings.ema)
         state.seconds = time.monotonic() - started
 
-        before_step, (fraction, last) = fraction, progress()
+        trained_at, (fraction, last) = fraction, progress()
         log.step(values, len(x) * processes.world, waited, fraction, finite=finite)
         if last or state.step % settings.log_every == 0:
             about = {"seconds": round(state.seconds, 1), "rate": round(rate, 5), "crop": x.shape[2]}
@@ -144,7 +145,7 @@ def train_steps(
         if processes.first and state.step % settings.checkpoint_every == 0:
             state.save(run, objective)
         if processes.first and state.step % settings.validate_every == 0:
-            log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, before_step))
+            log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, trained_at))
     return fraction
 
 
@@ -168,25 +169,26 @@ def accelerated(module: Callable[..., Any], settings: TrainingConfig, device: to
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set, instead of ending the process; a second Ctrl-C interrupts it as usual.
+    """An event that Ctrl-C, SIGTERM and SIGHUP set, instead of ending the process; a second Ctrl-C interrupts it.
 
-    Python lets only the main thread handle signals: in another one, nothing sets the event.
+    Python lets only the main thread handle signals: in another one, nothing sets the event. A signal that is ignored
+    stays so: nohup ignores SIGHUP, and scripts start background jobs with SIGINT ignored.
     """
     event = threading.Event()
+    handlers = {number: signal.getsignal(number) for number in ENDINGS}
     if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {}
 
-    def interrupt(*_: object) -> None:
+    def stop(number: int, _: object) -> None:
         event.set()
-        signal.signal(signal.SIGINT, previous[signal.SIGINT])
+        if number == signal.SIGINT:
+            signal.signal(number, handlers[number])
 
-    signal.signal(signal.SIGTERM, lambda *_: event.set())
-    if previous[signal.SIGINT] is not signal.SIG_IGN:  # scripts start background jobs with it ignored
-        signal.signal(signal.SIGINT, interrupt)
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         yield event
     finally:
-        for number, handler in previous.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

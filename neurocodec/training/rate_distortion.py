@@ -143,7 +143,7 @@ def load_weights(model: Hyperprior, source: str) -> None:
         try:
             other = Hyperprior(config_from_dict({"model": saved["config"]["model"]}).model)
             other.load_state_dict(saved["weights"]["ema"])
-        except (LookupError, TypeError, RuntimeError) as error:
+        except (AttributeError, LookupError, TypeError, RuntimeError) as error:
             raise ConfigError(f"the run {source!r} does not hold a base model that this release can read.") from error
     else:
         try:

@@ -82,10 +82,31 @@ class Realism:
         self.reference = frozen_base(self.base, processes.device) if realism.joint else None
 
     def initialise(self, photographs: list[Rgb]) -> None:
-        if self.config.training.init_from:
-            load_weights(
-                self.config.training.init_from, self.config, self.base, self.codec.generator, self.discriminator
-            )
+        """`training.init_from`: the file of a generator for this model; or a run, named by its folder, which provides
+        both networks and may have used another base model, such as an earlier one: the trunk stays this model's."""
+        source, generator = self.config.training.init_from, self.codec.generator
+        if not source:
+            return
+        if not is_run(source):
+            try:
+                other = generators.load(source, self.base)
+            except ModelMismatchError as error:
+                raise ConfigError(f"cannot start from {source!r}: {error}") from error
+            shape = {"generator": dataclasses.asdict(other.config)}
+            check_settings(f"the generator {source!r}", shape, self.config, ["generator"])
+            generator.load_state_dict(other.state_dict())
+            return
+        saved = checkpoint.read(source)
+        try:
+            check_settings(f"the run {source!r}", saved["config"], self.config, SHAPES)
+            averages, prefix = saved["weights"]["ema"], "generator."
+            own = {name.removeprefix(prefix): value for name, value in averages.items() if name.startswith(prefix)}
+            generator.load_state_dict(own | generator.trunk.state_dict(prefix="trunk."))
+            self.discriminator.load_state_dict(saved["weights"]["discriminator"])
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ConfigError(f"{source!r} is not a run that trains a generative decoder.") from error
+        except RuntimeError as error:
+            raise ConfigError(f"{source!r} is a run with a base model of another shape.") from error
 
     def optimizers(self) -> dict[str, list[torch.optim.Optimizer]]:
         peak = self.config.realism.discriminator_learning_rate
@@ -111,9 +132,7 @@ class Realism:
             real, fake = modules["discriminator"](pictures, torch.cat([latents, latents])).chunk(2)
             share = to_invent[full] / to_invent[full].sum()  # of each picture in means over them
             pairs = zip(real, fake, strict=True)
-            losses = torch.stack(
-                [discriminator_loss(r, f, realism.gan, weight=realism.discriminator_weight) for r, f in pairs]
-            )
+            losses = torch.stack([discriminator_loss(r, f, realism.gan) for r, f in pairs])
             logits = {"real": real.detach(), "fake": fake.detach()}
             scores = {side: (share * probability(v, realism.gan).mean((1, 2, 3))).sum() for side, v in logits.items()}
             self.guard.add(x[full], x_hat[full], scores["real"], scores["fake"])
@@ -231,37 +250,3 @@ def check_batches(config: GenerativeConfig, world: int) -> None:
                 f"training.batch is {config.training.batch}, which at crops of {stage.crop} gives a process "
                 f"{stage.images // world} picture a step, and realism needs at least 2."
             )
-
-
-def load_weights(
-    source: str,
-    config: GenerativeConfig,
-    model: Model,
-    generator: Generator,
-    discriminator: HificDiscriminator,
-) -> None:
-    """Gives the generator the weights of a file for this model, or both networks those of a run, named by its folder.
-
-    That run may have used another base model, such as an earlier one; the trunk stays this model's. Raises ConfigError.
-    """
-    if not is_run(source):
-        try:
-            other = generators.load(source, model)
-        except ModelMismatchError as error:
-            raise ConfigError(f"cannot start from {source!r}: {error}") from error
-        shape = {"generator": dataclasses.asdict(other.config)}
-        check_settings(f"the generator {source!r}", shape, config, ["generator"])
-        generator.load_state_dict(other.state_dict())
-        return
-    saved = checkpoint.read(source)
-    try:
-        check_settings(f"the run {source!r}", saved["config"], config, SHAPES)
-        averages, prefix = saved["weights"]["ema"], "generator."
-        own = {name.removeprefix(prefix): value for name, value in averages.items() if name.startswith(prefix)}
-        trunk = generator.trunk.state_dict(prefix="trunk.")
-        generator.load_state_dict(own | trunk)
-        discriminator.load_state_dict(saved["weights"]["discriminator"])
-    except (LookupError, TypeError) as error:
-        raise ConfigError(f"{source!r} is not a run that trains a generative decoder.") from error
-    except RuntimeError as error:
-        raise ConfigError(f"{source!r} is a run with a base model of another shape.") from error

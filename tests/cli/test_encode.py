@@ -278,3 +278,17 @@ def test_a_signal_leaves_no_orphans_and_no_parts(tmp_path: Path, number: signal.
     assert 0 < len(files) < 30
     if number != signal.SIGKILL:
         assert all(re.fullmatch(r"\d+\.nic", name) for name in files)
+
+
+def test_layout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Another stream, of 32 lanes, that every decoder reads to the same pixels."""
+    picture = make_picture(tmp_path / "a.png")
+    for layout in ("cpu", "gpu"):
+        assert run(capsys, picture, "-o", tmp_path / f"{layout}.nic", "--layout", layout)[0] == 0
+    streams = [neurocodec.container.read((tmp_path / f"{n}.nic").read_bytes()).tiles[0].stream for n in ("cpu", "gpu")]
+    assert [stream[0] & 7 for stream in streams] == [0, 5]
+    assert neurocodec.decode(tmp_path / "cpu.nic") == neurocodec.decode(tmp_path / "gpu.nic")
+    with pytest.raises(ValueError, match="layout"):
+        neurocodec.encode(picture, layout="tpu", model="small")
+    with pytest.raises(SystemExit):
+        run(capsys, picture, "--layout", "tpu")

@@ -297,7 +297,7 @@ def test_the_interface_for_c(small_model: Model, tile: SimpleNamespace, tmp_path
     assert c.nc_analyse(model, ctypes.byref(run), data(tile.rgb), *place, data(y), *end) == 0
     assert (y == tile.y).all()
     code = c.nc_encode(
-        *(model, ctypes.byref(run), data(y), *place, ctypes.byref(stream), ctypes.byref(length)),
+        *(model, ctypes.byref(run), data(y), *place, 0, ctypes.byref(stream), ctypes.byref(length)),
         *(null, null, null, ctypes.byref(checksum), *end),
     )
     assert code == 0

@@ -1,0 +1,216 @@
+"""The range coder on a GPU: many streams at once, on arrays that stay there. csrc/cuda/c_api.h says what it wraps.
+
+The environment variable NEUROCODEC_CUDA chooses: auto (the default; used where it was built), require
+(NativeUnavailableError where it was not), or off. setup.py reads the same variable.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from neurocodec.entropy.tables import Tables
+from neurocodec.errors import ChecksumError, NativeUnavailableError, NicFormatError, TruncatedError
+
+_OK, _BAD_ARGUMENT, _NO_MEMORY, _BAD_INDEX = 0, 1, 3, 4
+_STREAM_ERRORS = {1: TruncatedError, 2: NicFormatError, 3: ChecksumError}
+_size, _pointer, _int = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
+
+
+def library() -> Library | None:
+    """The compiled coder, or None. Raises NativeUnavailableError if it is required and cannot be loaded."""
+    mode = os.environ.get("NEUROCODEC_CUDA", "auto")
+    if mode not in ("auto", "require", "off"):
+        raise ValueError(f"NEUROCODEC_CUDA is {mode!r}; it must be auto, require or off.")
+    if mode == "off":
+        return None
+    try:
+        return _installed()
+    except OSError as error:
+        if mode == "require":
+            raise NativeUnavailableError(
+                f"NEUROCODEC_CUDA=require, but the CUDA coder cannot be loaded ({error}); "
+                "install neurocodec again where nvcc is on the PATH."
+            ) from error
+        return None
+
+
+@functools.cache
+def _installed() -> Library:
+    spec = importlib.util.find_spec("neurocodec._cuda")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError("it was not built")
+    return Library(spec.origin)
+
+
+class Library:
+    """The functions of csrc/cuda/c_api.h in a shared library. Raises OSError if it cannot be loaded."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._c = ctypes.CDLL(str(path))
+        for name in ("ncc_tables_free", "ncc_decoder_free", "ncc_free"):
+            getattr(self._c, name).argtypes = [_pointer]
+            getattr(self._c, name).restype = None
+        self.free = self._c.ncc_free
+        self.on_host = bool(self._c.ncc_is_host())
+        """Whether its kernels run on the CPU, for tests: arrays are then NumPy's, and the only device is 0."""
+        self._tables: WeakKeyDictionary[Tables, dict[int, _Handle]] = WeakKeyDictionary()
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Raises ValueError for arguments that the function refuses, MemoryError, RuntimeError if CUDA fails."""
+        message = ctypes.create_string_buffer(512)
+        code = getattr(self._c, name)(*arguments, message, _size(len(message)))
+        if code == _OK:
+            return
+        sentence = message.value.decode(errors="replace")
+        if code in (_BAD_ARGUMENT, _BAD_INDEX):
+            raise ValueError(sentence)
+        if code == _NO_MEMORY:
+            raise MemoryError(sentence)
+        raise RuntimeError(f"CUDA: {sentence}")
+
+    def owned(self, name: str, free: str, *arguments: Any) -> _Handle:
+        """What a function makes, freed with the handle. The pointer to it is the last of the arguments."""
+        made = _pointer()
+        self.call(name, *arguments, ctypes.byref(made))
+        return _Handle(getattr(self._c, free), made)
+
+    def tables(self, tables: Tables, device: int, stream: int) -> _Handle:
+        """The tables on a device, copied once for each."""
+        on_devices = self._tables.setdefault(tables, {})
+        if device not in on_devices:
+            arrays = tables.frequencies, tables.offsets, tables.lengths
+            frequencies, offsets, lengths = (_pointer(array.ctypes.data) for array in arrays)
+            sizes = _size(tables.frequencies.size), _size(tables.rows)
+            on_devices[device] = self.owned(
+                *("ncc_tables_new", "ncc_tables_free"),
+                *(frequencies, sizes[0], offsets, lengths, sizes[1], _int(device), _pointer(stream)),
+            )
+        return on_devices[device]
+
+    def address(self, array: Any, dtype: type[np.generic], shape: tuple[int, ...]) -> ctypes.c_void_p:
+        """Where an array lies. Raises TypeError for one of another type, ValueError for another shape or with gaps."""
+        kind = "__array_interface__" if self.on_host else "__cuda_array_interface__"
+        interface = getattr(array, kind, None)
+        if interface is None:
+            raise TypeError(f"the arrays must have {kind}, and {type(array).__name__} has not.")
+        if np.dtype(interface["typestr"]) != np.dtype(dtype):
+            raise TypeError(f"an array holds {interface['typestr']}, not {np.dtype(dtype)}.")
+        if tuple(interface["shape"]) != shape:
+            raise ValueError(f"an array has the shape {tuple(interface['shape'])}, not {shape}.")
+        strides = interface.get("strides")
+        steps = tuple(np.dtype(dtype).itemsize * int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
+        if strides is not None and any(n > 1 and a != b for n, a, b in zip(shape, strides, steps, strict=True)):
+            raise ValueError("an array has gaps.")
+        return _pointer(interface["data"][0])
+
+
+class _Handle:
+    def __init__(self, free: Any, pointer: ctypes.c_void_p) -> None:
+        self._free, self.pointer = free, pointer
+
+    def __del__(self) -> None:
+        self._free(self.pointer)
+
+
+class BatchDecoder:
+    """Decodes streams together, in calls: the same number of symbols of each stream in a call.
+
+    streams: the bytes of each. device: the number of a GPU. stream: the address of a cudaStream_t, 0 for the default
+    one; the arrays of a call must be ready in it, and the work of a call is done when it is. library: the compiled
+    coder. Raises RuntimeError if CUDA fails.
+    """
+
+    def __init__(
+        self, streams: Sequence[bytes], tables: Tables, library: Library, *, device: int = 0, stream: int = 0
+    ) -> None:
+        self._library, self._stream, self._count = library, stream, len(streams)
+        self._tables = library.tables(tables, device, stream)  # must outlive the decoder
+        pointers = (ctypes.c_char_p * len(streams))(*streams)
+        sizes = (_size * len(streams))(*map(len, streams))
+        self._decoder = library.owned(
+            *("ncc_decoder_new", "ncc_decoder_free"),
+            *(self._tables.pointer, pointers, sizes, _size(len(streams)), _pointer(stream)),
+        )
+
+    def decode(self, indexes: Any, symbols: Any) -> None:
+        """The next symbols of each stream. indexes: table rows, uint8 (streams, n). symbols: int32, as many, written.
+
+        Both lie on the device and have `__cuda_array_interface__`, as tensors of torch and arrays of CuPy do. Symbols
+        of a stream with an error are 0 where it was met and afterwards. Returns before the work is done.
+        """
+        shape = tuple(int(n) for n in symbols.shape)
+        if len(shape) != 2 or shape[0] != self._count:
+            raise ValueError(f"symbols have the shape {shape}, and there are {self._count} streams.")
+        addresses = self._library.address(indexes, np.uint8, shape), self._library.address(symbols, np.int32, shape)
+        self._library.call("ncc_decode", self._decoder.pointer, *addresses, _size(shape[1]), _pointer(self._stream))
+
+    def finish(self) -> list[NicFormatError | None]:
+        """Waits, and returns for each stream None, or the error that `coder.Decoder` would have raised.
+
+        Raises ValueError if an index named no table row.
+        """
+        results, sentences = (_int * self._count)(), (ctypes.c_char_p * self._count)()
+        self._library.call("ncc_finish", self._decoder.pointer, _pointer(self._stream), results, sentences)
+        errors: list[NicFormatError | None] = []
+        for result, sentence in zip(results, sentences, strict=True):
+            text = (sentence or b"").decode()
+            if result and result not in _STREAM_ERRORS:
+                raise ValueError(text)
+            errors.append(_STREAM_ERRORS[result](text) if result else None)
+        return errors
+
+
+def encode(
+    symbols: Any,
+    indexes: Any,
+    tables: Tables,
+    library: Library,
+    *,
+    calls: Sequence[int],
+    layouts: Sequence[tuple[int, int]],
+    device: int = 0,
+    stream: int = 0,
+) -> list[bytes]:
+    """The streams of many arrays of symbols, byte for byte those of `coder.encode`. Waits for the work.
+
+    symbols, indexes: int32 and uint8 (streams, n) on the device, as for `BatchDecoder.decode`. calls: the lengths of
+    the decode calls, n in all. layouts: of each stream, as `coder.layout_of` gives them. device, stream, library: as
+    for BatchDecoder. Memory on the device: 7 bytes a symbol. Raises ValueError for an index that names no table row,
+    shapes that do not fit and unknown layouts, RuntimeError if CUDA fails.
+    """
+    count, shape = len(layouts), (len(layouts), sum(calls))
+    lanes, groups = ((_int * count)(*values) for values in (zip(*layouts, strict=True) if layouts else ((), ())))
+    sizes, made = (_size * count)(), _pointer()
+    library.call(
+        *("ncc_encode", library.tables(tables, device, stream).pointer),
+        *(library.address(symbols, np.int32, shape), library.address(indexes, np.uint8, shape)),
+        *((_size * len(calls))(*calls), _size(len(calls)), lanes, groups, _size(count), _pointer(stream)),
+        *(ctypes.byref(made), sizes),
+    )
+    owner = _Handle(library.free, made)
+    data = ctypes.string_at(owner.pointer, sum(sizes))
+    ends = np.cumsum(sizes, dtype=np.int64).tolist()
+    return [data[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def crc32(values: Any, before: Any, after: Any, library: Library, *, device: int = 0, stream: int = 0) -> None:
+    """Registers of CRC-32, advanced over values as little-endian bytes, all on the device.
+
+    values: int32 (streams, n). before, after: int32 (streams,), not the same array; `after` is written. A register
+    starts as -1; its complement is the CRC-32. Returns before the work is done.
+    """
+    count, n = (int(size) for size in values.shape)
+    library.call(
+        *("ncc_crc32", library.address(values, np.int32, (count, n)), _size(count), _size(n)),
+        *(library.address(before, np.int32, (count,)), library.address(after, np.int32, (count,))),
+        *(_int(device), _pointer(stream)),
+    )

@@ -1,0 +1,361 @@
+"""Batches of pictures from .nic files, and to them, as tensors: for training on folders of .nic and for servers.
+
+    loader = DataLoader(folder := NicFolder("photos"), batch_sampler=SameSize(folder, 64), collate_fn=list)
+    for files in loader:
+        pictures = decode_batch(files, "cuda")  # uint8 (N, 3, H, W)
+
+On a GPU, the bytes go to it and nothing comes back before the pixels are there but a few words of checks: tables,
+symbols, context passes and networks stay on the device. That needs the CUDA coder (docs/gpu.md); without it the range
+coder runs on the CPU. Pixels and bytes are those of `neurocodec.decode` and `encode`, exactly.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from neurocodec import arguments, codec, container, tiling
+from neurocodec import model as model_files
+from neurocodec.entropy import coder, cuda
+from neurocodec.errors import ArgumentValueError, ChecksumError, ImageError, NicFormatError
+from neurocodec.integer.gpu import BatchArithmetic, resolve_device
+from neurocodec.integer.network import LayerwiseNetwork, check_layout
+from neurocodec.integer.reference import QualityIndex
+from neurocodec.model import Model
+from neurocodec.tiling import LATENT, Window
+
+
+def decode_batch(files: Sequence[bytes], device: str = "auto", *, model: Model | None = None) -> Tensor:
+    """Pictures of one size, uint8 (N, 3, H, W) on the device; alpha planes and metadata are left out.
+
+    files: the bytes of .nic files of one model and size; qualities may differ. device: auto, cpu, cuda or cuda:N; auto
+    is a GPU where there is one. model: the loaded model with the files' model id, instead of the installed one.
+
+    Raises ValueError for files of several sizes or models and for a device that this machine lacks; NicFormatError or a
+    subclass for damaged data, which names the first such file by its place; ModelNotFoundError, ModelMismatchError.
+    """
+    device = resolve_device(device)
+    nics = []
+    for place, data in enumerate(files):
+        try:
+            nics.append(container.read(data))
+        except NicFormatError as error:
+            raise _in_batch(place, error) from error
+    if not nics:
+        return torch.empty((0, 3, 0, 0), dtype=torch.uint8, device=device)
+    sizes = {(nic.header.width, nic.header.height, nic.header.model_id) for nic in nics}
+    if len(sizes) > 1:
+        raise ArgumentValueError("the files of a batch have several sizes or models; SameSize makes batches of one.")
+    network = batch_network(model or model_files.find(nics[0].header.model_id), device)
+    pictures = torch.empty(
+        (len(nics), 3, nics[0].header.height, nics[0].header.width), dtype=torch.uint8, device=device
+    )
+    for edge in {nic.header.tile_edge for nic in nics}:
+        places = [place for place, nic in enumerate(nics) if nic.header.tile_edge == edge]
+        pictures[places] = _decode([nics[place] for place in places], network, places)
+    return pictures
+
+
+def encode_batch(
+    pictures: Tensor, *, quality: float = 50, layout: str = "gpu", model: str | Path | Model = "base"
+) -> list[bytes]:
+    """The bytes of a .nic file for each picture, made on the pictures' device.
+
+    pictures: uint8 (N, 3, H, W). quality: 1 to 100. layout: gpu, or cpu for the bytes of `neurocodec.encode` without
+    other arguments. model: the name of an installed model, a model file, or a loaded model.
+
+    Raises ImageError for another tensor or too many pixels, ArgumentError for a quality or layout out of range,
+    ModelNotFoundError, ModelMismatchError for a model without its encoder.
+    """
+    if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or 0 in pictures.shape[2:]:
+        raise ImageError(f"the pictures are {pictures.dtype} {tuple(pictures.shape)}, expected uint8 (N, 3, H, W).")
+    quality = arguments.number("quality", quality, 1, 100)
+    check_layout(layout)
+    count, _, height, width = pictures.shape
+    if height * width > tiling.MAX_PIXELS:
+        raise ImageError(f"a picture has {height * width} pixels; at most {tiling.MAX_PIXELS} can be encoded.")
+    if count == 0:
+        return []
+    loaded = model if isinstance(model, Model) else model_files.load(model)
+    network, index = batch_network(loaded, str(pictures.device)), codec.quality_index(quality)
+    edge = tiling.tile_edge(height, width)
+    rgb = network.pad(pictures.permute(0, 2, 3, 1))
+    whole = Window(0, 0, rgb.shape[1] // LATENT, rgb.shape[2] // LATENT)
+    tiles: list[list[container.Tile]] = [[] for _ in range(count)]
+    for window in tiling.windows(whole.bottom, whole.right, edge):
+        seen = window.grow(loaded.config.analysis_halo, whole.bottom, whole.right)
+        y = network.analyse(_part(rgb, seen, whole, LATENT), index)
+        streams, checksums = network.encode(_part(y, window, seen), index, layout)
+        for mine, stream, checksum in zip(tiles, streams, checksums, strict=True):
+            mine.append(container.Tile(stream, checksum))
+    header = container.Header(width, height, index, loaded.model_id, False, edge)
+    return [container.write(container.NicFile(header, {}, tuple(mine))) for mine in tiles]
+
+
+class NicFolder(Dataset[bytes]):
+    """The bytes of all .nic files below a folder, sorted by path. Raises ValueError if there are none."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.paths = sorted(path for path in Path(folder).rglob("*.nic") if path.is_file())
+        if not self.paths:
+            raise ValueError(f"{folder} holds no .nic files.")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: int) -> bytes:
+        return self.paths[place].read_bytes()
+
+
+class SameSize(Sampler[list[int]]):
+    """Batches of files of one size and model, each file once; those that are left at the end are smaller.
+
+    shuffle: a generator, to draw the order of the files and batches anew each time; None keeps that of the folder.
+    Raises NicFormatError for a file whose header is damaged.
+    """
+
+    def __init__(self, folder: NicFolder, batch_size: int, shuffle: torch.Generator | None = None) -> None:
+        self._batch_size, self._shuffle = batch_size, shuffle
+        self._groups: dict[tuple[int, int, bytes], list[int]] = {}
+        for place, path in enumerate(folder.paths):
+            with path.open("rb") as file:
+                header = container.read_header(file.read(HEADER_BYTES))
+            self._groups.setdefault((header.width, header.height, header.model_id), []).append(place)
+
+    def __len__(self) -> int:
+        return sum(-(-len(places) // self._batch_size) for places in self._groups.values())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = []
+        for places in self._groups.values():
+            drawn = [places[i] for i in self._order(len(places))]
+            batches += [drawn[i : i + self._batch_size] for i in range(0, len(drawn), self._batch_size)]
+        return (batches[i] for i in self._order(len(batches)))
+
+    def _order(self, count: int) -> list[int]:
+        if self._shuffle is None:
+            return list(range(count))
+        order: list[int] = torch.randperm(count, generator=self._shuffle).tolist()
+        return order
+
+
+HEADER_BYTES = 26
+"""Of a .nic file."""
+
+
+# ---------------------------------------------------------------------------------------------------- on the device
+
+
+class BatchNetwork:
+    """All networks and the coder of one model, for batches of one tile, on a device. Results are those of a `Network`.
+
+    library: the CUDA coder, or None for the coder of the CPU.
+    """
+
+    def __init__(self, model: Model, device: str, library: cuda.Library | None) -> None:
+        self.model, self.device, self._library = model, torch.device(device), library
+        self._arithmetic = BatchArithmetic(device)
+        self._network = LayerwiseNetwork(model, self._arithmetic)
+
+    def pad(self, rgb: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) -> the same with sides rounded up to multiples of 16; the edges are repeated."""
+        height, width = rgb.shape[1:3]
+        padded: Tensor = self._arithmetic.pad_edge(rgb, -height % LATENT, -width % LATENT)
+        return padded
+
+    @torch.inference_mode()
+    def analyse(self, rgb: Tensor, quality_index: QualityIndex) -> Tensor:
+        """uint8 (B, 16 h, 16 w, 3) -> y, int32 (B, h, w, M) in units of 1/64."""
+        y: Tensor = self._network.analyse(rgb, quality_index)
+        return y
+
+    @torch.inference_mode()
+    def synthesise(self, y_hat: Tensor, quality_index: QualityIndex) -> Tensor:
+        """y_hat, int32 (B, h, w, M) in units of 1/64 -> uint8 (B, 16 h, 16 w, 3)."""
+        rgb: Tensor = self._network.synthesise(y_hat, quality_index)
+        return rgb
+
+    @torch.inference_mode()
+    def encode(self, y: Tensor, quality_index: QualityIndex, layout: str) -> tuple[list[bytes], list[int]]:
+        """y -> the stream of each picture, and the checksum of its latents."""
+        stages, latents = self._network.walk(y, quality_index)
+        y_hat: Tensor = latents.y_hat  # type: ignore[assignment]
+        symbols = torch.cat([stage.symbols.flatten(1) for stage in stages], 1)
+        rows = torch.cat([stage.rows.flatten(1) for stage in stages], 1)
+        calls = [stage.symbols[0].numel() for stage in stages]
+        if self._library is None:
+            streams = [
+                coder.encode(s, r, self.model.tables, calls=calls, layout=layout)
+                for s, r in zip(symbols.cpu().numpy(), rows.cpu().numpy(), strict=True)
+            ]
+        else:
+            layouts = [coder.layout_of(layout, n) for n in symbols.count_nonzero(1).tolist()]
+            arrays = self.array(symbols), self.array(rows)
+            streams = cuda.encode(
+                *arrays, self.model.tables, self._library, calls=calls, layouts=layouts, **self.where()
+            )
+        return streams, self.checksums(stages[0].symbols, y_hat)
+
+    @torch.inference_mode()
+    def decode(
+        self, streams: Sequence[bytes], height: int, width: int, quality_index: QualityIndex
+    ) -> tuple[Tensor, Tensor, list[NicFormatError | None]]:
+        """The streams of a tile -> z_hat, y_hat int32 (B, height, width, M) in units of 1/64, and errors.
+
+        Latents of a stream with an error have no meaning.
+        """
+        decoder: _HostDecoder | _DeviceDecoder
+        if self._library is None:
+            decoder = _HostDecoder(streams, self.model)
+        else:
+            decoder = _DeviceDecoder(streams, self, self._library)
+        shape = (len(streams), height, width, self.model.config.latent_channels)
+        y_hat = torch.zeros(shape, dtype=torch.int32, device=self.device)
+        z_hat = y_hat
+        for stage in self._network.entropy.stages(quality_index, y_hat):
+            stage.symbols = decoder.decode(stage.rows)
+            if stage.step is None:
+                z_hat = stage.symbols
+        return z_hat, y_hat, decoder.finish()
+
+    def checksums(self, z_hat: Tensor, y_hat: Tensor) -> list[int]:
+        """What `Latents.checksum` gives for each picture."""
+        if self._library is None:
+            parts = [np.ascontiguousarray(x.cpu().numpy(), "<i4") for x in (z_hat, y_hat)]
+            return [zlib.crc32(y.tobytes(), zlib.crc32(z.tobytes())) for z, y in zip(*parts, strict=True)]
+        registers = torch.full((len(y_hat),), -1, dtype=torch.int32, device=self.device)
+        for values in (z_hat, y_hat):
+            before, registers = registers, torch.empty_like(registers)
+            flat, old, new = (self.array(x) for x in (values.flatten(1), before, registers))
+            cuda.crc32(flat, old, new, self._library, **self.where())
+        return [~register & 0xFFFFFFFF for register in registers.tolist()]
+
+    def array(self, values: Tensor) -> Any:
+        """A tensor as the library takes arrays. It shares the memory of one without gaps."""
+        values = values.contiguous()
+        return values.numpy() if self._library is not None and self._library.on_host else values
+
+    def where(self) -> dict[str, int]:
+        """The number of the device, and the stream in which PyTorch works on it."""
+        if self.device.type != "cuda":
+            return {"device": 0, "stream": 0}
+        stream = torch.cuda.current_stream(self.device)
+        return {"device": stream.device_index, "stream": stream.cuda_stream}
+
+
+class _DeviceDecoder:
+    """Symbols and rows stay where they are; nothing waits before `finish`."""
+
+    def __init__(self, streams: Sequence[bytes], network: BatchNetwork, library: cuda.Library) -> None:
+        self._array = network.array
+        self._decoder = cuda.BatchDecoder(streams, network.model.tables, library, **network.where())
+
+    def decode(self, rows: Tensor) -> Tensor:
+        symbols = torch.empty(rows.shape, dtype=torch.int32, device=rows.device)
+        self._decoder.decode(self._array(rows.flatten(1)), self._array(symbols.flatten(1)))
+        return symbols
+
+    def finish(self) -> list[NicFormatError | None]:
+        return self._decoder.finish()
+
+
+class _HostDecoder:
+    """The coder of the CPU: rows come to it, symbols go back."""
+
+    def __init__(self, streams: Sequence[bytes], model: Model) -> None:
+        self._errors: list[NicFormatError | None] = [None] * len(streams)
+        self._decoders: list[coder.Decoder | None] = [None] * len(streams)
+        for i, stream in enumerate(streams):
+            try:
+                self._decoders[i] = coder.Decoder(stream, model.tables)
+            except NicFormatError as error:
+                self._errors[i] = error
+
+    def decode(self, rows: Tensor) -> Tensor:
+        symbols = np.zeros(rows.shape, np.int32)
+        for i, picture in enumerate(rows.cpu().numpy()):
+            if (decoder := self._decoders[i]) is not None and self._errors[i] is None:
+                try:
+                    symbols[i] = decoder.decode(picture)
+                except NicFormatError as error:
+                    self._errors[i] = error
+        return torch.from_numpy(symbols).to(rows.device)
+
+    def finish(self) -> list[NicFormatError | None]:
+        for i, decoder in enumerate(self._decoders):
+            if decoder is not None and self._errors[i] is None:
+                try:
+                    decoder.finish()
+                except NicFormatError as error:
+                    self._errors[i] = error
+        return self._errors
+
+
+@functools.lru_cache(maxsize=8)
+def batch_network(model: Model, device: str) -> BatchNetwork:
+    """What codes batches with a model on a device, built once."""
+    return BatchNetwork(model, device, cuda.library() if device.startswith("cuda") else None)
+
+
+def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Sequence[int]) -> Tensor:
+    """Pictures of files of one size and tile edge, uint8 (B, 3, H, W). places: of the files in the whole batch."""
+    header = nics[0].header
+    if header.width * header.height > tiling.MAX_PIXELS:
+        raise NicFormatError(
+            f"the pictures have {header.width * header.height} pixels; at most {tiling.MAX_PIXELS} fit."
+        )
+    codec.check_decodable(header, network.model)
+    index = _shared([nic.header.quality_index for nic in nics])
+    whole = Window(0, 0, -(-header.height // LATENT), -(-header.width // LATENT))
+    windows = list(tiling.windows(whole.bottom, whole.right, header.tile_edge))
+    shape = (len(nics), *whole.shape, network.model.config.latent_channels)
+    y_hat = torch.empty(shape, dtype=torch.int32, device=network.device)
+    for number, window in enumerate(windows):
+        tiles = [nic.tiles[number] for nic in nics]
+        z_hat, latents, errors = network.decode([tile.stream for tile in tiles], *window.shape, index)
+        checksums = network.checksums(z_hat, latents)
+        for place, tile, error, checksum in zip(places, tiles, errors, checksums, strict=True):
+            if error is None and checksum != tile.symbols_crc:
+                error = ChecksumError("the file decoded to other symbols than were encoded: it is damaged.")
+            if error is not None:
+                raise _in_batch(place, error)
+        y_hat[(slice(None), *window.within(whole))] = latents
+    rgb = torch.empty(
+        (len(nics), LATENT * whole.bottom, LATENT * whole.right, 3), dtype=torch.uint8, device=network.device
+    )
+    for window in windows:
+        seen = window.grow(network.model.config.synthesis_halo, whole.bottom, whole.right)
+        pixels = network.synthesise(_part(y_hat, seen, whole), index)
+        rgb[(slice(None), *window.within(whole, LATENT))] = _part(pixels, window, seen, LATENT)
+    rgb = rgb[:, : header.height, : header.width]
+    gray = torch.tensor([nic.header.gray for nic in nics], device=network.device)[:, None, None, None]
+    luma = ((rgb.sum(3, keepdim=True, dtype=torch.int32) + 1) // 3).to(torch.uint8)
+    return torch.where(gray, luma, rgb).permute(0, 3, 1, 2)
+
+
+def _part(values: Tensor, window: Window, held: Window, scale: int = 1) -> Tensor:
+    """Of (B, h, w, C), held for the window `held` with `scale` elements a latent, a window."""
+    rows, columns = window.within(held, scale)
+    return values[:, rows, columns].contiguous()
+
+
+def _shared(indexes: list[int]) -> QualityIndex:
+    """One quality index if all pictures have it, else theirs."""
+    if len(set(indexes)) == 1:
+        return indexes[0]
+    each: NDArray[np.int64] = np.array(indexes, np.int64)
+    return each
+
+
+def _in_batch(place: int, error: NicFormatError) -> NicFormatError:
+    """The error, with the place of its file in the batch."""
+    return type(error)(f"file {place} of the batch: {error}")
