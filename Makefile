@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*.cpp csrc/*.hpp)
+SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*.cpp csrc/*.hpp csrc/cuda/*)
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt

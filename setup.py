@@ -23,7 +23,7 @@ class BuildWithWhatIsThere(build_ext):
         compiler = has_flag(self.compiler, "-std=c++17")
         for extension in self.extensions:
             extension.optional = not compiler
-        if not find_nvcc():
+        if not find_nvcc() or not compiler:  # nvcc needs one too
             self.extensions = [extension for extension in self.extensions if extension.name != CUDA]
         super().build_extensions()
 

@@ -246,7 +246,7 @@ def _report_part(progress: Callable[[float], None], done: int, parts: int, share
 
 def chunks_of(picture: image.Picture) -> dict[str, bytes]:
     """What a file holds besides the pixels, by the names of its chunks."""
-    chunks = {container.ICC: picture.icc, container.EXIF: picture.exif, container.XMP: picture.xmp}
+    chunks = dict(picture.metadata)
     if picture.alpha is not None:
         chunks[container.ALPHA] = encode_alpha(picture.alpha)
     if picture.depth > 8:
@@ -379,9 +379,7 @@ def picture_of(nic: container.NicFile, rgb: NDArray[np.uint8], alpha: NDArray[np
         rgb=np.ascontiguousarray(_made_gray(rgb) if nic.header.gray else rgb),
         gray=nic.header.gray,
         alpha=alpha,
-        icc=nic.chunks.get(container.ICC),
-        exif=nic.chunks.get(container.EXIF),
-        xmp=nic.chunks.get(container.XMP),
+        metadata={name: nic.chunks[name] for name in container.METADATA if name in nic.chunks},
     )
 
 

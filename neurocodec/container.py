@@ -44,6 +44,9 @@ XMP = "xmpd"
 ALPHA = "Alph"
 DEPTH = "dept"
 ARCHITECTURE = "Arch"  # names a network of another project: docs/interop.md
+METADATA = {ICC: "ICC", EXIF: "EXIF", XMP: "XMP"}
+"""Chunks that encoding and decoding pass on as they are, and what people call them; `metadata` knows where Pillow has
+them."""
 _END = "Tile"  # closes the chunk list
 
 _FLAG_CHUNKS = 0b00000001
@@ -97,9 +100,10 @@ class NicInfo:
     """What a .nic file says about itself, without running a network.
 
     mode: of the decoded picture: L, LA, RGB or RGBA. quality: the user's number, 1 to 100. model_id: 16 hex digits.
-    tiles: their number. bytes: file length. bpp: file bits per pixel. icc_bytes, exif_bytes, xmp_bytes: 0 if absent.
-    source_depth: bits per sample of the source picture. note: sentences for the user, or empty. architecture: the
-    content of chunk Arch, such as compressai/mbt2018-mean/mse/3, or empty; files that have it are of quality 1.
+    tiles: their number. bytes: file length. bpp: file bits per pixel. metadata: bytes of each kind that is there, by
+    the names ICC, EXIF and XMP. source_depth: bits per sample of the source picture. note: sentences for the user, or
+    empty. architecture: the content of chunk Arch, such as compressai/mbt2018-mean/mse/3, or empty; files that have it
+    are of quality 1.
     """
 
     width: int
@@ -112,9 +116,7 @@ class NicInfo:
     bytes: int
     bpp: float
     has_alpha: bool
-    icc_bytes: int
-    exif_bytes: int
-    xmp_bytes: int
+    metadata: dict[str, int]
     source_depth: int
     version: int
     note: str
@@ -243,9 +245,7 @@ def info_of(nic: NicFile, size: int) -> NicInfo:
         bytes=size,
         bpp=8 * size / (header.width * header.height),
         has_alpha=has_alpha,
-        icc_bytes=len(chunks.get(ICC, b"")),
-        exif_bytes=len(chunks.get(EXIF, b"")),
-        xmp_bytes=len(chunks.get(XMP, b"")),
+        metadata={kind: len(chunks[name]) for name, kind in METADATA.items() if name in chunks},
         source_depth=depth,
         version=VERSION,
         note=" ".join(filter(None, notes)),

@@ -14,14 +14,14 @@ import io
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from neurocodec import files, metadata
-from neurocodec.container import SIGNATURE
+from neurocodec.container import EXIF, ICC, SIGNATURE
 from neurocodec.errors import ArgumentTypeError, ImageError, NeurocodecError, OutputError, one_line
 from neurocodec.tiling import MAX_PIXELS
 
@@ -45,17 +45,15 @@ class Picture:
     """A picture as the codec sees it.
 
     rgb: uint8 (H, W, 3). gray: the three channels are equal, and the decoder returns L or LA. alpha: uint8 (H, W), 255
-    is opaque, or None. depth: bits per sample of the source, at least 8. icc: a profile for gray or RGB, whichever the
-    picture is. exif: a TIFF structure without "Exif\\0\\0", with orientation 1. xmp: an XMP packet.
+    is opaque, or None. depth: bits per sample of the source, at least 8. metadata: see `metadata.attach`; the ICC
+    profile is one for gray or RGB, whichever the picture is, and the orientation is 1.
     """
 
     rgb: NDArray[np.uint8]
     gray: bool = False
     alpha: NDArray[np.uint8] | None = None
     depth: int = 8
-    icc: bytes | None = None
-    exif: bytes | None = None
-    xmp: bytes | None = None
+    metadata: dict[str, bytes] = field(default_factory=dict)
 
 
 def load(
@@ -107,7 +105,7 @@ def to_pil(picture: Picture) -> Image.Image:
         im = im.copy()  # Pillow shares memory of mode L with the array, and then nobody may write to it
     if picture.alpha is not None:
         im.putalpha(Image.fromarray(np.ascontiguousarray(picture.alpha)))
-    metadata.attach(im, picture.icc, picture.exif, picture.xmp)
+    metadata.attach(im, picture.metadata)
     return im
 
 
@@ -203,10 +201,13 @@ def _from_pil(im: Image.Image, name: str, max_pixels: int) -> Picture:
         raise ImageError(_undecodable(name, error)) from error
 
     values, depth = _pixels(im, rawmode, name)
-    exif, xmp, orientation = metadata.exif_and_xmp(im)
+    items, orientation = metadata.exif_and_xmp(im)
     rgb, gray, alpha = _split(metadata.turn(values, orientation))
-    icc = None if im.mode == "CMYK" else metadata.icc_profile(im, b"GRAY" if gray else b"RGB ")
-    return Picture(rgb, gray, alpha, depth, icc, exif or tiff_exif, xmp)
+    if tiff_exif:
+        items.setdefault(EXIF, tiff_exif)
+    if im.mode != "CMYK" and (icc := metadata.icc_profile(im, b"GRAY" if gray else b"RGB ")):
+        items[ICC] = icc
+    return Picture(rgb, gray, alpha, depth, items)
 
 
 def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8], int]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, PngImagePlugin
+
+from neurocodec.container import EXIF, ICC, XMP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
 _ORIENTATION = 0x0112
 _EXIF_PREFIX = b"Exif\0\0"
+_PILLOW = {ICC: ("icc_profile", b""), EXIF: ("exif", _EXIF_PREFIX), XMP: ("xmp", b"")}
+"""Where `im.info` has the content of a chunk, and what stands before it there."""
 _TIFF_DESCRIPTION = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # about the picture, not about the file
 _TIFF_SUBFOLDERS = (0x8769, 0x8825)  # EXIF, GPS
 _TURNED_BY_BOXES = ("AVIF", "HEIF")  # by nothing else; Pillow gives what the boxes say as EXIF
@@ -28,8 +33,8 @@ def icc_profile(im: Image.Image, space: bytes) -> bytes | None:
     return icc if isinstance(icc, bytes) and icc[16:20] == space else None
 
 
-def exif_and_xmp(im: Image.Image) -> tuple[bytes | None, bytes | None, int]:
-    """EXIF as a TIFF structure and XMP, both with their orientation set to 1, and the orientation of the loaded pixels.
+def exif_and_xmp(im: Image.Image) -> tuple[dict[str, bytes], int]:
+    """EXIF and XMP as chunks hold them, with their orientation set to 1, and the orientation of the loaded pixels.
 
     The container's own tag wins over XMP. A TIFF is upright: Pillow turns it as its tag says when it loads the pixels.
     """
@@ -40,7 +45,8 @@ def exif_and_xmp(im: Image.Image) -> tuple[bytes | None, bytes | None, int]:
     elif orientation is None:
         match = None if im.format in _TURNED_BY_BOXES else re.search(_XMP_ORIENTATION, xmp)
         orientation = int(match[2]) if match else 1
-    return exif or None, re.sub(_XMP_ORIENTATION, rb"\g<1>1", xmp) or None, orientation
+    items = {EXIF: exif, XMP: re.sub(_XMP_ORIENTATION, rb"\g<1>1", xmp)}
+    return {name: value for name, value in items.items() if value}, orientation
 
 
 def tiff_exif(im: Image.Image) -> bytes | None:
@@ -65,10 +71,15 @@ def turn(values: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return values
 
 
-def attach(im: Image.Image, icc: bytes | None, exif: bytes | None, xmp: bytes | None) -> None:
-    """Puts metadata into `im.info`, where `save_options` looks for it. exif: a TIFF structure."""
-    items = {"icc_profile": icc, "exif": exif and _EXIF_PREFIX + exif, "xmp": xmp}
-    im.info.update({name: value for name, value in items.items() if value})
+def attach(im: Image.Image, chunks: Mapping[str, bytes]) -> None:
+    """Puts metadata into `im.info`, where `save_options` looks for it.
+
+    chunks: by the names of `container.METADATA`; EXIF is a TIFF structure without "Exif\\0\\0", XMP a packet. Other
+    chunks are ignored.
+    """
+    for chunk, (name, prefix) in _PILLOW.items():
+        if chunk in chunks:
+            im.info[name] = prefix + chunks[chunk]
 
 
 def save_options(im: Image.Image, kind: str) -> dict[str, Any]:

@@ -32,12 +32,12 @@ class NicImageFile(ImageFile.ImageFile):
             nic = container.read(data)
         except NicFormatError as error:
             raise UnreadableNicError(str(error)) from error
-        info, chunks = container.info_of(nic, len(data)), nic.chunks
+        info = container.info_of(nic, len(data))
         self._data = data
         self._size = (info.width, info.height)
         self._mode = info.mode
         self.info = {"model_id": info.model_id, "quality": info.quality}
-        metadata.attach(self, *(chunks.get(name) for name in (container.ICC, container.EXIF, container.XMP)))
+        metadata.attach(self, nic.chunks)
         self.tile = []  # no Pillow decoder: load does everything
 
     def load(self) -> Any:

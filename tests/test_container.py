@@ -218,13 +218,13 @@ def test_describe() -> None:
     nic = NicFile(Header(40, 20, 960, MODEL), chunks, small().tiles)
     info = describe(write(nic))
     assert (info.mode, info.quality, info.source_depth, info.tiles) == ("RGBA", 100.0, 16, 1)
-    assert (info.icc_bytes, info.exif_bytes, info.xmp_bytes) == (300, 20, 7)
+    assert info.metadata == {"ICC": 300, "EXIF": 20, "XMP": 7}
     assert info.has_alpha
     assert info.model_id == "1011121314151617"
     assert info.bpp == pytest.approx(8 * info.bytes / 800)
     assert "16 bits" in info.note
     plain = describe(write(small()))
-    assert (plain.mode, plain.note, plain.icc_bytes, plain.source_depth) == ("L", "", 0, 8)
+    assert (plain.mode, plain.note, plain.metadata, plain.source_depth) == ("L", "", {}, 8)
 
 
 def test_a_file_of_another_projects_network() -> None:

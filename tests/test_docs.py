@@ -239,12 +239,19 @@ def test_blocks_and_commands_are_seen() -> None:
         "make test",
         "neurocodec encode photo.png --bpp 0.3",
         "neurocodec decode photo.nic --region 16 16 32 32",
-        "neurocodec bench coder",
+        "neurocodec bench speed",
     }
     block = Block(ROOT / "README.md", 1, "", "neurocodec encode IN [-q 5] --unknown  a description\n")
     ((_, *words), _) = commands(block)
     with pytest.raises(SystemExit):
         main(words)
+
+
+def test_pages_agree_on_the_hours_of_training() -> None:
+    readme, card = ((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/model-card.md"))
+    hours = re.search(r"trained for ([\w ]+ hours)", readme)
+    assert hours is not None
+    assert re.search(rf"\b{hours[1]} in all", card, re.IGNORECASE)
 
 
 def test_the_hex_dump_of_the_format_page_is_its_example() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from neurocodec import errors, image
+from neurocodec import container, errors, image
 from neurocodec.image import Picture, load, save_pil, to_pil
 
 RNG = np.random.default_rng(7)
@@ -329,13 +329,13 @@ def test_a_loaded_tiff_keeps_its_twelve_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "gif", "bmp"])
 def test_a_path_an_open_file_and_an_image_give_the_same_picture(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
-    save_pil(to_pil(Picture(RGB, icc=SRGB, exif=exif(1))), path)
+    save_pil(to_pil(Picture(RGB, metadata={container.ICC: SRGB, container.EXIF: exif(1)})), path)
     expected = load(path)
     with open(path, "rb") as file:
         for source in (file, io.BytesIO(path.read_bytes()), Image.open(path), loaded(path)):
             picture = load(source)
             same(picture, expected)
-            assert (picture.icc, picture.exif, picture.xmp) == (expected.icc, expected.exif, expected.xmp)
+            assert picture.metadata == expected.metadata
 
 
 @pytest.mark.parametrize(("channels", "colour"), [(2, 4), (3, 2), (4, 6)])
@@ -367,7 +367,7 @@ def test_orientation_is_applied_to_all_planes_and_reset(tmp_path: Path, orientat
     np.testing.assert_array_equal(picture.rgb, upright[:, :, :3])
     np.testing.assert_array_equal(picture.alpha, upright[:, :, 3])
     assert picture.rgb.flags.c_contiguous
-    assert picture.exif == exif(1, order)  # and every other byte as it was
+    assert picture.metadata.get(container.EXIF) == exif(1, order)  # and every other byte as it was
 
 
 def test_orientation_in_jpeg_and_in_xmp_alone(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_orientation_in_jpeg_and_in_xmp_alone(tmp_path: Path) -> None:
     im.info["xmp"] = XMP
     picture = load(im)
     np.testing.assert_array_equal(picture.rgb, np.rot90(RGB, -1))
-    assert picture.xmp == XMP.replace(b'"6"', b'"1"')
+    assert picture.metadata.get(container.XMP) == XMP.replace(b'"6"', b'"1"')
 
 
 def test_tiff_is_turned_once_and_keeps_its_description(tmp_path: Path) -> None:
@@ -386,9 +386,9 @@ def test_tiff_is_turned_once_and_keeps_its_description(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(path, tiffinfo={0x0112: 6, 0x010F: "maker"})
     picture = load(path)
     np.testing.assert_array_equal(picture.rgb, np.rot90(RGB, -1))
-    assert picture.exif is not None
+    assert picture.metadata.get(container.EXIF) is not None
     kept = Image.Exif()
-    kept.load(picture.exif)
+    kept.load(picture.metadata[container.EXIF])
     assert dict(kept) == {0x010F: "maker"}
 
 
@@ -401,7 +401,7 @@ def test_tiff_tags_of_another_type_do_not_stop_a_picture(tmp_path: Path) -> None
     path.write_bytes(data)
     picture = load(path)
     np.testing.assert_array_equal(picture.rgb, RGB)
-    assert picture.exif is None
+    assert picture.metadata.get(container.EXIF) is None
 
 
 def with_tags(kind: str, tag: int | None, exif_tag: int | None, xmp_tag: int | None) -> bytes:
@@ -456,7 +456,7 @@ def test_the_orientation_of_the_container_wins(
         assert picture.rgb.shape == ((7, 5, 3) if turned else (5, 7, 3))
     else:
         np.testing.assert_array_equal(picture.rgb, np.rot90(RGB, -1) if turned else RGB)
-    assert not picture.xmp or b'Orientation="6"' not in picture.xmp
+    assert not picture.metadata.get(container.XMP) or b'Orientation="6"' not in picture.metadata[container.XMP]
     assert to_pil(picture).getexif().get(0x0112, 1) in (1, 9)  # nobody turns it again
 
 
@@ -466,7 +466,7 @@ def test_broken_exif_does_not_stop_a_picture(broken: bytes) -> None:
     im.info["exif"] = b"Exif\0\0" + broken
     picture = load(im)
     np.testing.assert_array_equal(picture.rgb, RGB)
-    assert picture.exif == (broken or None)
+    assert picture.metadata.get(container.EXIF) == (broken or None)
 
 
 @pytest.mark.parametrize(
@@ -486,22 +486,24 @@ def test_broken_exif_does_not_stop_a_picture(broken: bytes) -> None:
 def test_icc_profile_is_kept_only_where_it_fits(mode: str, icc: bytes, kept: bool) -> None:
     im = Image.fromarray(RGBA).convert(mode)
     im.info["icc_profile"] = icc
-    assert load(im).icc == (icc if kept else None)
+    assert load(im).metadata.get(container.ICC) == (icc if kept else None)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff"])
 def test_metadata_goes_through_files(tmp_path: Path, suffix: str) -> None:
-    picture = Picture(RGB, icc=SRGB, exif=exif(1), xmp=XMP.replace(b'"6"', b'"1"'))
+    picture = Picture(
+        RGB, metadata={container.ICC: SRGB, container.EXIF: exif(1), container.XMP: XMP.replace(b'"6"', b'"1"')}
+    )
     path = tmp_path / f"a{suffix}"
     save_pil(to_pil(picture), path)
     again = load(path)
-    assert again.icc == SRGB
-    assert again.xmp == picture.xmp
+    assert again.metadata.get(container.ICC) == SRGB
+    assert again.metadata.get(container.XMP) == picture.metadata.get(container.XMP)
     if suffix == ".tiff":  # TIFF holds the tags in its own folder
-        assert again.exif is not None
-        assert b"abc\0" in again.exif
+        assert again.metadata.get(container.EXIF) is not None
+        assert b"abc\0" in again.metadata[container.EXIF]
     else:
-        assert again.exif == picture.exif
+        assert again.metadata.get(container.EXIF) == picture.metadata.get(container.EXIF)
     if suffix != ".jpg":
         np.testing.assert_array_equal(again.rgb, RGB)
 
@@ -677,14 +679,18 @@ def test_formats_that_are_called_lossless_are(tmp_path: Path, suffix: str, mode:
 
 
 def test_every_suffix_of_jpeg_has_the_same_settings(tmp_path: Path) -> None:
-    im = to_pil(Picture(RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8), icc=SRGB, exif=exif(1)))
+    im = to_pil(
+        Picture(
+            RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8), metadata={container.ICC: SRGB, container.EXIF: exif(1)}
+        )
+    )
     for suffix in ("jpg", "jpeg", "jfif", "mpo"):
         save_pil(im, tmp_path / f"a.{suffix}")
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / "a.jpg").read_bytes()
 
 
 def test_metadata_too_long_for_the_format_is_an_error(tmp_path: Path) -> None:
-    im = to_pil(Picture(RGB, exif=exif(1) + bytes(70000)))
+    im = to_pil(Picture(RGB, metadata={container.EXIF: exif(1) + bytes(70000)}))
     with pytest.raises(errors.OutputError, match=r"JPEG cannot hold this picture .*use \.png"):
         save_pil(im, tmp_path / "a.jpg")
     assert os.listdir(tmp_path) == []
@@ -693,7 +699,7 @@ def test_metadata_too_long_for_the_format_is_an_error(tmp_path: Path) -> None:
 def test_metadata_of_a_wrong_type_is_an_error(tmp_path: Path) -> None:
     tags = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIIId", 0x010F, 12, 1, 26, 0, 1.5)  # the maker is a double
     with pytest.raises(errors.OutputError, match=r"TIFF cannot hold this picture .*use \.png"):
-        save_pil(to_pil(Picture(RGB, exif=tags)), tmp_path / "a.tiff")
+        save_pil(to_pil(Picture(RGB, metadata={container.EXIF: tags})), tmp_path / "a.tiff")
     assert os.listdir(tmp_path) == []
 
 
@@ -701,11 +707,13 @@ def test_tags_about_another_file_do_not_spoil_a_tiff(tmp_path: Path) -> None:
     tags = Image.Exif()
     tags[0x0100], tags[0x0111], tags[0x010F] = 4000, 99, "maker"
     tags[0x8769] = {0x9003: "2024:01:02 03:04:05"}
-    save_pil(to_pil(Picture(RGB, exif=tags.tobytes().removeprefix(b"Exif\0\0"))), tmp_path / "a.tiff")
+    save_pil(
+        to_pil(Picture(RGB, metadata={container.EXIF: tags.tobytes().removeprefix(b"Exif\0\0")})), tmp_path / "a.tiff"
+    )
     picture = load(tmp_path / "a.tiff")
     np.testing.assert_array_equal(picture.rgb, RGB)
     kept = Image.Exif()
-    kept.load(picture.exif or b"")
+    kept.load(picture.metadata.get(container.EXIF) or b"")
     assert kept[0x010F] == "maker"
     assert kept.get_ifd(0x8769) == {0x9003: "2024:01:02 03:04:05"}
 

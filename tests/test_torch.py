@@ -19,6 +19,11 @@ from neurocodec.model import Model
 from neurocodec.torch import BatchNetwork, NicFolder, SameSize, decode_batch, encode_batch
 from neurocodec.torch import _decode as decode_with
 
+on_every_device = pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))],
+)
+
 
 def pictures(height: int, width: int, count: int = 3) -> list[np.ndarray]:
     rng = np.random.default_rng(height + width)
@@ -36,23 +41,28 @@ def pixels_of(data: bytes, model: Model) -> np.ndarray:
     return np.ascontiguousarray(rgb.transpose(2, 0, 1))
 
 
+@on_every_device
 @pytest.mark.parametrize("size", [(37, 50), (20, 2100)], ids=["one tile", "three tiles"])
-def test_a_batch_decodes_to_the_pixels_of_the_codec(small_model: Model, size: tuple[int, int]) -> None:
+def test_a_batch_decodes_to_the_pixels_of_the_codec(small_model: Model, size: tuple[int, int], device: str) -> None:
     """Of several qualities and both layouts."""
     files = [
         file_of(rgb, small_model, index, layout)
         for rgb, index, layout in zip(pictures(*size), (100, 480, 960), ("cpu", "gpu", "cpu"), strict=True)
     ]
     files.append(file_of(pictures(*size)[0][:, :, 0], small_model, 480))  # gray
-    decoded = decode_batch(files, "cpu", model=small_model)
+    decoded = decode_batch(files, device, model=small_model)
     assert decoded.dtype == torch.uint8
-    np.testing.assert_array_equal(decoded.numpy(), np.stack([pixels_of(data, small_model) for data in files]))
+    assert decoded.device.type == device
+    np.testing.assert_array_equal(decoded.cpu().numpy(), np.stack([pixels_of(data, small_model) for data in files]))
 
 
+@on_every_device
 @pytest.mark.parametrize("size", [(37, 50), (20, 2100)], ids=["one tile", "three tiles"])
 @pytest.mark.parametrize("layout", ["cpu", "gpu"])
-def test_a_batch_encodes_to_the_bytes_of_the_codec(small_model: Model, size: tuple[int, int], layout: str) -> None:
-    batch = torch.from_numpy(np.stack(pictures(*size))).permute(0, 3, 1, 2)
+def test_a_batch_encodes_to_the_bytes_of_the_codec(
+    small_model: Model, size: tuple[int, int], layout: str, device: str
+) -> None:
+    batch = torch.from_numpy(np.stack(pictures(*size))).permute(0, 3, 1, 2).to(device)
     index = codec.quality_index(50)
     expected = [file_of(rgb, small_model, index, layout) for rgb in pictures(*size)]
     assert encode_batch(batch, quality=50, layout=layout, model=small_model) == expected

@@ -21,7 +21,7 @@ from PIL import Image
 import neurocodec
 from neurocodec import image
 from neurocodec.bench.quality import lpips
-from neurocodec.bench.rivals import Codec, create, nearest
+from neurocodec.bench.rivals import RIVALS, Codec, nearest
 from neurocodec.errors import NeurocodecError
 from neurocodec.metrics import psnr
 
@@ -62,7 +62,7 @@ def rows(source: str, qualities: list[float], folder: Path) -> list[str]:
     x, y = (int(value) for value in place.split(","))
     path = BUNDLED if name == "astronaut" else Path(name)
     rgb = image.load(path).rgb
-    [heic] = create(["heic"])
+    heic = RIVALS["heic"]
     lines = [f"## {path.stem}, {rgb.shape[1]}×{rgb.shape[0]}", ""]
     for quality in qualities:
         data = neurocodec.encode(rgb, quality=quality)

@@ -5,6 +5,7 @@ python tools/make_results.py
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neurocodec import files
-from neurocodec.bench import curves, figure, speed, summary
+from neurocodec.bench import curves, figure, report, speed
 from neurocodec.bench.results import load
 
 ROOT = Path(__file__).parents[1]
@@ -30,13 +31,13 @@ def text(folder: Path = RESULTS) -> str:
         "",
     ]
     for path, results in rate_distortion(folder):
-        heading, rest = summary.markdown(results, level=2, fold=True).split("\n", 1)
+        heading, rest = report.markdown(results, level=2, fold=True).split("\n", 1)
         parts += [
             heading,
             "",
             f"From [{path.name}](../benchmarks/results/{path.name}).",
             "",
-            f"![PSNR over bits per pixel on {summary.title(results)}: the tables hold the numbers]({path.stem}.svg)",
+            f"![PSNR over bits per pixel on {report.title(results)}: the tables hold the numbers]({path.stem}.svg)",
             rest.rstrip(),
             "",
         ]
@@ -105,8 +106,9 @@ def cell(value: Any) -> str:
 
 def main() -> int:
     """Writes the page and a figure for each rd-*.json."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for path, results in rate_distortion(RESULTS):
-        figure.save(curves.curves_of(results, []), summary.title(results), [DOCS / f"{path.stem}.svg"])
+        figure.save(curves.curves_of(results, []), report.title(results), [DOCS / f"{path.stem}.svg"])
     files.write_bytes(DOCS / "results.md", text().encode(), force=True)
     return 0
 

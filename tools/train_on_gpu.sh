@@ -5,9 +5,9 @@
 #   there   tools/train_on_gpu.sh unpack DATA PART...            and back to DATA/FOLDER/...
 #   there   tools/train_on_gpu.sh train DATA RUN TOTAL NOW [section.key=value...]
 #               starts or resumes a run of TOTAL minutes, and ends this command, with a checkpoint, after NOW minutes
-#   there   tools/train_on_gpu.sh home RUN OUT [FIRST]           model.pt and checkpoint.pt to OUT in pieces of 15 MiB,
+#   there   tools/train_on_gpu.sh home RUN OUT [FIRST]           model and checkpoint.safetensors to OUT in pieces of 15 MiB,
 #               at most four of them, from piece number FIRST (0)
-#   here    tools/train_on_gpu.sh join RUN PIECE...              and back to RUN/model.pt and RUN/checkpoint.pt
+#   here    tools/train_on_gpu.sh join RUN PIECE...              and back to RUN/model.safetensors and RUN/checkpoint.safetensors
 #
 # Crops come from DATA/train; a third from DATA/train-native and 6 % from DATA/train-screen, where they are. bfloat16, compiled, crops of 256 and at the end 512; later settings replace these.
 set -euo pipefail
@@ -45,10 +45,10 @@ train)
     mix=()
     [ -d "$data/train-native" ] && mix+=("\"$data/train-native\" = 0.33")
     [ -d "$data/train-screen" ] && mix+=("\"$data/train-screen\" = 0.06")
-    start=(--run "$run" --init-from base)
-    [ -f "$run/checkpoint.pt" ] && start=(--resume "$run")
+    start=(base-gpu --run "$run" --init-from base)
+    [ -f "$run/checkpoint.safetensors" ] && start=(--resume "$run")
     status=0
-    PYTHONUNBUFFERED=1 timeout --signal TERM "${now}m" "$PYTHON" -m neurocodec train configs/base-gpu.toml "${start[@]}" \
+    PYTHONUNBUFFERED=1 timeout --signal TERM "${now}m" "$PYTHON" -m neurocodec train "${start[@]}" \
         data.folder="$data/train" "data.mix={ $(IFS=,; echo "${mix[*]}") }" data.final_crop=512 data.workers=14 \
         training.steps=100000000 training.minutes="$total" training.precision=bfloat16 training.compile=true \
         training.batch=48 training.checkpoint_every=1000 training.validate_actual=false "$@" || status=$?
@@ -57,7 +57,9 @@ train)
 home)
     run=$1 out=$2 first=${3:-0}
     rm -rf "$run/pieces" && mkdir -p "$run/pieces" "$out"
-    for file in model checkpoint; do split --bytes 15M --numeric-suffixes "$run/$file.pt" "$run/pieces/$file.pt."; done
+    for file in model checkpoint; do
+        [ ! -f "$run/$file.safetensors" ] || split --bytes 15M --numeric-suffixes "$run/$file.safetensors" "$run/pieces/$file."
+    done
     ls "$run/pieces" | sort --reverse | tail --lines +$((first + 1)) | head --lines 4 |
         while IFS= read -r piece; do cp "$run/pieces/$piece" "$out"; done
     cp "$run/log.jsonl" "$out"
@@ -68,9 +70,11 @@ join)
     mkdir -p "$run"
     for file in model checkpoint; do
         for piece; do
-            if [[ $piece == */$file.pt.* ]]; then printf '%s\t%s\n' "${piece##*.}" "$piece"; fi
-        done | sort | cut --fields 2 | xargs cat > "$run/$file.pt"
+            if [[ $piece == */$file.[0-9]* ]]; then printf '%s\t%s\n' "${piece##*.}" "$piece"; fi
+        done | sort | cut --fields 2 > "$run/.pieces"
+        [ ! -s "$run/.pieces" ] || xargs cat < "$run/.pieces" > "$run/$file.safetensors"
     done
+    rm "$run/.pieces"
     ls -l "$run"
     ;;
 *)

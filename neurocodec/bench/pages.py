@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib import resources
 from string import Template
 
@@ -26,18 +26,7 @@ def page(template: str, **values: object) -> Html:
 
 def join(parts: Iterable[str]) -> Html:
     """Several pieces, each on a line of its own; pieces that are not `Html` are escaped."""
-    return Html("\n".join(_escaped(part) for part in parts if part))
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]], own: Sequence[bool] = ()) -> Html:
-    """A table. Cells that are not `Html` are escaped; own: whether each row is marked as this project's."""
-    head = join(fill('<th scope="col">$cell</th>', cell=cell) for cell in heads)
-    body = join(
-        fill("<tr$mark>$cells</tr>", mark=Html(" class=own" * mark), cells=join(fill("<td>$c</td>", c=c) for c in row))
-        for row, mark in zip(rows, own or [False] * len(rows), strict=True)
-    )
-    frame = '<div class="scroll"><table><thead><tr>$head</tr></thead><tbody>$body</tbody></table></div>'
-    return fill(frame, head=head, body=body)
+    return Html("\n".join(_escaped(part) for part in parts))
 
 
 def data_url(kind: str, data: bytes) -> str:

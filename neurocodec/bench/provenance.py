@@ -25,15 +25,23 @@ PACKAGES = (
 
 def stamp(kind: str, command: str) -> dict[str, Any]:
     """What every results file says about its run. kind: of results; command: the command line."""
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    about = {"kind": kind, "date": date, "command": command, "commit": commit()}
-    return about | {"machine": machine(), "versions": versions()}
+    versions = {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+    return {
+        "kind": kind,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": {package: number for package, number in versions.items() if number},
+    }
 
 
 def command_line(words: Sequence[str]) -> str:
-    """A command line that can be published: absolute paths are cut to their last part."""
-    words = [re.sub(r"(^|[,:=])/(?:[^,:=]*/)*([^,:=/]+)/?", r"\1\2", word) for word in words]
-    return shlex.join(["neurocodec" if words[0] == "__main__.py" else words[0], *words[1:]])
+    """A command line that can be published: of an absolute path only the last part is left, after an ellipsis."""
+    words = [re.sub(r"(^|[,:=])/(?:[^,:=]*/)*([^,:=/]+)/?", r"\1.../\2", word) for word in words]
+    program = Path(words[0]).name
+    line = shlex.join(["neurocodec" if program == "__main__.py" else program, *words[1:]])
+    return line.encode(errors="backslashreplace").decode()
 
 
 def machine() -> dict[str, Any]:
@@ -51,12 +59,6 @@ def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on, where installed."""
-    known = {package: version(package) for package in PACKAGES}
-    return {"python": platform.python_version()} | {name: number for name, number in known.items() if number}
-
-
 def version(package: str) -> str:
     """The version of an installed package, else an empty string."""
     try:
@@ -67,15 +69,13 @@ def version(package: str) -> str:
 
 def commit() -> str | None:
     """The git commit of this package's source, with "-dirty" if files were changed since; None outside a checkout."""
-    folder = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=True).stdout
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")  # fails within the repository of another project
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD").strip() + ("-dirty" if changed.strip() else "")
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,6 +1,8 @@
-"""The quality metrics of decoded pictures besides PSNR: MS-SSIM, LPIPS, DISTS, and features of patches for FID and KID.
+"""The quality metrics of decoded pictures besides PSNR: MS-SSIM, LPIPS, DISTS, and Fréchet distances of patches.
 
 Networks are loaded once a process, where their weights are installed; results name each metric that is not available.
+M. Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", 2017 (FID);
+patches as in F. Mentzer et al., "High-fidelity generative image compression", 2020, appendix A.7 (FID/256).
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +19,14 @@ import numpy as np
 from PIL import Image
 
 from neurocodec import files
-from neurocodec.bench.fid import patches
 from neurocodec.errors import MissingPackageError, MissingWeightsError
 from neurocodec.metrics import MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_db
 from neurocodec.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Features = NDArray[np.float32 | np.float64]
 
 DISTS_SIDE = 256
 """Pixels: DISTS's authors scale the shorter side of larger pictures to it."""
@@ -43,13 +46,14 @@ class Metric:
     least_side: int = 1
     falls: bool = False
 
-    def shown(self, value: float) -> float:
-        """The value as figures show it: MS-SSIM in dB."""
-        return ms_ssim_db(value) if self.key == "ms_ssim" else value
+    def finite(self, points: Iterable[Sequence[float]]) -> list[tuple[float, float]]:
+        """Points (bpp, value) as figures show them, MS-SSIM in dB, without those that have no place on the scale."""
+        shown = [(bpp, ms_ssim_db(value) if self.key == "ms_ssim" else value) for bpp, value in points]
+        return [(bpp, value) for bpp, value in shown if value < math.inf and (value > 0 or not self.falls)]
 
-    def rising(self, value: float) -> float:
-        """The value on a scale that rises with quality, for BD-rates."""
-        return -10 * math.log10(value) if self.falls else self.shown(value)
+    def rising(self, points: Iterable[Sequence[float]]) -> list[tuple[float, float]]:
+        """The finite points on a scale that rises with quality, for BD-rates."""
+        return [(bpp, -10 * math.log10(value) if self.falls else value) for bpp, value in self.finite(points)]
 
 
 METRICS = {
@@ -62,28 +66,19 @@ METRICS = {
     )
 }
 
-
-@dataclass(frozen=True)
-class PatchNetwork:
-    """The network whose features distances between sets of patches are based on. names: of the two distances."""
-
-    title: str
-    names: tuple[str, str]
-    note: str
-
-
-PATCH_NETWORKS = {
-    "inception": PatchNetwork(
-        "Inception v3 of 2015, 2048 features, through torch-fidelity",
-        ("FID/256", "KID/256"),
-        "FID and KID on patches of 256 pixels and a second grid shifted by 128, as HiFiC measures them",
-    ),
-    "alexnet": PatchNetwork(
-        "AlexNet, its last layer averaged over the patch, 256 features",
-        ("Fréchet distance, AlexNet features", "kernel distance, AlexNet features"),
-        "not comparable to published FID or KID; patches of 256 pixels and a second grid shifted by 128",
-    ),
+PATCH_NETWORKS: dict[str, dict[str, Any]] = {
+    "inception": {
+        "network": "Inception v3 of 2015, 2048 features, through torch-fidelity",
+        "names": ["FID/256"],
+        "note": "FID on patches of 256 pixels and a second grid shifted by 128, as HiFiC measures it",
+    },
+    "alexnet": {
+        "network": "AlexNet, its last layer averaged over the patch, 256 features",
+        "names": ["Fréchet distance, AlexNet features"],
+        "note": "not comparable to published FID; patches of 256 pixels and a second grid shifted by 128",
+    },
 }
+"""The networks whose features distances between sets of patches are based on, as results describe them."""
 
 
 @dataclass(frozen=True)
@@ -97,66 +92,53 @@ class Metrics:
 
     def of(self, rgb: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> dict[str, float | None]:
         """ms_ssim, lpips and dists of a pair; None if not asked for, or if the picture is too small."""
-        keys = self._defined(*rgb.shape[:2])
+        keys = self.defined({"height": rgb.shape[0], "width": rgb.shape[1]})
         functions = {"ms_ssim": ms_ssim, "lpips": lpips, "dists": dists}
         return {key: function(rgb, decoded) if key in keys else None for key, function in functions.items()}
 
-    def lacking(self, row: dict[str, Any], height: int, width: int) -> bool:
-        """Whether a row of results lacks a metric that would be computed now."""
-        return any(row.get(key) is None for key in self._defined(height, width))
+    def defined(self, picture: dict[str, Any]) -> list[str]:
+        """The metrics that are asked for and defined for a picture of this height and width."""
+        side = min(picture["height"], picture["width"])
+        return [key for key in self._asked() if side >= METRICS[key].least_side]
+
+    def _asked(self) -> list[str]:
+        return [key for key in METRICS if getattr(self, key, False)]
 
     def too_small(self, pictures: Collection[dict[str, Any]]) -> dict[str, str]:
-        """The metrics that have no average because pictures are too small, by title, and why. pictures: as results
-        hold them."""
-        reasons = {}
-        for key in self._defined(math.inf, math.inf):
-            title, side = METRICS[key].title, METRICS[key].least_side
-            small = [picture["name"] for picture in pictures if min(picture["height"], picture["width"]) < side]
-            if small:
-                count = f"{len(small)} of {len(pictures)} pictures"
-                reasons[title] = f"no averages, as {count}, such as {small[0]}, are below {side} pixels"
+        """The metrics that have no average because of small pictures, by title, and why. pictures: as results hold
+        them."""
+        reasons: dict[str, str] = {}
+        for picture in pictures:
+            for metric in (METRICS[key] for key in self._asked() if key not in self.defined(picture)):
+                why = f"no averages, as pictures such as {picture['name']} are below {metric.least_side} pixels"
+                reasons.setdefault(metric.title, why)
         return reasons
 
-    def _defined(self, height: float, width: float) -> list[str]:
-        """The metrics that are asked for and defined for a picture of this size."""
-        keys = [key for key in METRICS if getattr(self, key, False)]
-        return [key for key in keys if min(height, width) >= METRICS[key].least_side]
 
-
-def available(*, dists: bool = False, patches: bool = False, download: bool = False) -> tuple[Metrics, dict[str, str]]:
+def available(*, dists: bool = False, fid: bool = False, download: bool = False) -> tuple[Metrics, dict[str, str]]:
     """The metrics that can be computed here, and why others cannot, by title.
 
-    dists, patches: whether DISTS and distances between sets of patches are asked for; download: whether weights may be
+    dists, fid: whether DISTS and distances between sets of patches are asked for; download: whether weights may be
     downloaded (LPIPS 244 MB, DISTS 553 MB, Inception 96 MB).
     """
-    from neurocodec.perceptual.weights import load_weights
-
     missing: dict[str, str] = {}
     home = os.path.expanduser("~")  # the reasons go into results, which may be published
 
-    def usable(title: str, load: Callable[[], object], *parts: str) -> bool:
+    def usable(title: str, load: Callable[[], object]) -> bool:
         try:
-            for part in parts if download else ():
-                load_weights(part)  # into PyTorch's cache, where the networks and other processes find them
             load()
         except (MissingPackageError, MissingWeightsError) as error:
             missing[title] = str(error) if home == "/" else str(error).replace(home, "~")
         return title not in missing
 
-    def inception() -> None:
-        _inception_package()
-        inception_weights(download)
-        network("inception")
-
     has_ms_ssim = usable("MS-SSIM", lambda: require("pytorch_msssim", "pytorch-msssim", "MS-SSIM"))
-    has_lpips = usable("LPIPS", lambda: network("lpips"), "alexnet", "lpips_alex")
-    has_dists = dists and usable("DISTS", lambda: network("dists"), "vgg16", "dists")
+    has_lpips = usable("LPIPS", lambda: network("lpips", download))
+    has_dists = dists and usable("DISTS", lambda: network("dists", download))
     key = ""
-    if patches:
-        if usable("FID/256 and KID/256", inception):
-            key = "inception"
-        elif usable(PATCH_NETWORKS["alexnet"].names[0], lambda: network("alexnet")):
-            key = "alexnet"
+    if fid and usable("FID/256", lambda: network("inception", download)):
+        key = "inception"
+    elif fid and usable(PATCH_NETWORKS["alexnet"]["names"][0], lambda: network("alexnet")):
+        key = "alexnet"
     return Metrics(has_ms_ssim, has_lpips, has_dists, key), missing
 
 
@@ -181,8 +163,44 @@ def dists(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return _distance("dists", scaled(a), scaled(b))
 
 
+def patches(rgb: NDArray[np.uint8], side: int = 256) -> NDArray[np.uint8]:
+    """All whole patches of two grids, the second one shifted by half a patch in both directions.
+
+    rgb: uint8 (H, W, 3). Returns uint8 (n, side, side, 3), n = hw + (h - 1)(w - 1) with h = H // side and
+    w = W // side; n is 0 for a picture smaller than a patch.
+    """
+    height, width = rgb.shape[:2]
+    squares = [
+        rgb[y : y + side, x : x + side]
+        for start in (0, side // 2)
+        for y in range(start, height - side - start + 1, side)
+        for x in range(start, width - side - start + 1, side)
+    ]
+    return np.stack(squares) if squares else np.empty((0, side, side, 3), np.uint8)
+
+
+def frechet_distance(a: Features, b: Features) -> float:
+    """Squared Fréchet distance between Gaussians fitted to two sets of vectors, which is FID for Inception features:
+
+        |mean_a - mean_b|² + trace(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)).
+
+    a, b: (n, d) and (m, d), n and m of at least 2; covariances are unbiased. The last trace is that of
+    (S cov_b S)^(1/2), S = cov_a^(1/2), whose matrices are symmetric. With few vectors the distance is biased upwards:
+    compare only sets of equal size. Raises ValueError for shapes that do not fit.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features have shapes {a.shape} and {b.shape}, expected (n, d) and (m, d), both above one")
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    x_cov, y_cov = (np.atleast_2d(np.cov(v, rowvar=False)) for v in (x, y))
+    values, vectors = np.linalg.eigh(x_cov)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ y_cov @ root), 0)).sum()
+    distance = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(x_cov) + np.trace(y_cov) - 2 * cross
+    return max(0.0, float(distance))
+
+
 def patch_features(rgb: NDArray[np.uint8], key: str) -> NDArray[np.float32]:
-    """Features of all patches of `fid.patches`, (n, d). key: of PATCH_NETWORKS.
+    """Features of all `patches`, (n, d). key: of PATCH_NETWORKS.
 
     Raises MissingWeightsError, MissingPackageError.
     """
@@ -195,7 +213,7 @@ def patch_features(rgb: NDArray[np.uint8], key: str) -> NDArray[np.float32]:
 
 
 @functools.lru_cache
-def network(key: str) -> Any:
+def network(key: str, download: bool = False) -> Any:
     """The network lpips, dists, alexnet or inception, loaded once a process.
 
     lpips and dists take two batches of pictures in [0, 1], (B, 3, H, W); alexnet and inception take one of uint8 and
@@ -205,19 +223,19 @@ def network(key: str) -> Any:
 
     device = _device()
     if key == "lpips":
-        return lpips.load_lpips("alex", device, download=False)
+        return lpips.load_lpips("alex", device, download=download)
     if key == "dists":
-        return dists.load_dists(device, download=False)
+        return dists.load_dists(device, download=download)
     if key == "alexnet":
-        alexnet = features.load_alexnet(("relu5",), device=device, download=False)
+        alexnet = features.load_alexnet(("relu5",), device=device, download=download)
         return lambda x: alexnet(x.float() / 255)["relu5"].mean((2, 3))
-    build, path = _inception_package().FeatureExtractorInceptionV3, str(inception_weights())
-    extractor = build("inception-v3-compat", ["2048"], feature_extractor_weights_path=path).to(device).eval()
+    package: Any = require("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity", "FID", "fid")
+    path = str(inception_weights(download))
+    extractor = package.FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=path
+    )
+    extractor = extractor.to(device).eval()
     return lambda x: extractor(x)[0]
-
-
-def _inception_package() -> Any:
-    return require("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity", "FID", "fid")
 
 
 def inception_weights(download: bool = False) -> Path:

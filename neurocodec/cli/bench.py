@@ -1,4 +1,4 @@
-"""neurocodec bench: rate and distortion, or speed, beside other codecs and coders; measured on real files only."""
+"""neurocodec bench: rate and distortion, or speed, beside other codecs; measured on real files only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neurocodec import files
 from neurocodec.cli import options
@@ -24,94 +24,48 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "bench", help="measure against other codecs", description=__doc__, allow_abbrev=False
     )
     kinds = parser.add_subparsers(title="measurements", metavar="KIND", dest="kind", required=True)
-    add_rd_options(
-        kinds.add_parser(
-            "rd",
-            help="rate and distortion: results.json, table.md, rd.png, rd.svg, report.html",
-            description="Rate and distortion of real files. Rows that DIR/results.json holds are not measured again.",
-            allow_abbrev=False,
-        )
+    rd = kinds.add_parser(
+        "rd",
+        help="rate and distortion: results.json, table.md, rd.png, rd.svg, report.html",
+        description="Rate and distortion of real files. Rows that DIR/results.json holds are not measured again.",
+        allow_abbrev=False,
     )
-    add_speed_options(
-        kinds.add_parser(
-            "speed",
-            help="seconds and memory to encode and to decode, by stage and by size",
-            description="Seconds and peak memory to encode and to decode, each codec in a process of its own, all at "
-            "about the same bits per pixel. CompressAI networks without published weights get random ones, and their "
-            "names say so.",
-            allow_abbrev=False,
-        )
+    add_rd_options(rd)
+    speed = kinds.add_parser(
+        "speed",
+        help="seconds and memory to encode and to decode, by stage and by size",
+        description="Seconds and peak memory to encode and to decode, each codec in a process of its own, at the one "
+        "of its settings whose file is nearest to --bpp.",
+        allow_abbrev=False,
     )
-    add_coder_options(
-        kinds.add_parser(
-            "coder",
-            help="symbols a second of the range coder, constriction and compressai's ans",
-            description="Symbols a second and bytes of the range coder, constriction and compressai's ans.",
-            allow_abbrev=False,
-        )
-    )
+    add_speed_options(speed)
 
 
 def add_rd_options(parser: argparse.ArgumentParser) -> None:
     """The options of `neurocodec bench rd`."""
     add = parser.add_argument
-    add(
-        "--dataset",
-        required=True,
-        metavar="NAME|DIR",
-        help="kodak or clic2025-validation, or a folder of pictures, which are measured as 8-bit RGB without alpha",
-    )
-    add(
-        "--codecs",
-        type=_words,
-        default=["nic", "jpeg", "webp"],
-        metavar="A,B",
-        help="from nic, jpeg, jpeg-444, mozjpeg, webp, avif, avif-psnr, heic, bpg, jxl and jpeg2000, or all for these; "
+    sets = "kodak or clic2025-validation, or a folder of pictures, which are measured as 8-bit RGB without alpha"
+    add("--dataset", required=True, metavar="NAME|DIR", help=sets)
+    codecs = (
+        "from nic, jpeg, jpeg-444, mozjpeg, webp, avif, avif-psnr, heic, bpg, jxl and jpeg2000, or all for these; "
         "nic:MODEL is another model, by name or file, nic@R and nic:MODEL@R are decoded with realism R, cai:NAME is "
-        "one of CompressAI's (nic,jpeg,webp)",
+        "one of CompressAI's (nic,jpeg,webp)"
     )
+    add("--codecs", type=_words, default=["nic", "jpeg", "webp"], metavar="A,B", help=codecs)
     add("--images", type=options.integer(1), metavar="N", help="only the first N pictures")
-    add(
-        "--qualities",
-        type=_qualities,
-        action="append",
-        default=[],
-        metavar="[CODEC=]Q,Q",
-        help="settings instead of a codec's own; without a name, for all codecs whose setting is a quality up to 100",
-    )
-    add(
-        "--anchors",
-        nargs="+",
-        default=[],
-        type=Path,
-        metavar="FILE|DIR",
-        help="JSON files with curves measured elsewhere or published, or folders of them",
-    )
-    add(
-        "--against",
-        type=_words,
-        default=[],
-        metavar="A,B",
-        help="curves to give BD-rates against, besides JPEG and BPG",
-    )
+    qualities = "settings instead of a codec's own; without a name, for all codecs whose setting is a quality up to 100"
+    add("--qualities", type=_qualities, action="append", default=[], metavar="[CODEC=]Q,Q", help=qualities)
+    anchors = "JSON files with curves measured elsewhere or published, or folders of them"
+    add("--anchors", nargs="+", default=[], type=Path, metavar="FILE|DIR", help=anchors)
+    against = "curves to give BD-rates against, besides JPEG and BPG"
+    add("--against", type=_words, default=[], metavar="A,B", help=against)
     add("--dists", action="store_true", help="also DISTS")
-    add(
-        "--fid",
-        action="store_true",
-        help="also FID/256 and KID/256; without Inception, the same distances with AlexNet, and named so",
-    )
-    add(
-        "--gallery",
-        type=options.integer(0),
-        default=3,
-        metavar="N",
-        help="number of pictures that report.html shows crops of (3)",
-    )
-    add(
-        "--download",
-        action="store_true",
-        help="download the data set, and weights for LPIPS (244 MB), DISTS (553 MB), FID (96 MB)",
-    )
+    fid = "also FID/256; without Inception, the same distance with AlexNet, and named so"
+    add("--fid", action="store_true", help=fid)
+    gallery = "number of pictures that report.html shows crops of (3)"
+    add("--gallery", type=options.integer(0), default=3, metavar="N", help=gallery)
+    download = "download the data set, and weights for LPIPS (244 MB), DISTS (553 MB), FID (96 MB)"
+    add("--download", action="store_true", help=download)
     options.add_model_option(parser)
     add("-j", "--jobs", type=options.integer(1), default=1, metavar="N", help="processes (1)")
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the results; created if missing")
@@ -121,48 +75,19 @@ def add_rd_options(parser: argparse.ArgumentParser) -> None:
 def add_speed_options(parser: argparse.ArgumentParser) -> None:
     """The options of `neurocodec bench speed`."""
     add = parser.add_argument
-    add(
-        "--codecs",
-        type=_words,
-        default=SPEED_CODECS.split(","),
-        metavar="A,B",
-        help=f"as for rd ({SPEED_CODECS}, if installed)",
-    )
-    add(
-        "--sizes",
-        type=_sizes,
-        default="0.25,1,6,24",
-        metavar="S,S",
-        help="megapixels, 3 to 2, or width by height such as 768x512 (0.25,1,6,24)",
-    )
+    codecs = f"as for rd ({SPEED_CODECS}, if installed)"
+    add("--codecs", type=_words, default=SPEED_CODECS.split(","), metavar="A,B", help=codecs)
+    sizes = "megapixels, 3 to 2, or width by height such as 768x512 (0.25,1,6,24)"
+    add("--sizes", type=_sizes, default="0.25,1,6,24", metavar="S,S", help=sizes)
     add("--threads", type=_counts, default=[1], metavar="N,N", help="numbers of threads (1)")
     add("--bpp", type=options.number(0, above=True), default=0.7, metavar="B", help="bits per pixel (0.7)")
     add("--repeats", type=options.integer(1), default=5, metavar="N", help="runs of each (5)")
     add("--picture", type=Path, metavar="FILE", help="picture that fills each size (the bundled photograph)")
     options.add_model_option(parser)
     options.add_device_option(parser)
-    _add_output_options(parser)
-    parser.set_defaults(run=run_speed)
-
-
-def add_coder_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `neurocodec bench coder`."""
-    add = parser.add_argument
-    add("--count", type=options.integer(1), default=1 << 20, metavar="N", help="Gaussian symbols of each set (2^20)")
-    add(
-        "--symbols",
-        type=Path,
-        metavar="FILE.npz",
-        help="instead: a file with the arrays symbols, indexes, frequencies, offsets and lengths",
-    )
-    add("--repeats", type=options.integer(1), default=15, metavar="N", help="runs of each (15)")
-    _add_output_options(parser)
-    parser.set_defaults(run=run_coder)
-
-
-def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write the results there")
+    add("-o", "--output", type=Path, metavar="FILE.json", help="write the results there")
     options.add_force_option(parser)
+    parser.set_defaults(run=run_speed)
 
 
 def run_rd(args: argparse.Namespace) -> int:
@@ -170,7 +95,7 @@ def run_rd(args: argparse.Namespace) -> int:
 
     Raises NeurocodecError.
     """
-    from neurocodec.bench import curves, datasets, gallery, provenance, quality, rate_distortion, report, summary
+    from neurocodec.bench import curves, datasets, gallery, provenance, quality, rate_distortion, report
     from neurocodec.bench import results as results_file
     from neurocodec.bench.rivals import NAMES, installed
     from neurocodec.errors import ConfigError
@@ -188,9 +113,11 @@ def run_rd(args: argparse.Namespace) -> int:
     if not output.exists() and (others := [name for name in report.FILES if (args.output / name).exists()]):
         raise ConfigError(f"{args.output} holds {others[0]} but no results.json: name another folder with -o")
     earlier = results_file.load(output)["codecs"] if output.exists() else {}
-    known = dict.fromkeys([*(codec.name for codec in chosen), *earlier])
-    curves.check_names(dataset, known, args.anchors, args.against)
-    metrics, not_available = quality.available(dists=args.dists, patches=args.fid, download=args.download)
+    notes: list[str] = []
+    anchors = curves.load_anchors(args.anchors, dataset.name, list(dataset.pictures), notes)
+    known = [*(codec.name for codec in chosen), *earlier, *(anchor.name for anchor in anchors)]
+    curves.check_against(known, args.against)
+    metrics, not_available = quality.available(dists=args.dists, fid=args.fid, download=args.download)
     for name, why in [*not_installed.items(), *not_available.items()]:
         print(f"left out: {name}: {why}", file=sys.stderr)
 
@@ -198,28 +125,18 @@ def run_rd(args: argparse.Namespace) -> int:
         dataset,
         chosen,
         output,
+        metrics=metrics,
         settings=settings,
         processes=args.jobs,
         command=provenance.command_line(sys.argv),
-        metrics=metrics,
         not_installed=not_installed,
         not_available=not_available,
     )
-    results = curves.summarise(results, args.anchors, args.against)
+    results = curves.summarise(results, anchors, args.against, notes)
     results_file.save(results, output)
-    shown = quality.Metrics(lpips=metrics.lpips)
-    panels = gallery.panels(results, dataset, chosen, pictures=args.gallery, metrics=shown)
-    expected = min(args.gallery, len(dataset.pictures)) * len(gallery.TARGETS)
-    if len(panels) < expected:
-        print(
-            f"left out: {expected - len(panels)} of {expected} panels of crops: too large for a page", file=sys.stderr
-        )
-    text = report.write(results, args.output, panels)
-    titles = ("BD-rate", *results.get("patches", {}).get("names", ())[:1], "Notes")
-    sections = ["## " + section.rstrip() + "\n" for section in text.split("\n## ") if section.startswith(titles)]
-    missing = summary.missing_lines(results)
-    print("\n".join([*missing, *([""] if missing else []), *sections]) if sections else text)
-    print(f"{args.output}: results.json, table.md, rd.png, rd.svg, report.html")
+    report.write(results, args.output, gallery.html(results, dataset, chosen, args.gallery))
+    print(report.brief(results))
+    print(f"\n{args.output}: results.json, table.md, rd.png, rd.svg, report.html")
     return 0
 
 
@@ -232,49 +149,49 @@ def run_speed(args: argparse.Namespace) -> int:
 
     from neurocodec.bench import speed
     from neurocodec.bench.provenance import command_line
+    from neurocodec.bench.results import write_json
+    from neurocodec.bench.rivals import installed
 
-    with (
-        resources.as_file(resources.files("neurocodec") / "data" / "astronaut.png") as photo,
-        speed.choose(args.codecs, model=args.model, picture=args.picture or photo, bpp=args.bpp) as (chosen, missing),
-    ):
+    chosen, missing = installed(args.codecs, model=args.model)
+    with resources.as_file(resources.files("neurocodec") / "data" / "astronaut.png") as photo:
         results = speed.run(
             chosen,
             args.sizes,
+            args.picture or photo,
             threads=args.threads,
             bpp=args.bpp,
             repeats=args.repeats,
-            picture=args.picture or photo,
             device=args.device,
             command=command_line(sys.argv),
             missing=missing,
             progress=lambda line: print(line, file=sys.stderr, flush=True),
         )
     print(speed.table(results))
-    _write(results, args)
-    return 0
-
-
-def run_coder(args: argparse.Namespace) -> int:
-    """Measures, prints each row when it is ready, and writes the results where -o says. Raises NeurocodecError."""
-    if args.output is not None:
-        files.check_output(args.output, force=args.force)
-
-    from neurocodec.bench import coder_speed
-    from neurocodec.bench.provenance import command_line
-
-    samples = [coder_speed.read(args.symbols)] if args.symbols else coder_speed.gaussian_samples(args.count)
-    results = coder_speed.run(
-        samples, repeats=args.repeats, command=command_line(sys.argv), progress=lambda line: print(line, flush=True)
-    )
-    _write(results, args)
-    return 0
-
-
-def _write(results: dict[str, Any], args: argparse.Namespace) -> None:
-    from neurocodec.bench.results import write_json
-
     if args.output is not None:
         write_json(args.output, results, force=args.force)
+    return 0
+
+
+def choose_settings(
+    given: Sequence[tuple[str, list[float]]], chosen: Sequence[Codec], not_installed: Mapping[str, str]
+) -> dict[str, list[float]]:
+    """The settings of each codec. given: values of --qualities; those with a name replace those without.
+
+    Raises ConfigError for a name that is not among the codecs, and for a list that fits none of them.
+    """
+    from neurocodec.bench.rivals import has_common_quality
+    from neurocodec.errors import ConfigError
+
+    names = [codec.name for codec in chosen]
+    common = [codec.name for codec in chosen if has_common_quality(codec)]
+    settings: dict[str, list[float]] = {}
+    for name, numbers in sorted(given, key=lambda pair: pair[0] != ""):
+        if name and name not in [*names, *not_installed]:
+            raise ConfigError(f"found --qualities {name}=..., expected one of the codecs {', '.join(names)}")
+        if not name and not common:
+            raise ConfigError(f"none of {', '.join(names)} has qualities of 1 to 100: give --qualities {names[0]}=...")
+        settings |= dict.fromkeys([name] if name else common, numbers)
+    return settings
 
 
 def _words(text: str) -> list[str]:
@@ -292,34 +209,6 @@ def _qualities(text: str) -> tuple[str, list[float]]:
         return name, [number(word) for word in _words(numbers)]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 20,50 or jpeg=20,50") from error
-
-
-def choose_settings(
-    given: Sequence[tuple[str, list[float]]], chosen: Sequence[Codec], not_installed: Mapping[str, str]
-) -> dict[str, list[float]]:
-    """The settings of each codec. given: values of --qualities; several for one codec are joined, and replace those
-    without a name.
-
-    Raises ConfigError for a name that is not among the codecs, and for a list that fits none of them.
-    """
-    from neurocodec.bench.rivals import has_common_quality
-    from neurocodec.errors import ConfigError
-
-    names = [codec.name for codec in chosen]
-    common = [codec.name for codec in chosen if has_common_quality(codec)]
-    shared: dict[str, list[float]] = {}
-    own: dict[str, list[float]] = {}
-    for name, numbers in given:
-        if name and name not in names and name not in not_installed:
-            raise ConfigError(f"found --qualities {name}=..., expected one of the codecs {', '.join(names)}")
-        if not name and not common:
-            raise ConfigError(
-                f"found --qualities without a codec, and none of {', '.join(names)} has qualities of 1 to 100: "
-                f"give {names[0]}=..."
-            )
-        for codec in [name] if name else common:
-            (own if name else shared).setdefault(codec, []).extend(numbers)
-    return shared | own
 
 
 def _counts(text: str) -> list[int]:

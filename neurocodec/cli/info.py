@@ -42,13 +42,12 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(name: str, info: NicInfo) -> str:
     """The description in words."""
-    metadata = [("ICC", info.icc_bytes), ("EXIF", info.exif_bytes), ("XMP", info.xmp_bytes)]
     rows = [
         ("file", name),
         ("picture", f"{info.width} x {info.height}, {info.mode}, {info.tiles} tile{'s' if info.tiles > 1 else ''}"),
         *([] if info.architecture else [("quality", f"{info.quality:.3g}")]),
         ("size", f"{info.bytes:,} bytes, {info.bpp:.3f} bpp"),
-        ("metadata", ", ".join(f"{kind} ({size} bytes)" for kind, size in metadata if size) or "none"),
+        ("metadata", ", ".join(f"{kind} ({size} bytes)" for kind, size in info.metadata.items()) or "none"),
         ("model", f"{info.architecture}, weights {info.model_id}" if info.architecture else info.model_id),
         ("format", f"version {info.version}"),
         *([("note", info.note)] if info.note else []),

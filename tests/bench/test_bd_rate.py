@@ -1,20 +1,18 @@
-"""Bjøntegaard deltas by hand, against another integration, and as published; bootstrap intervals."""
+"""BD-rates by hand, against another integration, and as published; bootstrap intervals."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurocodec.bench.bd_rate import bd_psnr, bd_rate, bootstrap
+from neurocodec.bench.bd_rate import bd_rate, bootstrap
 
-METHODS = ("akima", "pchip", "cubic")
 JPEG_LIKE = [(0.14, 23.9), (0.26, 26.7), (0.45, 29.1), (0.68, 31.0), (0.87, 32.2), (1.34, 34.5), (2.3, 38.0)]
 
 
@@ -22,34 +20,23 @@ def scaled(curve: list[tuple[float, float]], factor: float, gain: float = 0.0) -
     return [(bpp * factor, psnr_db + gain) for bpp, psnr_db in curve]
 
 
-@pytest.mark.parametrize("method", METHODS)
 @settings(deadline=None, max_examples=25)
 @given(factor=st.floats(0.3, 3))
-def test_bd_rate_of_a_scaled_curve_is_the_scale(method: Any, factor: float) -> None:
-    result = bd_rate(JPEG_LIKE, scaled(JPEG_LIKE, factor), method=method)
+def test_bd_rate_of_a_scaled_curve_is_the_scale(factor: float) -> None:
+    result = bd_rate(JPEG_LIKE, scaled(JPEG_LIKE, factor))
     assert result.value == pytest.approx(100 * (factor - 1), abs=1e-6)
     assert result.psnr_range == (23.9, 38.0)
-    assert result.method == method
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_bd_psnr_of_a_shifted_curve_is_the_shift(method: Any) -> None:
-    result = bd_psnr(JPEG_LIKE, scaled(JPEG_LIKE, 1.0, 1.25), method=method)
-    assert result.value == pytest.approx(1.25)
     assert result.bpp_range == pytest.approx((0.14, 2.3))
 
 
-@pytest.mark.parametrize("method", ["akima", "pchip"])
-def test_two_points_by_hand(method: Any) -> None:
+def test_two_points_by_hand() -> None:
     """ln(bpp) is linear: from 30 to 40 dB the reference goes from 1 to 4 bpp, the test from 1 to 2."""
     reference, test = [(1.0, 30.0), (4.0, 40.0)], [(1.0, 30.0), (2.0, 40.0)]
-    assert bd_rate(reference, test, method=method).value == pytest.approx(100 * (math.sqrt(0.5) - 1))
-    cut = bd_rate(reference, test, bpp_range=(1.0, 2.0), method=method)
+    assert bd_rate(reference, test).value == pytest.approx(100 * (math.sqrt(0.5) - 1))
+    cut = bd_rate(reference, test, bpp_range=(1.0, 2.0))
     assert cut.psnr_range == pytest.approx((30.0, 35.0))  # where the reference, not the test, reaches 2 bpp
     assert cut.bpp_range == pytest.approx((1.0, 2.0))
     assert cut.value == pytest.approx(100 * (0.5**0.25 - 1))
-    # at equal bits, over 1 to 2 bpp: the reference gains 5 dB, the test 10
-    assert bd_psnr(reference, test, method=method).value == pytest.approx(2.5)
 
 
 def test_overlap_only() -> None:
@@ -64,8 +51,6 @@ def test_overlap_only() -> None:
         bd_rate(reference, test, bpp_range=(0.1, 0.2))
     with pytest.raises(ValueError, match="share no PSNR interval"):
         bd_rate(reference, [(1.0, 40.0), (2.0, 41.0)])
-    with pytest.raises(ValueError, match="share no interval of bpp"):
-        bd_psnr(reference, [(2.0, 40.0), (3.0, 41.0)])
 
 
 def test_order_of_points_does_not_matter() -> None:
@@ -85,18 +70,8 @@ def test_order_of_points_does_not_matter() -> None:
     ],
 )
 def test_curves_that_are_none(curve: list[tuple[float, float]], message: str) -> None:
-    for delta in (bd_rate, bd_psnr):
-        with pytest.raises(ValueError, match=message):
-            delta(JPEG_LIKE, curve)
-
-
-def test_arguments_that_make_no_sense() -> None:
-    with pytest.raises(ValueError, match="expected akima, pchip or cubic"):
-        bd_rate(JPEG_LIKE, JPEG_LIKE, method="spline")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="the smaller first"):
-        bd_rate(JPEG_LIKE, JPEG_LIKE, bpp_range=(1.0, 0.15))
-    with pytest.raises(ValueError, match="n of at least 4"):
-        bd_rate(JPEG_LIKE[:3], JPEG_LIKE[:3], method="cubic")
+    with pytest.raises(ValueError, match=message):
+        bd_rate(JPEG_LIKE, curve)
 
 
 def test_against_plain_numerical_integration() -> None:
@@ -111,55 +86,42 @@ def test_against_plain_numerical_integration() -> None:
 
 
 def test_bootstrap() -> None:
-    """Equal pictures give an interval of no width; an exact factor stays exact in every draw; seeds repeat."""
+    """Equal pictures give an interval of no width; an exact factor stays exact in every draw; draws repeat."""
     curve = np.array(JPEG_LIKE)
     same = np.stack([curve] * 5)
-    interval = bootstrap(bd_rate, same, same * [0.5, 1.0], resamples=50)
-    assert interval is not None
-    assert (interval.low, interval.high) == pytest.approx((-50.0, -50.0))
-    assert (interval.resamples, interval.drawn) == (50, 50)
+    assert bootstrap(same, same * [0.5, 1.0], resamples=50) == pytest.approx((-50.0, -50.0))
 
     rng = np.random.default_rng(1)
     factors = rng.uniform(0.6, 0.9, 12)
     test = np.stack([curve * [factor, 1.0] for factor in factors])
     reference = np.stack([curve] * 12)
-    interval = bootstrap(bd_rate, reference, test, resamples=2000, confidence=0.9)
-    assert interval is not None
     means = factors[rng.integers(0, 12, (20000, 12))].mean(1)  # what the mean of the factors does
-    assert (interval.low, interval.high) == pytest.approx(tuple(100 * (np.percentile(means, [5, 95]) - 1)), abs=0.6)
-    assert bootstrap(bd_rate, reference, test, resamples=30) == bootstrap(bd_rate, reference, test, resamples=30)
-    gain = bootstrap(bd_psnr, reference, reference + np.array([0.0, 2.0]), resamples=20)
-    assert gain is not None
-    assert gain.low == pytest.approx(2.0)
+    expected = 100 * (np.percentile(means, [2.5, 97.5]) - 1)
+    assert bootstrap(reference, test, resamples=2000) == pytest.approx(tuple(expected), abs=0.6)
+    assert bootstrap(reference, test, resamples=30) == bootstrap(reference, test, resamples=30)
 
 
 def test_bootstrap_draws_the_same_pictures_for_both() -> None:
     """Pictures differ a hundredfold in bits, but each by the same factor between the codecs."""
     curve = np.array(JPEG_LIKE)
     reference = np.stack([curve * [scale, 1.0] for scale in (1, 5, 30, 100)])
-    interval = bootstrap(bd_rate, reference, reference * [0.8, 1.0], resamples=50)
-    assert interval is not None
-    assert (interval.low, interval.high) == pytest.approx((-20.0, -20.0))
+    assert bootstrap(reference, reference * [0.8, 1.0], resamples=50) == pytest.approx((-20.0, -20.0))
 
 
 def test_bootstrap_without_an_answer() -> None:
     curve = np.array(JPEG_LIKE)
-    assert bootstrap(bd_rate, curve[None], curve[None]) is None  # one picture
+    assert bootstrap(curve[None], curve[None]) is None  # one picture
     far = np.stack([curve + np.array([0.0, 40.0])] * 3)
-    assert bootstrap(bd_rate, np.stack([curve] * 3), far, resamples=10) is None  # no draw has an overlap
-    with pytest.raises(ValueError, match="expected the same pictures"):
-        bootstrap(bd_rate, np.stack([curve] * 3), np.stack([curve] * 2))
+    assert bootstrap(np.stack([curve] * 3), far, resamples=10) is None  # no draw has an overlap
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_agreement_with_the_bjontegaard_package(method: Any) -> None:
+def test_agreement_with_the_bjontegaard_package() -> None:
     """An independent implementation of the same definitions, on curves of different ranges and numbers of points."""
     other = pytest.importorskip("bjontegaard", reason="pip install bjontegaard: the second implementation")
     for test in (scaled(JPEG_LIKE, 0.6, 0.3), scaled(JPEG_LIKE, 1.4, 1.7)[1:], [(0.2, 25.1), *JPEG_LIKE[2:]]):
         (a, b), (c, d) = np.array(JPEG_LIKE).T, np.array(test).T
-        options = {"method": method, "require_matching_points": False, "min_overlap": 0}
-        assert bd_rate(JPEG_LIKE, test, method=method).value == pytest.approx(other.bd_rate(a, b, c, d, **options))
-        assert bd_psnr(JPEG_LIKE, test, method=method).value == pytest.approx(other.bd_psnr(a, b, c, d, **options))
+        options = {"method": "akima", "require_matching_points": False, "min_overlap": 0}
+        assert bd_rate(JPEG_LIKE, test).value == pytest.approx(other.bd_rate(a, b, c, d, **options))
 
 
 def points(path: Path) -> list[tuple[float, float]]:
@@ -172,10 +134,7 @@ def points(path: Path) -> list[tuple[float, float]]:
 
 
 def test_published_curves(data_folder: Path) -> None:
-    """Every published curve against BPG: the bjontegaard package agrees; three interpolations are within half a point.
-
-    JPEG, at +143 %, is the exception: VCEG-M33's one cubic for a curve of 18 dB gives 1.9 points more.
-    """
+    """Every published curve against BPG, by this project and by the bjontegaard package."""
     other = pytest.importorskip("bjontegaard", reason="pip install bjontegaard: the second implementation")
     folder = data_folder / "anchors" / "published" / "kodak"
     paths = sorted(folder.glob("*.json"))
@@ -184,15 +143,9 @@ def test_published_curves(data_folder: Path) -> None:
     reference = points(data_folder / "anchors" / "kodak" / "bpg_444_x265.json")
     a, b = np.array(reference).T
     for path in paths:
-        test = points(path)
-        c, d = np.array(test).T
-        values = {}
-        for method in METHODS:
-            values[method] = bd_rate(reference, test, method=method).value
-            second = other.bd_rate(a, b, c, d, method=method, require_matching_points=False, min_overlap=0)
-            assert values[method] == pytest.approx(second, abs=1e-6), (path.name, method)
-        assert values["pchip"] == pytest.approx(values["akima"], abs=0.2), path.name
-        assert values["cubic"] == pytest.approx(values["akima"], abs=2.0 if path.stem == "jpeg" else 0.5), path.name
+        c, d = np.array(points(path)).T
+        second = other.bd_rate(a, b, c, d, method="akima", require_matching_points=False, min_overlap=0)
+        assert bd_rate(reference, points(path)).value == pytest.approx(second, abs=1e-6), path.name
 
 
 @pytest.mark.parametrize(
@@ -216,5 +169,3 @@ def test_curves_against_bpg_on_kodak(data_folder: Path, curve: str, percent: flo
         pytest.skip(f"no anchor {curve} in {anchors}")
     reference, test = points(anchors / "kodak" / "bpg_444_x265.json"), points(anchors / f"{curve}.json")
     assert bd_rate(reference, test).value == pytest.approx(percent, abs=0.06)
-    assert bd_rate(reference, test, method="cubic").value == pytest.approx(percent, abs=1.5)
-    assert bd_psnr(reference, test).value * percent < 0

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from paths import script
 
-from neurocodec import container
-from neurocodec.bench.compressai import untrained
-from neurocodec.bench.rivals import CompressAI, create
+from neurocodec.bench.rivals import installed
 from neurocodec.errors import ConfigError, MissingPackageError
 from neurocodec.interop import compressai
 
@@ -40,7 +35,7 @@ def rgb(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def test_published_weights(monkeypatch: pytest.MonkeyPatch, rgb: NDArray[np.uint8]) -> None:
     urls = []
     monkeypatch.setattr(zoo, "load_state_dict_from_url", lambda url, **_: (urls.append(url), state(0))[1])
-    (codec,) = create(["cai:mbt2018-mean"])
+    (codec,), _ = installed(["cai:mbt2018-mean"])
     assert codec.name == "cai:mbt2018-mean"
     assert codec.settings() == (1, 2, 3, 4, 5, 6, 7, 8)
     assert codec.describe().keys() == {"settings", "compressai", "torch"}
@@ -50,24 +45,12 @@ def test_published_weights(monkeypatch: pytest.MonkeyPatch, rgb: NDArray[np.uint
         codec.encode(rgb, 9)
 
 
-def test_weights_from_files(rgb: NDArray[np.uint8], tmp_path: Path) -> None:
-    files = [(float(seed), str(tmp_path / f"{seed}.safetensors")) for seed in (1, 2)]
-    for seed, file in files:
-        save_file(state(int(seed)), file)
-    codec = pickle.loads(pickle.dumps(CompressAI("mbt2018-mean", "mine", tuple(files), "cpu")))
-    assert codec.settings() == (1, 2)
-    assert "1.safetensors, 2.safetensors" in codec.describe()["settings"]
-    assert codec.load(1) is codec.load(1)
-    data = codec.encode(rgb, 2)
-    assert container.read_header(data).model_id == codec.load(2).model_id
-    assert np.array_equal(codec.decode(data), compressai.decode(data, codec.load(2)))
-
-
 @pytest.mark.parametrize(("architecture", "bpp"), [("bmshj2018-factorized", 1.0), ("mbt2018-mean", 0.25)])
 def test_untrained_networks_take_the_bits_asked_for(
     architecture: str, bpp: float, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(zoo.cfgs[architecture], 1, (16, 24))
     crop = photo[:128, :128]
+    untrained = script("compressai_interop").untrained
     model = compressai.freeze(untrained(architecture, 1, crop, bpp=bpp), device="cpu")
     assert 8 * len(compressai.encode(crop, model)) / 128**2 == pytest.approx(bpp, rel=0.25)

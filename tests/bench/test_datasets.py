@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +22,10 @@ from neurocodec.errors import ConfigError, ImageError, MissingWeightsError
 from neurocodec.files import download
 
 RGB = [rivals.synthetic_picture(12, 20, seed) for seed in (1, 2, 3)]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 @pytest.fixture
@@ -47,9 +53,12 @@ def server(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> Pat
     source = datasets.Source(
         "three tiny pictures",
         "no rights reserved",
-        {f"{i}.png": hashlib.sha256(rgb.tobytes()).hexdigest() for i, rgb in enumerate(RGB)},
         address,
-        {f"{i}.png": hashlib.sha256((folder / f"{i}.png").read_bytes()).hexdigest() for i in range(3)},
+        "",
+        {
+            f"{i}.png": {"pixels": sha256(rgb.tobytes()), "file": sha256((folder / f"{i}.png").read_bytes())}
+            for i, rgb in enumerate(RGB)
+        },
     )
     monkeypatch.setattr(datasets, "SOURCES", {"tiny": source})
     monkeypatch.setenv("NEUROCODEC_DATA", str(tmp_path / "data"))
@@ -68,12 +77,10 @@ def test_folders(tmp_path: Path) -> None:
     dataset = load_dataset(str(folder), 2)
     assert dataset.name == "pictures"
     assert dataset.pictures == {f"{i}.png": folder / f"{i}.png" for i in range(2)}
-    assert describe(dataset)[1] == {
-        "name": "1.png",
-        "width": 20,
-        "height": 12,
-        "sha256": hashlib.sha256((folder / "1.png").read_bytes()).hexdigest(),
-    }
+    described = describe(dataset)
+    assert (described["name"], described["folder"]) == ("pictures", True)
+    digest = sha256((folder / "1.png").read_bytes())
+    assert described["pictures"][1] == {"name": "1.png", "width": 20, "height": 12, "sha256": digest}
     with pytest.raises(ConfigError, match="expected --images from 1 to 3"):
         load_dataset(str(folder), 4)
     with pytest.raises(ConfigError, match="is no folder: give one of kodak, clic2025-validation"):
@@ -81,6 +88,14 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no pictures"):
         load_dataset(str(tmp_path / "empty"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    Image.fromarray(RGB[0]).save(tmp_path / "0.png")
+    os.rename(tmp_path / "0.png", os.fsencode(tmp_path) + b"/\xff.png")
+    with pytest.raises(ConfigError, match=r"the name '.*udcff\.png' is not UTF-8: rename it"):
+        load_dataset(str(tmp_path))
 
 
 def test_downloads_are_checked_and_only_done_once(
@@ -96,7 +111,8 @@ def test_downloads_are_checked_and_only_done_once(
     first = load_dataset("tiny", 2, download=True).pictures
     assert list(first.items()) == list(dataset.pictures.items())[:2]
     assert capsys.readouterr().err == ""
-    assert len(describe(dataset)) == 3
+    assert len(describe(dataset)["pictures"]) == 3
+    assert not describe(dataset)["folder"]
 
 
 def test_downloads_that_are_something_else_leave_nothing(server: Path, tmp_path: Path, address: str) -> None:
@@ -124,14 +140,14 @@ def test_a_name_is_a_promise_about_pixels(server: Path, tmp_path: Path) -> None:
     (folder / "1.txt").write_text("notes")
     dataset = load_dataset("tiny")
     assert dataset.pictures == {"0.png": folder / "0.webp", "1.png": folder / "1f00ba55.png", "2.png": folder / "2.png"}
-    assert [picture["name"] for picture in describe(load_dataset("tiny", 2))] == ["0.png", "1.png"]
+    assert [picture["name"] for picture in describe(load_dataset("tiny", 2))["pictures"]] == ["0.png", "1.png"]
     with pytest.raises(ConfigError, match=r"2.png does not hold the pixels of 2.png in tiny"):
         describe(dataset)
     with pytest.raises(ConfigError, match="a folder with another name"):
         describe(load_dataset(str(folder)))
     elsewhere = load_dataset(str(folder.rename(tmp_path / "mine")))
-    assert [picture["name"] for picture in describe(elsewhere)] == ["0.webp", "1f00ba55.png", "2.png"]
-    with pytest.raises(ConfigError, match="expected a number from 1 to 3"):
+    assert [picture["name"] for picture in describe(elsewhere)["pictures"]] == ["0.webp", "1f00ba55.png", "2.png"]
+    with pytest.raises(ConfigError, match="expected --images from 1 to 3"):
         load_dataset("tiny", 4)
 
 
@@ -153,20 +169,24 @@ def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_the_tables_are_complete() -> None:
-    kodak, clic = datasets.SOURCES["kodak"], datasets.SOURCES["clic2025-validation"]
-    assert list(kodak.pixels) == [f"kodim{n:02}.png" for n in range(1, 25)] == list(kodak.files)
-    assert len(clic.pixels) == 12
-    for table in (kodak.pixels, kodak.files, clic.pixels):
-        assert all(len(bytes.fromhex(value)) == 32 for value in table.values())
-        assert len(set(table.values())) == len(table)
+    kodak, clic = (datasets.SOURCES[name].pictures for name in ("kodak", "clic2025-validation"))
+    assert list(kodak) == [f"kodim{n:02}.png" for n in range(1, 25)]
+    assert len(clic) == 12
+    for table, kinds in ((kodak, ["pixels", "file"]), (clic, ["pixels"])):
+        assert all(list(hashes) == kinds for hashes in table.values())
+        values = [value for hashes in table.values() for value in hashes.values()]
+        assert all(len(bytes.fromhex(value)) == 32 for value in values)
+        assert len(set(values)) == len(values)
 
 
 @pytest.mark.parametrize("name", ["kodak", "clic2025-validation"])
 def test_the_tables_are_those_of_the_pictures(data_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("NEUROCODEC_DATA", str(data_folder))
-    pictures = describe(load_dataset(name, 2))  # compares pixels
-    files = datasets.SOURCES[name].files
-    assert all(files.get(picture["name"], picture["sha256"]) == picture["sha256"] for picture in pictures)
+    described = describe(load_dataset(name, 2))  # compares pixels
+    assert not described["folder"]
+    for picture in described["pictures"]:
+        hashes = datasets.SOURCES[name].pictures[picture["name"]]
+        assert hashes.get("file", picture["sha256"]) == picture["sha256"]
 
 
 def test_inception_weights_are_checked(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:

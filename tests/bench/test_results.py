@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from paths import ROOT
+from paths import ROOT, script
 
-from neurocodec.bench import curves, summary
+from neurocodec.bench import curves, report
 
 
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
     """tools/make_results.py."""
-    spec = importlib.util.spec_from_file_location("make_results", ROOT / "tools" / "make_results.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("make_results", "tools")
 
 
 def test_results_page_is_up_to_date(maker: ModuleType) -> None:
@@ -33,7 +29,7 @@ def test_results_page_is_up_to_date(maker: ModuleType) -> None:
 def test_figures_show_every_curve(maker: ModuleType) -> None:
     for path, results in maker.rate_distortion(ROOT / "benchmarks" / "results"):
         svg = (ROOT / "docs" / f"{path.stem}.svg").read_text(encoding="utf-8")
-        assert f">{summary.title(results)}<" in svg
+        assert f">{report.title(results)}<" in svg
         for curve in curves.curves_of(results, []):
             assert f">{curve.label}<" in svg, path.name
 
@@ -49,3 +45,11 @@ def test_any_results_file_becomes_a_table(maker: ModuleType, tmp_path: Path) -> 
     assert "| a | 0.1235 | one 1 |  |" in text
     assert "| b\\|c |  |  | 123456 |" in text
     assert text.index("## grouped") < text.index("set x") < text.index("## plain")
+
+
+def test_help_writes_nothing() -> None:
+    page = ROOT / "docs" / "results.md"
+    before = page.stat().st_mtime_ns
+    command = [sys.executable, str(ROOT / "tools" / "make_results.py"), "--help"]
+    assert "Writes docs/results.md" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert page.stat().st_mtime_ns == before

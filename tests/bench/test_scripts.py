@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from paths import ROOT, SMALL_MODEL
+from paths import ROOT, SMALL_MODEL, script
 
 from neurocodec import codec
 from neurocodec.metrics import psnr
@@ -25,16 +23,6 @@ from neurocodec.models import generators
 from neurocodec.models.hific import Generator
 
 PICTURES = ("one.png", "two.png")
-
-
-def script(name: str, folder: str = "benchmarks") -> ModuleType:
-    """FOLDER/NAME.py."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def results(points: dict[str, list[tuple[float, float, float, float]]]) -> dict[str, Any]:

@@ -161,9 +161,9 @@ def test_choice_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
         cuda.library()
 
 
-def test_random_streams(library: cuda.Library) -> None:
+@pytest.mark.usefixtures("library")
+def test_random_streams() -> None:
     script = paths.ROOT / "tools" / "compare_coders.py"
-    shim = paths.ROOT / "build" / "native" / "libcuda-shim.so"
-    command = [sys.executable, str(script), "--streams", "48", "--library", str(shim)]
+    command = [sys.executable, str(script), "--streams", "48", "--library", str(cuda_shim.TARGET)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "all coders agree" in done.stdout
