@@ -47,7 +47,7 @@ def tile(small_model: Model, photo: np.ndarray) -> SimpleNamespace:
 @pytest.mark.parametrize("kernel", ["", *kernels()])
 def test_every_kernel_equals_the_definition(core: Any, tile: SimpleNamespace, kernel: str, threads: int) -> None:
     assert (core.analyse(tile.rgb, QUALITY, kernel, threads) == tile.y).all()
-    stream, *encoded = core.encode(tile.y, QUALITY, kernel, threads)
+    stream, *encoded = core.encode(tile.y, None, QUALITY, kernel, threads)
     assert stream == tile.stream
     for z_hat, symbols, y_hat, checksum in (encoded, core.decode(stream, HEIGHT, WIDTH, QUALITY, kernel, threads)):
         assert (z_hat == tile.latents.z_hat).all()
@@ -66,7 +66,7 @@ def unaligned(array: np.ndarray) -> np.ndarray:
 
 def test_arrays_that_do_not_fit_are_refused(core: Any, tile: SimpleNamespace) -> None:
     y, rgb, how = tile.y, tile.rgb, (QUALITY, "", 1)
-    calls = [(core.analyse, rgb), (core.encode, y), (core.synthesise, y)]
+    calls = [(core.analyse, rgb), (lambda array, *how: core.encode(array, None, *how), y), (core.synthesise, y)]
     for call, array in calls:
         for wrong in (None, 3, "text", array.astype(np.float32), array.astype(np.int64), array[:, ::2], array[::-1]):
             with pytest.raises(TypeError):
@@ -83,7 +83,7 @@ def test_arrays_that_do_not_fit_are_refused(core: Any, tile: SimpleNamespace) ->
             call(unaligned(array), *how)
     for value in (1 << 22, -(1 << 22), 2**31 - 1, -(2**31)):
         with pytest.raises(ValueError, match=r"2\^22"):
-            core.encode(np.full_like(y, value), *how)
+            core.encode(np.full_like(y, value), None, *how)
     core.synthesise(np.full_like(y, -(2**31)), *how)
 
 
@@ -91,7 +91,7 @@ def test_numbers_out_of_range_are_refused(core: Any, tile: SimpleNamespace) -> N
     for how in ((-1, "", 1), (961, "", 1), (QUALITY, "mmx", 1)):
         for call in (
             lambda how=how: core.analyse(tile.rgb, *how),
-            lambda how=how: core.encode(tile.y, *how),
+            lambda how=how: core.encode(tile.y, None, *how),
             lambda how=how: core.decode(tile.stream, HEIGHT, WIDTH, *how),
             lambda how=how: core.synthesise(tile.y, *how),
         ):
@@ -149,7 +149,7 @@ def test_a_missing_constructor_is_an_error() -> None:
     pixels, latents = np.zeros((16, 16, 3), np.uint8), np.zeros((1, 1, 16), np.int32)
     for call in (
         lambda: model.analyse(pixels, 0, "", 1),
-        lambda: model.encode(latents, 0, "", 1),
+        lambda: model.encode(latents, None, 0, "", 1),
         lambda: model.decode(b"", 1, 1, 0, "", 1),
         lambda: model.synthesise(latents, 0, "", 1),
         lambda: decoder.decode(np.zeros(1, np.uint8)),
@@ -173,7 +173,7 @@ def test_none_is_a_type_error_everywhere(small_model: Model, core: Any, tile: Si
         (native.Decoder(tile.stream, coded, 1).decode, [indexes]),
         (native.Model, [shape, dict(small_model.arrays)]),
         (core.analyse, [plane, 0, kernel, 1]),
-        (core.encode, [y, 0, kernel, 1]),
+        (lambda y, *how: core.encode(y, None, *how), [y, 0, kernel, 1]),
         (core.decode, [tile.stream, 1, 1, 0, kernel, 1]),
         (core.synthesise, [y, 0, kernel, 1]),
         (
@@ -201,7 +201,7 @@ def test_misaligned_arrays_are_refused(small_model: Model, core: Any) -> None:
     for call in (
         lambda: native.Tables(shifted(tables.frequencies), tables.offsets, tables.lengths),
         lambda: native.encode(coded, shifted(np.zeros(3, np.int32)), np.zeros(3, np.uint8), [3], 0, 0, 1),
-        lambda: core.encode(shifted(y), 0, "", 1),
+        lambda: core.encode(shifted(y), None, 0, "", 1),
         lambda: core.synthesise(shifted(y), 0, "", 1),
         lambda: native.Model(shape, {n: shifted(a) if a.itemsize > 1 else a for n, a in small_model.arrays.items()}),
     ):
@@ -219,9 +219,12 @@ def test_a_model_without_its_encoder_decodes(small_model: Model, tile: SimpleNam
     with pytest.raises(ModelMismatchError, match="decoding alone"):
         network.analyse(tile.rgb, QUALITY)
     core = native.Model({name: getattr(model.config, name) for name in SHAPE}, model.arrays)
-    for call, array in ((core.analyse, tile.rgb), (core.encode, tile.y)):
+    for call in (
+        lambda: core.analyse(tile.rgb, QUALITY, "", 1),
+        lambda: core.encode(tile.y, None, QUALITY, "", 1),
+    ):
         with pytest.raises(ValueError, match="decoding alone"):
-            call(array, QUALITY, "", 1)
+            call()
 
 
 def test_python_threads_share_a_model(core: Any, tile: SimpleNamespace) -> None:
@@ -297,7 +300,7 @@ def test_the_interface_for_c(small_model: Model, tile: SimpleNamespace, tmp_path
     assert c.nc_analyse(model, ctypes.byref(run), data(tile.rgb), *place, data(y), *end) == 0
     assert (y == tile.y).all()
     code = c.nc_encode(
-        *(model, ctypes.byref(run), data(y), *place, 0, ctypes.byref(stream), ctypes.byref(length)),
+        *(model, ctypes.byref(run), data(y), null, *place, 0, ctypes.byref(stream), ctypes.byref(length)),
         *(null, null, null, ctypes.byref(checksum), *end),
     )
     assert code == 0
