@@ -102,7 +102,9 @@ def load(
 def to_pil(picture: Picture) -> Image.Image:
     """A PIL image of mode L, LA, RGB or RGBA, with icc_profile, exif and xmp in its info, as `save_pil` expects."""
     pixels = picture.rgb[:, :, 0] if picture.gray else picture.rgb
-    im = Image.fromarray(np.ascontiguousarray(pixels)).copy()  # its own memory, which the caller may write to
+    im = Image.fromarray(np.ascontiguousarray(pixels))
+    if picture.gray:
+        im = im.copy()  # its own memory, which the caller may write to; Pillow copies RGB to four bytes a pixel anyway
     if picture.alpha is not None:
         im.putalpha(Image.fromarray(np.ascontiguousarray(picture.alpha)))
     metadata.attach(im, picture.icc, picture.exif, picture.xmp)
