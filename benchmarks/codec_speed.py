@@ -26,6 +26,7 @@ WAYS = ("encode", "decode")
 
 
 def neurocodec_coder(rgb: Any) -> tuple[Callable[[], bytes], Callable[[bytes], Any]]:
+    """Functions that encode the pixels, uint8 (H, W, 3), and decode the bytes, at quality 50."""
     import neurocodec
 
     def decode(data: bytes) -> Any:
@@ -37,7 +38,10 @@ def neurocodec_coder(rgb: Any) -> tuple[Callable[[], bytes], Callable[[bytes], A
 
 
 def compressai_coder(rgb: Any, name: str, spread: float = 0.45) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """spread: standard deviation of the latents, and the scale that the entropy model predicts."""
+    """The same for a network of CompressAI's zoo with random weights.
+
+    spread: standard deviation of the latents, and the scale that the entropy model predicts.
+    """
     import torch
 
     from neurocodec.packages import import_with_torchvision
@@ -105,12 +109,14 @@ class Worker:
         self.runs: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
 
     def run(self, way: str) -> None:
+        """Encodes or decodes once."""
         assert self.process.stdin is not None
         print(way, file=self.process.stdin, flush=True)
         cpu, wall = self._answer()
         self.runs[way].append((cpu, wall))
 
     def row(self) -> dict[str, Any]:
+        """Medians and minima of the runs, in seconds."""
         row: dict[str, Any] = {"program": self.name, "threads": self.threads, "bpp": round(self.bpp, 4)}
         for way, runs in self.runs.items():
             cpu, wall = zip(*runs, strict=True)
@@ -125,6 +131,7 @@ class Worker:
 
 
 def main() -> int:
+    """Measures, prints a line for each program, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path)
     parser.add_argument("programs", nargs="+", metavar="NAME=PYTHON")

@@ -102,7 +102,7 @@ def to_pil(picture: Picture) -> Image.Image:
     pixels = picture.rgb[:, :, 0] if picture.gray else picture.rgb
     im = Image.fromarray(np.ascontiguousarray(pixels))
     if picture.gray:
-        im = im.copy()  # Pillow shares memory of mode L with the array, and then nobody may write to it
+        im = im.copy()  # its own memory, which the caller may write to; Pillow copies RGB to four bytes a pixel anyway
     if picture.alpha is not None:
         im.putalpha(Image.fromarray(np.ascontiguousarray(picture.alpha)))
     metadata.attach(im, picture.metadata)

@@ -17,7 +17,8 @@ PACKAGE = ROOT / "neurocodec"
 LEVELS: tuple[set[str], ...] = (
     {"errors", "_native"},
     {"arguments", "files", "packages", "workers"},
-    {"alpha", "entropy", "container", "tiling", "metadata", "metrics", "perceptual"},
+    {"alpha", "entropy", "container", "tiling", "metrics", "perceptual"},
+    {"metadata"},
     {"image"},
     {"model"},
     {"integer"},
