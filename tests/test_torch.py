@@ -33,7 +33,7 @@ def pictures(height: int, width: int, count: int = 3) -> list[np.ndarray]:
 
 
 def file_of(rgb: np.ndarray, model: Model, index: int, layout: str = "cpu") -> bytes:
-    return codec.encode_picture(image.load(rgb), model, index, layout)
+    return codec.encode_picture(image.load(rgb), model, index, layout=layout)
 
 
 def pixels_of(data: bytes, model: Model) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_the_device_path_through_the_shim(small_model: Model) -> None:
     y = network.analyse(rgb, 300)
     encoded = network.encode(y, 300, "gpu")
     assert encoded == host.encode(y, 300, "gpu")
-    assert encoded[0] == [codec.network_of(small_model).encode(mine, 300, "gpu")[0] for mine in y.numpy()]
+    assert encoded[0] == [codec.network_of(small_model).encode(mine, 300, layout="gpu")[0] for mine in y.numpy()]
     files = [
         file_of(picture, small_model, index) for picture, index in zip(pictures(48, 64), (0, 300, 960), strict=True)
     ]

@@ -202,35 +202,67 @@ function readTiles(bytes, start, { width, height, tileEdge }) {
 
 // ------------------------------------------------------------------------------------------------------------ alpha
 
-const NOT_A_PNG = "the alpha plane is not a PNG: the file is damaged, encode the picture again";
+const MAX_ALPHA_CHUNKS = 2 ** 16;
+const AGAIN = "the file is damaged, encode the picture again";
+const PNG_SIGNATURE = "89504e470d0a1a0a";
+
+/** The header that the PNG of an alpha plane must have: 8-bit gray, not interlaced. */
+function alphaHeader(width, height) {
+  const header = new Uint8Array(13);
+  const view = viewOf(header);
+  view.setUint32(0, width);
+  view.setUint32(4, height);
+  header[8] = 8;
+  return hex(header);
+}
 
 /** Checks the header of a PNG that holds an alpha plane of this size. */
 export function checkAlpha(png, width, height) {
-  const start = [0x89, 0x50, 0x4e, 0x47, 13, 10, 26, 10, 0, 0, 0, 13, 0x49, 0x48, 0x44, 0x52];
-  if (png.length < 29 || start.some((byte, i) => png[i] !== byte)) throw new NicError(NOT_A_PNG);
-  const expected = new Uint8Array(13);
-  const view = viewOf(expected);
-  view.setUint32(0, width);
-  view.setUint32(4, height);
-  expected[8] = 8;
-  const [found, hex] = [png.subarray(16, 29), (bytes) => [...bytes].map((b) => b.toString(16).padStart(2, "0")).join("")];
-  if (hex(found) !== hex(expected)) {
-    throw new NicError(
-      `the alpha plane has the header ${hex(found)}, expected ${hex(expected)}, 8-bit gray and of the picture's size: ` +
-        "encode the picture again",
-    );
+  dataChunks(png, width, height).next();
+}
+
+/** The pieces of the zlib stream in the PNG of an alpha plane; as in neurocodec/alpha.py. */
+function* dataChunks(png, width, height) {
+  if (hex(png.subarray(0, 8)) !== PNG_SIGNATURE) throw new NicError(`the alpha plane is not a PNG: ${AGAIN}`);
+  const view = viewOf(png);
+  const header = alphaHeader(width, height);
+  let previous = "";
+  let ended = false;
+  for (let at = 8, count = 0; count < MAX_ALPHA_CHUNKS; ++count) {
+    const end = png.length - at >= 12 ? at + 8 + view.getUint32(at) : Infinity;
+    if (end + 4 > png.length) throw new NicError(`the alpha plane ends inside a chunk: ${AGAIN}`);
+    const name = text(png.subarray(at + 4, at + 8));
+    const payload = png.subarray(at + 8, end);
+    if (crc32(png.subarray(at + 4, end)) !== view.getUint32(end)) {
+      throw new NicError(`the checksum of a chunk of the alpha plane does not match: ${AGAIN}`);
+    }
+    if (!previous && (name !== "IHDR" || hex(payload) !== header)) {
+      throw new NicError(
+        `the alpha plane has the header ${hex(payload.subarray(0, 13))}, expected ${header}, 8-bit gray and of the ` +
+          "picture's size: encode the picture again",
+      );
+    }
+    ended ||= previous === "IDAT" && name !== "IDAT";
+    if (name === "IDAT" && !ended) yield payload;
+    else if (name === "IEND" && end + 4 === png.length) return;
+    else if (previous && /^[A-Z]/.test(name)) {
+      throw new NicError(`the alpha plane has a chunk b'${name}' out of place: ${AGAIN}`);
+    }
+    at = end + 4;
+    previous = name;
   }
+  throw new NicError(`the alpha plane has more than ${MAX_ALPHA_CHUNKS} chunks: ${AGAIN}`);
 }
 
 /** Calls put(y, samples) with each row of the alpha plane in a PNG, 0 to height - 1; no more than a row is held. */
 export async function decodeAlpha(png, width, height, put) {
-  checkAlpha(png, width, height);
-  const missing = new NicError(`the alpha plane does not hold ${width} x ${height} samples: encode the picture again`);
+  const parts = [...dataChunks(png, width, height)];
+  const missing = new NicError(`the alpha plane does not hold ${width} x ${height} samples: ${AGAIN}`);
   const line = new Uint8Array(width + 1);  // a filter type, then the samples
   let above = new Uint8Array(width);
   let filled = 0;
   let y = 0;
-  const reader = new Blob(idat(png)).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
+  const reader = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
   try {
     for (;;) {
       const { done, value } = await reader.read().catch(() => Promise.reject(missing));
@@ -252,17 +284,6 @@ export async function decodeAlpha(png, width, height, put) {
     await reader.cancel().catch(() => undefined);
   }
   if (y !== height || filled !== 0) throw missing;
-}
-
-function idat(png) {
-  const parts = [];
-  const view = viewOf(png);
-  for (let at = 8; at + 12 <= png.length; ) {
-    const length = view.getUint32(at);
-    if (text(png.subarray(at + 4, at + 8)) === "IDAT") parts.push(png.slice(at + 8, at + 8 + length));
-    at += 12 + length;
-  }
-  return parts;
 }
 
 function unfilter(line, above) {
@@ -289,7 +310,7 @@ function predicted(filter, left, above, corner) {
       const c = Math.abs(left + above - 2 * corner);
       return a <= b && a <= c ? left : b <= c ? above : corner;
     }
-    default: throw new NicError("the alpha plane is damaged (an unknown filter): encode the picture again");
+    default: throw new NicError(`the alpha plane has an unknown filter: ${AGAIN}`);
   }
 }
 

@@ -311,7 +311,7 @@ def test_a_fifo_in_a_folder_is_no_picture(capsys: pytest.CaptureFixture[str], ph
     os.mkfifo(photo_file.parent / "b.png")
     os.mkfifo(photo_file.parent / "a.nic")
     status, out, _ = run(capsys, "encode", photo_file.parent, "-o", photo_file.parent / "out")
-    assert (status, out.splitlines()[-1]) == (0, "1 encoded, 0 skipped, 0 failed")
+    assert (status, out.splitlines()[-1].partition(";")[0]) == (0, "1 encoded, 0 skipped, 0 failed")
     assert "is not a regular file" in fails_with(capsys, "encode", photo_file)
     assert "is not a regular file" in fails_with(capsys, "encode", photo_file, "--force")
 
@@ -457,7 +457,7 @@ def test_compare_makes_one_self_contained_page(capsys: pytest.CaptureFixture[str
     assert (status, err) == (0, "")
     assert str(page) in out
     text = page.read_text()
-    assert text.count("data:image/png;base64,") == 3
+    assert text.count("data:image/png;base64,") == 1 + text.count("<th scope=row>") >= 3
     assert not re.search(r"https?://|@[A-Z]+@|<link|src=\"(?!data:)", text)
     assert "a &amp; &lt;b&gt;.png" in text
     assert "<b>" not in text
@@ -474,7 +474,7 @@ def test_compare_takes_any_name(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert run(capsys, "compare", source, "-o", page)[0] == 0
     text = page.read_text()
     assert text.count("<title>@ROWS@@IMAGES@.png") == 1
-    assert text.count("data:image/png;base64,") == 3
+    assert text.count("data:image/png;base64,") == 1 + text.count("<th scope=row>") >= 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are text here")
@@ -518,8 +518,8 @@ def test_compare_shows_both_ends_of_realism(
         assert name == f"neurocodec, quality 50, realism {realism}"
         assert int(size.replace(",", "")) == len(data)
         assert float(lpips) == pytest.approx(np.abs(original - decoded).mean(), abs=1e-4)
-    assert [row[0].split(",")[0] for row in rows] == ["neurocodec", "neurocodec", "JPEG"]
-    assert len(set(re.findall(r'src="(data:[^"]+)"', text))) == 4
+    assert [row[0].split(",")[0] for row in rows[:3]] == ["neurocodec", "neurocodec", "JPEG"]
+    assert len(set(re.findall(r'src="(data:[^"]+)"', text))) == 1 + len(rows)
 
     monkeypatch.setattr(quality, "available", lambda: (quality.Metrics(), {"LPIPS": "no weights"}))
     status, out, _ = run(capsys, "compare", source, "-o", page, "--force")
@@ -534,7 +534,8 @@ def test_compare_with_a_model_that_is_not_installed(
     monkeypatch.undo()
     model, page = SMALL_MODEL, photo_file.with_suffix(".html")
     assert run(capsys, "compare", photo_file, "-o", page, "--model", model)[::2] == (0, "")
-    assert page.read_text().count("data:image/png;base64,") == 3
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 1 + text.count("<th scope=row>") >= 3
 
 
 def test_compare_says_what_is_wrong(capsys: pytest.CaptureFixture[str], nic_file: Path) -> None:
