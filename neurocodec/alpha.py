@@ -1,7 +1,7 @@
 """The alpha plane <-> PNG bytes. Read without a PNG library, because the bytes may be hostile.
 
 One kind of PNG is accepted: 8-bit gray, not interlaced, of the picture's size. Its scan lines are a zlib stream of
-known length, which is decoded band by band, and only down to the last row that is asked for.
+known length, which is decoded in bands of rows, down to the last row that is needed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def decode_alpha(
     """PNG bytes -> alpha plane, uint8 (height, width), or that of a region (x, y, width, height) inside it, in pixels.
 
     Memory: the result and a few bands, whatever the data say. Rows below the region are not checked. Raises
-    NicFormatError.
+    NicFormatError for any other PNG and for damaged data.
     """
     x, y, columns, rows = region or (0, 0, width, height)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)

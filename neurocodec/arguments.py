@@ -1,4 +1,4 @@
-"""Arguments of public functions: turned into exact Python numbers where they enter, or a typed error."""
+"""Checks the arguments of public functions: each becomes an exact Python number, or a typed error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neurocodec.errors import ArgumentTypeError, ArgumentValueError
 
 
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """An integer of any library, as an int in [least, most].
+    """An integer of any type, NumPy's and torch's included, as an int in [least, most]. name: for the error.
 
     Raises ArgumentTypeError for anything else, such as True or 2.0, and ArgumentValueError for one out of range.
     """
@@ -29,9 +29,9 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
 
 
 def number(name: str, value: Any, least: float, most: float = math.inf, *, above: bool = False) -> float:
-    """A real number of any library, as a finite float in [least, most], or above `least`.
+    """A real number of any type, as a finite float in [least, most], or with `above` greater than `least`.
 
-    Raises ArgumentTypeError for what is no number, a Boolean or several numbers, else ArgumentValueError.
+    Raises ArgumentTypeError for a Boolean, several numbers or no number, ArgumentValueError for one out of range.
     """
     plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
     if isinstance(plain, bool) or not isinstance(plain, numbers.Real):

@@ -1,4 +1,4 @@
-"""Encode and decode: composes the stages. In integers, so one picture gives one file, and one file one picture.
+"""Encode and decode: composes the stages. All in integers: the same picture always gives the same file, and back.
 
 picture ─g_a→ y ─h_a→ z_hat ─┬ coded with the factorised prior
                              └ h_s → four passes: means, rows → symbols, coded → container
@@ -72,7 +72,7 @@ def encode(
     model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.
     layout: cpu, or gpu for files that a GPU decodes faster and that are 1 to 2 % larger. Every decoder reads both.
     max_pixels: larger pictures are refused before they are loaded; at most 2^30.
-    progress: called during a search with the share of it that is done.
+    progress: called during a search with the fraction completed, 0 to 1.
 
     Raises ImageError for input that is no picture and for targets out of reach, ModelNotFoundError, MissingPackageError
     for a search without torch, ArgumentError for arguments of a wrong type, out of range or in conflict,
@@ -169,8 +169,7 @@ def encode_picture(
 ) -> bytes:
     """The bytes of a .nic file. index: quality index, 0 to 960, in 1/64 of a row of the model's gains.
 
-    coder: a model, which codes on the CPU, or what `network_of` returns. effort, layout,
-    progress: as in `encode`.
+    coder: a model, which codes on the CPU, or what `network_of` returns. effort, layout, progress: as in `encode`.
 
     Raises ModelMismatchError for a model without its encoder, MissingPackageError for a search without torch,
     ArgumentError for a wrong index or layout.
@@ -182,10 +181,10 @@ def encode_picture(
     padded = image.pad_to_multiple(picture.rgb, LATENT)
     windows = list(tiling.windows(padded.shape[0] // LATENT, padded.shape[1] // LATENT, edge))
     tiles = []
-    for done, window in enumerate(windows):
+    for part, window in enumerate(windows):
         stream, latents = network.encode(analyse(padded, window, network, index), index, layout=layout)
         if effort > 1:
-            report = functools.partial(_report_part, progress, done, len(windows)) if progress else None
+            report = functools.partial(_report_part, progress, part, len(windows)) if progress else None
             stream, latents = _search_tile(
                 (stream, latents), picture, padded, window, network, index, effort, layout, report
             )
@@ -233,15 +232,15 @@ def _search_tile(
         y_hat = around.copy()  # of other tiles, the latents before they are coded
         y_hat[window.within(seen)] = latents.y_hat
         rgb = synthesise(y_hat, seen, seen, synthesis)[: pixels.shape[0], : pixels.shape[1]]
-        error = (_made_gray(rgb) if picture.gray else rgb).astype(np.float64) - pixels
+        error = (_to_gray(rgb) if picture.gray else rgb).astype(np.float64) - pixels
         return 8 * len(stream) + weight * float(np.square(error).sum())
 
     return min(first, network.encode(y, index, z_hat, layout), key=lambda candidate: cost(*candidate))
 
 
-def _report_part(progress: Callable[[float], None], done: int, parts: int, share: float) -> None:
-    """Reports the share of one of several equal parts as a share of them all."""
-    progress((done + share) / parts)
+def _report_part(progress: Callable[[float], None], part: int, parts: int, share: float) -> None:
+    """Reports progress in one of several equal parts as progress in all of them."""
+    progress((part + share) / parts)
 
 
 def chunks_of(picture: image.Picture) -> dict[str, bytes]:
@@ -373,18 +372,20 @@ def synthesise(y_hat: NDArray[np.int32], held: Window, window: Window, synthesis
 
 
 def picture_of(nic: container.NicFile, rgb: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> image.Picture:
-    """The picture of decoded pixels, with what else the file holds. rgb: uint8 (H, W, 3), which may be changed;
-    alpha: uint8 (H, W)."""
+    """Decoded pixels as a picture, with the metadata of the file.
+
+    rgb: uint8 (H, W, 3), which may be changed. alpha: uint8 (H, W), or None.
+    """
     return image.Picture(
-        rgb=np.ascontiguousarray(_made_gray(rgb) if nic.header.gray else rgb),
+        rgb=np.ascontiguousarray(_to_gray(rgb) if nic.header.gray else rgb),
         gray=nic.header.gray,
         alpha=alpha,
         metadata={name: nic.chunks[name] for name in container.METADATA if name in nic.chunks},
     )
 
 
-def _made_gray(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The array with the rounded mean of the three channels in each, changed in place."""
+def _to_gray(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Sets each channel to the rounded mean of the three, in place, and returns the array."""
     for row in rgb:
         row[:] = ((row.sum(axis=1, dtype=np.uint16) + 1) // 3)[:, None]
     return rgb

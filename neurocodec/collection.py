@@ -60,10 +60,8 @@ def plan(
         ending = os.path.splitext(output)[1].lower()
         if is_folder and (os.path.lexists(output) or ending in {suffix, *picture_suffixes()}):
             raise OutputError(f"{output} is not a folder, which several inputs or a folder need: name one with -o")
-        if not is_folder and suffix == SUFFIX and ending != SUFFIX:
-            raise OutputError(
-                f"{output} has the suffix {ending!r}, expected {SUFFIX}: give another name for the output"
-            )
+        if not is_folder:
+            _check_suffix(output, suffix)
 
     jobs: dict[tuple[str, str], Job] = {}
     for name in inputs:
@@ -161,11 +159,7 @@ def _streamed(inputs: Sequence[str], output: str | None, suffix: str, force: boo
         raise OutputError("standard input or output, -, is one file: give one input that is a file")
     target = STANDARD if output is None else output
     if target != STANDARD:
-        ending = os.path.splitext(target)[1].lower()
-        if suffix == SUFFIX and ending != SUFFIX:
-            raise OutputError(
-                f"{target} has the suffix {ending!r}, expected {SUFFIX}: give another name for the output"
-            )
+        _check_suffix(target, suffix)
         return Job(inputs[0], target, _problem(target, force, make_folders=False))
     if sys.stdout.isatty():
         raise OutputError("standard output is a terminal: redirect it, or name a file with -o")
@@ -179,6 +173,13 @@ def _target(name: str, path: str, output: str | None, suffix: str, keep_suffix: 
     relative = os.path.relpath(path, folder or ".")
     relative = (relative if keep_suffix else os.path.splitext(relative)[0]) + suffix
     return os.path.join(folder if output is None else output, relative)
+
+
+def _check_suffix(output: str, suffix: str) -> None:
+    """Raises OutputError for the name of a .nic file that does not end in .nic."""
+    ending = os.path.splitext(output)[1].lower()
+    if suffix == SUFFIX and ending != SUFFIX:
+        raise OutputError(f"{output} has the suffix {ending!r}, expected {SUFFIX}: give another name for the output")
 
 
 def _problem(target: str, force: bool, make_folders: bool) -> str:

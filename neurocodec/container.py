@@ -33,7 +33,7 @@ HEADER_BYTES = 26
 RECORD_BYTES = 12  # the fields around the stream of a tile, or the payload of a chunk
 
 MAX_SIDE = 2**24 - 1  # pixels
-MAX_PIXELS = 2**30  # default limit of width * height
+MAX_PIXELS = 2**30  # width * height of any file; decoding has a lower default, tiling.MAX_PIXELS
 MAX_CHUNK_BYTES = 2**28
 QUALITY_INDEX_MAX = 15 * 64  # in 1/64 of a row of the model's gain table
 TILE_EDGES = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tile codes 1 to 7
@@ -45,8 +45,7 @@ ALPHA = "Alph"
 DEPTH = "dept"
 ARCHITECTURE = "Arch"  # names a network of another project: docs/interop.md
 METADATA = {ICC: "ICC", EXIF: "EXIF", XMP: "XMP"}
-"""Chunks that encoding and decoding pass on as they are, and what people call them; `metadata` knows where Pillow has
-them."""
+"""Chunks that pass through encoding and decoding unchanged, and their usual names."""
 _END = "Tile"  # closes the chunk list
 
 _FLAG_CHUNKS = 0b00000001
@@ -196,10 +195,11 @@ def read(data: bytes, *, max_pixels: int = MAX_PIXELS, any_architecture: bool = 
 
 
 def read_bytes(data: bytes | str | os.PathLike[str] | IO[bytes]) -> bytes:
-    """The bytes given, or those of the file at a path or of an open file, from where it stands.
+    """The bytes given, or those of the file at a path, or of an open file from its current position.
 
-    A file is read beyond its header only if that is of a .nic file. Raises what `read_header` raises, NicFormatError if
-    the file cannot be read or has more than files.MAX_BYTES, and ArgumentTypeError for data of another type.
+    A file is read beyond its header only if that is the header of a .nic file. Raises what `read_header` raises,
+    NicFormatError if the file cannot be read or has more than files.MAX_BYTES, and ArgumentTypeError for data of
+    another type.
     """
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)

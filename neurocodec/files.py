@@ -1,4 +1,4 @@
-"""Files that are opened and read once, files that appear whole or not at all, and verified downloads.
+"""Inputs that are opened and read once, outputs that appear whole or not at all, and verified downloads.
 
 No other module renames a file.
 """
@@ -20,20 +20,21 @@ from typing import IO, BinaryIO
 from neurocodec.errors import ArgumentTypeError, MissingPackageError, OutputError
 
 TIMEOUT_S = 30
+"""Of a download, in seconds without data."""
 NEW_S = 5
-"""A file that is being written may not be locked yet in its first moment."""
+"""Seconds for which a temporary file counts as in use: its writer may not have locked it yet."""
 _PART = re.compile(r"\.neurocodec-[0-9a-f]{16}\.part")
 MAX_BYTES = 2**31
-"""What is read of a pipe or a device at most."""
+"""The most that is read from a pipe or a device."""
 _CHUNK_BYTES = 2**20
 
 
 @contextlib.contextmanager
 def reading(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
-    """A binary file to read and seek: at a path, or one that is open, from where it stands; that one stays open.
+    """A binary file to read and seek, at a path; or an open file from its current position, which stays open.
 
-    The path is opened once, and what a pipe gave is kept, so that a look at its first bytes loses nothing. Raises
-    OSError, also for a pipe of more than MAX_BYTES, and ArgumentTypeError for what is no path and no binary file.
+    The path is opened once, and bytes from a pipe are kept, so that its first bytes can be read again. Raises OSError,
+    also for a pipe of more than MAX_BYTES, and ArgumentTypeError for anything but a path or a binary file.
     """
     if isinstance(source, (str, os.PathLike)):
         with open(os.fspath(source), "rb") as file:
@@ -45,7 +46,7 @@ def reading(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
 
 
 class Rewindable(io.RawIOBase):
-    """What a file gives from where it stands on, kept so that it can be read again. It may be a pipe."""
+    """A file, or a pipe, from its current position on; what was read is kept so that it can be read again."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self._source, self._kept, self._ended = source, io.BytesIO(), False
@@ -76,7 +77,9 @@ class Rewindable(io.RawIOBase):
         while kept < end and not self._ended:
             piece = self._source.read(min(end - kept, _CHUNK_BYTES))
             if not isinstance(piece, (bytes, bytearray, memoryview)):
-                raise ArgumentTypeError("the input is a file that gives no bytes; open it in binary mode.")
+                raise ArgumentTypeError(
+                    f"reading the input gave a {type(piece).__name__}, not bytes; open it in binary mode."
+                )
             kept += self._kept.write(piece)
             self._ended = not piece
         if kept > MAX_BYTES:

@@ -1,7 +1,7 @@
 """Pictures: files, PIL images and arrays <-> 8-bit RGB with alpha and metadata.
 
-    file · PIL · array -> load -> Picture -> pad_to_multiple -> pixels for the encoder
-    pixels from the decoder -> Picture -> to_pil -> save_pil -> file
+    file · PIL · array -> load -> Picture -> pad_to_multiple -> pixels for the encoder; alpha.py codes the alpha plane
+    pixels from the decoder, alpha -> Picture -> to_pil -> save_pil -> file
 
 Pixels are turned upright by the EXIF orientation, 16 bits are reduced to 8, and every mode of Pillow becomes gray or
 RGB, with or without alpha. Colours do not change otherwise.
@@ -37,7 +37,7 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 _ICONS = ("ICNS", "ICO")  # Pillow resizes them
 _ALPHA_IS_LOST = ("BMP", "DIB", "PPM")  # Pillow writes RGBA, but readers drop the alpha
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
-_ROWS = 256  # that are converted at once
+_ROWS = 256  # converted at once
 
 
 @dataclass
@@ -63,8 +63,8 @@ def load(
 
     A file is given by its path, or open for reading. Arrays are uint8 or uint16, (H, W) or (H, W, C) with 1 to 4
     channels: gray, gray and alpha, RGB, RGBA; 255 or 65535 is white and opaque. Modes I and I;16 have 16 bits, F the
-    range 0 to 255. CMYK is converted to sRGB through its profile. A PIL image is taken as Pillow holds it: once it has
-    loaded the pixels, only TIFF files still tell that they had more than 8 bits, and PNG files of 16 bits that they
+    range 0 to 255. CMYK is converted to sRGB through its profile. A PIL image is used as Pillow holds it. Once its
+    pixels are loaded, only TIFF images still say that they had more than 8 bits, and only 16-bit PNG images that they
     were gray. max_pixels: larger pictures are refused before their pixels are loaded.
 
     Raises ImageError if the file is missing or damaged, or has the wrong type, shape or range, ArgumentTypeError for a
@@ -266,7 +266,7 @@ def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8]
 
 
 def _array(im: Image.Image) -> NDArray[np.uint8]:
-    """np.array(im), which would take twice the memory."""
+    """np.array(im), with half the memory: band by band."""
     bands = len(im.getbands())
     values = np.empty((im.height, im.width, bands) if bands > 1 else (im.height, im.width), np.uint8)
     for top in range(0, im.height, _ROWS):

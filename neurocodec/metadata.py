@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 _ORIENTATION = 0x0112
 _EXIF_PREFIX = b"Exif\0\0"
 _PILLOW = {ICC: ("icc_profile", b""), EXIF: ("exif", _EXIF_PREFIX), XMP: ("xmp", b"")}
-"""Where `im.info` has the content of a chunk, and what stands before it there."""
+"""The key of `im.info` for each chunk, and the prefix that Pillow puts before its content."""
 _TIFF_DESCRIPTION = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # about the picture, not about the file
 _TIFF_SUBFOLDERS = (0x8769, 0x8825)  # EXIF, GPS
-_TURNED_BY_BOXES = ("AVIF", "HEIF")  # by nothing else; Pillow gives what the boxes say as EXIF
+_TURNED_BY_BOXES = ("AVIF", "HEIF")  # only by boxes of the container, which Pillow reports as EXIF
 _XMP_TAG = 700
 _XMP_ORIENTATION = rb"(tiff:Orientation(?:=[\"']|>))([1-8])(?=[\"'<])"
 

@@ -1,4 +1,4 @@
-"""A .nic file as Pillow sees it. Apart from the plugin, because PIL.ImageFile is needed only when a file is opened."""
+"""A .nic file as Pillow sees it. A module of its own, so that PIL.ImageFile is imported only when a file is opened."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ WHOLE = 2048
 EDGE = 1024
 """Tile edge of larger pictures, in pixels."""
 MAX_PIXELS = 2**27
-"""Largest picture that is read, encoded, or decoded at once, unless the caller allows more."""
+"""Default limit of a picture that is read, encoded or decoded at once; callers may raise it to container.MAX_PIXELS."""
 LARGEST = 4096
 """Largest tile side that is decoded, in pixels, so that a short forged file cannot use up the memory."""
 

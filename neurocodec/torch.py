@@ -1,12 +1,12 @@
-"""Batches of pictures from .nic files, and to them, as tensors: for training on folders of .nic and for servers.
+"""Decodes .nic files to batches of tensors, and encodes such batches: for training on folders of .nic, and servers.
 
     loader = DataLoader(folder := NicFolder("photos"), batch_sampler=SameSize(folder, 64), collate_fn=list)
     for files in loader:
         pictures = decode_batch(files, "cuda")  # uint8 (N, 3, H, W)
 
-On a GPU, the bytes go to it and nothing comes back before the pixels are there but a few words of checks: tables,
-symbols, context passes and networks stay on the device. That needs the CUDA coder (docs/gpu.md); without it the range
-coder runs on the CPU. Pixels and bytes are those of `neurocodec.decode` and `encode`, exactly.
+On a GPU, the bytes of the files go to the device, and tables, symbols, context passes and networks stay there: only a
+few words of checks come back. That needs the CUDA coder (docs/gpu.md); without it the range coder runs on the CPU.
+Pixels and bytes are those of `neurocodec.decode` and `encode`, exactly.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def decode_batch(files: Sequence[bytes], device: str = "auto", *, model: Model |
     files: the bytes of .nic files of one model and size; qualities may differ. device: auto, cpu, cuda or cuda:N; auto
     is a GPU where there is one. model: the loaded model with the files' model id, instead of the installed one.
 
-    Raises ValueError for files of several sizes or models and for a device that this machine lacks; NicFormatError or a
-    subclass for damaged data, which names the first such file by its place; ModelNotFoundError, ModelMismatchError.
+    Raises ArgumentValueError for files of several sizes or models and for a device that this machine lacks;
+    NicFormatError or a subclass for damaged data, with the index of the first such file in its text;
+    ModelNotFoundError, ModelMismatchError.
     """
     device = resolve_device(device)
     nics = []
@@ -117,9 +118,9 @@ class NicFolder(Dataset[bytes]):
 
 
 class SameSize(Sampler[list[int]]):
-    """Batches of files of one size and model, each file once; those that are left at the end are smaller.
+    """Batches of files of one size and model, each file once; the last batch of each size may be smaller.
 
-    shuffle: a generator, to draw the order of the files and batches anew each time; None keeps that of the folder.
+    shuffle: draws a new order of files and batches for each epoch; None keeps the order of the folder.
     Raises NicFormatError for a file whose header is damaged.
     """
 
@@ -128,7 +129,7 @@ class SameSize(Sampler[list[int]]):
         self._groups: dict[tuple[int, int, bytes], list[int]] = {}
         for place, path in enumerate(folder.paths):
             with path.open("rb") as file:
-                header = container.read_header(file.read(HEADER_BYTES))
+                header = container.read_header(file.read(container.HEADER_BYTES))
             self._groups.setdefault((header.width, header.height, header.model_id), []).append(place)
 
     def __len__(self) -> int:
@@ -146,10 +147,6 @@ class SameSize(Sampler[list[int]]):
             return list(range(count))
         order: list[int] = torch.randperm(count, generator=self._shuffle).tolist()
         return order
-
-
-HEADER_BYTES = 26
-"""Of a .nic file."""
 
 
 # ---------------------------------------------------------------------------------------------------- on the device
@@ -240,7 +237,7 @@ class BatchNetwork:
         return [~register & 0xFFFFFFFF for register in registers.tolist()]
 
     def array(self, values: Tensor) -> Any:
-        """A tensor as the library takes arrays. It shares the memory of one without gaps."""
+        """A tensor in the form that the library accepts; a contiguous one is not copied."""
         values = values.contiguous()
         return values.numpy() if self._library is not None and self._library.on_host else values
 
@@ -253,7 +250,7 @@ class BatchNetwork:
 
 
 class _DeviceDecoder:
-    """Symbols and rows stay where they are; nothing waits before `finish`."""
+    """Symbols and rows stay on the device; nothing waits before `finish`."""
 
     def __init__(self, streams: Sequence[bytes], network: BatchNetwork, library: cuda.Library) -> None:
         self._array = network.array
@@ -269,7 +266,7 @@ class _DeviceDecoder:
 
 
 class _HostDecoder:
-    """The coder of the CPU: rows come to it, symbols go back."""
+    """The coder on the CPU: rows are copied to it, and symbols back to the device."""
 
     def __init__(self, streams: Sequence[bytes], model: Model) -> None:
         self._errors: list[NicFormatError | None] = [None] * len(streams)
@@ -343,13 +340,13 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
 
 
 def _part(values: Tensor, window: Window, held: Window, scale: int = 1) -> Tensor:
-    """Of (B, h, w, C), held for the window `held` with `scale` elements a latent, a window."""
+    """A window of (B, h, w, C), which covers the window `held` with `scale` elements a latent."""
     rows, columns = window.within(held, scale)
     return values[:, rows, columns].contiguous()
 
 
 def _shared(indexes: list[int]) -> QualityIndex:
-    """One quality index if all pictures have it, else theirs."""
+    """One quality index if all pictures share it, else an array with that of each."""
     if len(set(indexes)) == 1:
         return indexes[0]
     each: NDArray[np.int64] = np.array(indexes, np.int64)

@@ -1,4 +1,4 @@
-"""Worker processes, which end at once and silently with their parent, however it ends; and the number of cores.
+"""Worker processes that end silently with their parent, however it ends; signals; numbers of cores and threads.
 
 multiprocessing is imported when the first worker starts: coding one picture needs none.
 """
@@ -31,7 +31,7 @@ ENDINGS: tuple[int, ...] = tuple(
 
 
 class Ended(KeyboardInterrupt):
-    """A signal other than Ctrl-C asks the program to end. number: of the signal."""
+    """A signal other than Ctrl-C asks the program to end. number: the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def available_threads() -> int:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delays signals that end the program until the block ends. Processes that start in it receive no interrupt."""
+    """Delays signals that end the program until the block has run. Processes started in it never receive SIGINT."""
     delayed: list[int] = []
     handlers = {number: signal.getsignal(number) for number in ENDINGS}
     if threading.current_thread() is not threading.main_thread():  # other threads get none

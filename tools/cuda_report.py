@@ -64,7 +64,7 @@ class Kernel:
     instructions: int | None  # of a warp, for a round of the loop over symbols: one symbol a lane
 
 
-def where() -> str:
+def find_nvcc() -> str:
     """nvcc as the packages nvidia-cuda-* of PyPI install it, in the environment of this Python."""
     spec = importlib.util.find_spec("nvidia")
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -77,14 +77,14 @@ def compile_for(nvcc: str, architecture: str, out: Path) -> tuple[Path, str]:
     """The cubin of an architecture, and the report of ptxas."""
     cubin = out / f"range_coder.{architecture}.cubin"
     number = architecture.removeprefix("sm_")
-    done = subprocess.run(
+    process = subprocess.run(
         [nvcc, "-std=c++17", "-O3", f"-gencode=arch=compute_{number},code={architecture}", "-cubin", "-Xptxas", "-v",
          "-I", str(ROOT / "csrc"), str(SOURCE), "-o", str(cubin)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"cuda_report: nvcc failed for {architecture}\n{done.stderr}")
-    return cubin, done.stderr
+    if process.returncode:
+        raise SystemExit(f"cuda_report: nvcc failed for {architecture}\n{process.stderr}")
+    return cubin, process.stderr
 
 
 def kernels(report: str, cubin: Path, disassembler: str, architecture: str) -> list[Kernel]:
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--nvcc", metavar="FILE", help="by default that of the packages nvidia-cuda-* of this Python")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/cuda"), metavar="DIR", help="for the cubins")
     args = parser.parse_args()
-    nvcc = args.nvcc or where()
+    nvcc = args.nvcc or find_nvcc()
     args.output.mkdir(parents=True, exist_ok=True)
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     print(

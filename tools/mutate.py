@@ -113,7 +113,7 @@ def outcome(data: bytes, models: dict[str, Model], max_pixels: int) -> str:
         return type(error).__name__
 
 
-def decode_batch(args: argparse.Namespace, first: int, count: int, results: Any) -> None:
+def decode_mutations(args: argparse.Namespace, first: int, count: int, results: Any) -> None:
     """The worker: sends the ordinal of each mutation, then its outcome, seconds, and the peak memory so far in KiB."""
     models = {m.model_id.hex(): m for m in map(model_files.load, ["base", *args.model])}
     for model in models.values():
@@ -138,7 +138,7 @@ def run_batches(args: argparse.Namespace) -> Iterator[tuple[int, str, float, int
     while ordinal + 1 < end:
         receiver, sender = context.Pipe(duplex=False)
         count = min(args.batch, end - ordinal - 1)
-        process = context.Process(target=decode_batch, args=(args, ordinal + 1, count, sender))
+        process = context.Process(target=decode_mutations, args=(args, ordinal + 1, count, sender))
         process.start()
         sender.close()
         waiting = False

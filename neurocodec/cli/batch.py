@@ -18,7 +18,7 @@ from neurocodec.workers import available_cores, limit_threads, map_in_order
 
 
 class Output(NamedTuple):
-    """What a job makes. data: of the output file. about: numbers for --json; text: the same in words."""
+    """What a job makes. data: the bytes of the output file. about: fields for --json. text: the same for people."""
 
     data: bytes
     about: dict[str, Any]
@@ -29,13 +29,13 @@ def convert(
     jobs: Sequence[Job],
     function: Callable[[str, str], Output],
     args: argparse.Namespace,
-    done: str,
+    verb: str,
 ) -> int:
     """Does all jobs that are not skipped, and prints a line for each; problems come at the end and stop no other job.
 
     function: of the names of an input and an output; writes nothing, so that a worker can be ended at any time. args:
-    with the options of `options.add_batch_options`. done: what a file is then, for the last line of a run over several
-    files. Returns 1 if there was a problem, else 0.
+    with the options of `options.add_batch_options`. verb: past tense, such as encoded, for the last line of a run over
+    several files. Returns 1 if there was a problem, else 0.
     """
     pairs = [(job.source, job.target) for job in jobs if not job.problem and not job.skip]
     processes = max(1, min(args.jobs, len(pairs)))
@@ -61,7 +61,7 @@ def convert(
         problems = _run(jobs, work, bars=wants_bars(args))
     if not (quiet or args.json) and (len(jobs) > 1 or any(map(os.path.isdir, args.inputs))):
         skipped = sum(job.skip for job in jobs)
-        line = f"{len(jobs) - skipped - problems:,} {done}, {skipped:,} skipped, {problems:,} failed"
+        line = f"{len(jobs) - skipped - problems:,} {verb}, {skipped:,} skipped, {problems:,} failed"
         print(line + (f"; {before:,} bytes became {after:,} ({after / before:.1%})" if before else ""), flush=True)
     return int(problems > 0)
 

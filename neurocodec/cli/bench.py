@@ -77,7 +77,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     codecs = f"as for rd ({SPEED_CODECS}, if installed)"
     add("--codecs", type=_words, default=SPEED_CODECS.split(","), metavar="A,B", help=codecs)
-    sizes = "megapixels, 3 to 2, or width by height such as 768x512 (0.25,1,6,24)"
+    sizes = "megapixels at 3:2, or WIDTHxHEIGHT such as 768x512 (0.25,1,6,24)"
     add("--sizes", type=_sizes, default="0.25,1,6,24", metavar="S,S", help=sizes)
     add("--threads", type=_counts, default=[1], metavar="N,N", help="numbers of threads (1)")
     add("--bpp", type=options.number(0, above=True), default=0.7, metavar="B", help="bits per pixel (0.7)")
@@ -197,7 +197,7 @@ def choose_settings(
 def _words(text: str) -> list[str]:
     words = [word.strip() for word in text.split(",")]
     if not all(words):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list with commas between its words")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list")
     return words
 
 
@@ -208,7 +208,7 @@ def _qualities(text: str) -> tuple[str, list[float]]:
     try:
         return name, [number(word) for word in _words(numbers)]
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 20,50 or jpeg=20,50") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, such as 20,50 or jpeg=20,50") from error
 
 
 def _counts(text: str) -> list[int]:
@@ -217,7 +217,7 @@ def _counts(text: str) -> list[int]:
 
 
 def _sizes(text: str) -> list[tuple[int, int]]:
-    """Widths and heights, from WxH or megapixels, 3 to 2."""
+    """Widths and heights, from WxH or megapixels at 3:2."""
     sizes = []
     try:
         for word in _words(text):
@@ -227,5 +227,5 @@ def _sizes(text: str) -> list[tuple[int, int]]:
     except (ValueError, OverflowError):
         sizes = []
     if not sizes or min(min(size) for size in sizes) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no list of sizes, such as 0.25,6 or 768x512,1920x1080")
+        raise argparse.ArgumentTypeError(f"{text} is not a list of sizes, such as 0.25,6 or 768x512,1920x1080")
     return sizes

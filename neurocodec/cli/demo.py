@@ -1,4 +1,4 @@
-"""neurocodec demo: the bundled photograph to .nic and back; a table, a comparison picture and a page."""
+"""neurocodec demo: the bundled photograph to .nic and back, beside JPEG: a table, both files, a comparison, a page."""
 
 from __future__ import annotations
 

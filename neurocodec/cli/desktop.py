@@ -1,4 +1,4 @@
-"""neurocodec install-desktop: lets file managers know .nic files, show thumbnails of them and open them (Linux)."""
+"""neurocodec install-desktop: registers .nic files with file managers: type, thumbnails, viewer (Linux)."""
 
 from __future__ import annotations
 

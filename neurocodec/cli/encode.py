@@ -94,7 +94,7 @@ def _keywords(args: argparse.Namespace) -> dict[str, Any]:
 
 
 class _SearchBar:
-    """A bar for each search; called with the share that is done."""
+    """A progress bar for each search; called with the fraction completed."""
 
     _bar: Any = None
 

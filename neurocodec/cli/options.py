@@ -10,8 +10,6 @@ from typing import Any
 
 from neurocodec import container, tiling
 
-QUALITY = 50.0
-
 
 def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
     """An argument type: a finite number in [least, most], or above `least`."""
@@ -92,7 +90,7 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--json", action="store_true", help="print one JSON object for each file")
-    group.add_argument("--quiet", action="store_true", help="print errors alone")
+    group.add_argument("--quiet", action="store_true", help="print only errors")
 
 
 def add_force_option(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +101,5 @@ def add_force_option(parser: argparse.ArgumentParser) -> None:
 def encode_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `neurocodec.encode` for the options above."""
     options: dict[str, Any] = {"model": args.model, "device": args.device, "max_pixels": args.max_pixels}
-    for option, keyword in (("bpp", "target_bpp"), ("bytes", "target_bytes"), ("psnr", "target_psnr")):
-        if getattr(args, option) is not None:
-            return options | {keyword: getattr(args, option)}
-    return options | {"quality": QUALITY if args.quality is None else args.quality}
+    rates = {"quality": args.quality, "target_bpp": args.bpp, "target_bytes": args.bytes, "target_psnr": args.psnr}
+    return options | {name: value for name, value in rates.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The range coder on a GPU: many streams at once, on arrays that stay there. csrc/cuda/c_api.h says what it wraps.
+"""The range coder on a GPU: many streams at once, on arrays that stay there. It wraps csrc/cuda/c_api.h.
 
 The environment variable NEUROCODEC_CUDA chooses: auto (the default; used where it was built), require
 (NativeUnavailableError where it was not), or off. setup.py reads the same variable.
@@ -65,7 +65,8 @@ class Library:
         self._tables: WeakKeyDictionary[Tables, dict[int, _Handle]] = WeakKeyDictionary()
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Raises ValueError for arguments that the function refuses, MemoryError, RuntimeError if CUDA fails."""
+        """Calls a function of the library. Raises ValueError if it refuses the arguments, MemoryError, RuntimeError if
+        CUDA fails."""
         message = ctypes.create_string_buffer(512)
         code = getattr(self._c, name)(*arguments, message, _size(len(message)))
         if code == _OK:
@@ -97,11 +98,11 @@ class Library:
         return on_devices[device]
 
     def address(self, array: Any, dtype: type[np.generic], shape: tuple[int, ...]) -> ctypes.c_void_p:
-        """Where an array lies. Raises TypeError for one of another type, ValueError for another shape or with gaps."""
+        """The address of an array. Raises TypeError for another dtype, ValueError for another shape or for gaps."""
         kind = "__array_interface__" if self.on_host else "__cuda_array_interface__"
         interface = getattr(array, kind, None)
         if interface is None:
-            raise TypeError(f"the arrays must have {kind}, and {type(array).__name__} has not.")
+            raise TypeError(f"the arrays must have {kind}, which {type(array).__name__} lacks.")
         if np.dtype(interface["typestr"]) != np.dtype(dtype):
             raise TypeError(f"an array holds {interface['typestr']}, not {np.dtype(dtype)}.")
         if tuple(interface["shape"]) != shape:
@@ -109,7 +110,7 @@ class Library:
         strides = interface.get("strides")
         steps = tuple(np.dtype(dtype).itemsize * int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
         if strides is not None and any(n > 1 and a != b for n, a, b in zip(shape, strides, steps, strict=True)):
-            raise ValueError("an array has gaps.")
+            raise ValueError("an array is not contiguous; make a contiguous copy.")
         return _pointer(interface["data"][0])
 
 

@@ -36,7 +36,7 @@ class TorchArithmetic:
         return self._layers[id(layer)][1:]
 
     def _constant(self, values: NDArray[Any]) -> Any:
-        """What `load` gives, copied once for the same values. Not to be changed."""
+        """What `load` returns, copied once for equal values. Callers must not change it."""
         key = values.shape, values.astype(np.float64).tobytes()
         if key not in self._constants:
             if len(self._constants) > MAX_CONSTANTS:

@@ -61,7 +61,7 @@ def search(
     pixels: of the window `seen`, (H, W, 3); H and W may end before its last latents do, where the picture ends.
     y: of the window `seen`, (h, w, M) in units of 1/64. seen: the tile with the latents around it whose pixels it
     changes. z_hat: of the tile, (ceil(h / 4), ceil(w / 4), N). gray: only the mean of the channels counts.
-    progress: called after each step with the share that is done, up to 1.
+    progress: called after each step with the fraction completed, up to 1.
 
     The same input gives the same result on one machine with one thread count. Random states stay as they are.
     """
@@ -77,10 +77,10 @@ def search(
         costs = costs_of(model.tables).to(device)
         work = _Search(x, latents, z, tile, seen, _twin(model, device), costs, quality_index, gray)
         parts = list(work.parts())
-        for done, part in enumerate(parts):
+        for number, part in enumerate(parts):
             for step in work.anneal(part, steps):
                 if progress is not None:
-                    progress((done * steps + step) / (len(parts) * steps))
+                    progress((number * steps + step) / (len(parts) * steps))
         centres = work.centres()[0].permute(1, 2, 0).cpu().numpy()
     chosen: NDArray[np.int32] = np.rint(np.clip(centres * UNIT, -MAX_LATENT, MAX_LATENT)).astype(np.int32)
     return chosen
@@ -118,7 +118,7 @@ class _Search:
             yield Window(part.top + top, part.left + left, part.bottom + top, part.right + left)
 
     def anneal(self, part: Window, steps: int) -> Iterator[int]:
-        """Moves the latents of a window; yields the number of steps done."""
+        """Moves the latents of a window; yields the number of steps so far."""
         halo = self.twin.config.synthesis_halo
         halo += halo % 2  # even: windows keep the phases of the lattice
         around = self._grown(part, halo)

@@ -542,8 +542,8 @@ def test_an_interrupt_ends_all_processes_without_a_traceback(folder: Path, tmp_p
         (["--qualities", "heic=20"], 1, "expected one of the codecs nic, jpeg, webp"),
         (["--codecs", "jpeg", "--qualities", "30,60", "--against", "vtm"], 1, "found vtm to compare against"),
         (["--codecs", "jpeg2000", "--qualities", "20"], 1, "none of jpeg2000 has qualities of 1 to 100"),
-        (["--qualities", "jpeg=high"], 2, "'jpeg=high' is no list of numbers, such as 20,50"),
-        (["--qualities", "high"], 2, "'high' is no list of numbers, such as 20,50"),
+        (["--qualities", "jpeg=high"], 2, "'jpeg=high' is not a list of numbers, such as 20,50"),
+        (["--qualities", "high"], 2, "'high' is not a list of numbers, such as 20,50"),
         (["-j", "0"], 2, "-j"),
     ],
 )
