@@ -68,7 +68,7 @@ def encode(
     quality: 1 to 100, by default 50; more is larger and better. Or one target: target_bpp (file bits per pixel) or
     target_bytes gives the best quality that fits, target_psnr (dB, 8-bit RGB) the smallest file that reaches it.
     effort: 1 to 10. Above 1 the encoder searches for better latents, which needs torch: smaller files at the same PSNR,
-        for minutes of work. For a target it searches up to four times.
+        for minutes of work on the CPU. For a target it searches up to four times.
     model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.
     layout: cpu, or gpu for files that a GPU decodes faster and that are 1 to 2 % larger. Every decoder reads both.
     max_pixels: larger pictures are refused before they are loaded; at most 2^30.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from neurocodec.bench.results import Row, averages, load, save
 from neurocodec.bench.rivals import Codec, bits_per_pixel, configuration, synthetic_picture
 from neurocodec.errors import ConfigError
 from neurocodec.metrics import psnr
-from neurocodec.workers import available_cores, map_in_order
+from neurocodec.workers import available_cores, limit_threads, map_in_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +83,7 @@ def run(
     results["not_installed"] = {name: why for name, why in missing.items() if name not in results["codecs"]}
     results["not_available"] = metrics.too_small(pictures.values()) | dict(not_available or {})
     features = _Features(output.parent / "features", metrics.patches, pictures, results["codecs"])
-    done = {
+    measured = {
         (row["image"], row["codec"], float(row["setting"]))
         for row in results["rows"]
         if all(row.get(key) is not None for key in metrics.defined(pictures[row["image"]]))
@@ -94,7 +93,7 @@ def run(
         _Job(codec, name, path, left, metrics, features)
         for name, path in dataset.pictures.items()
         for codec in codecs
-        if (left := [setting for setting in chosen[codec.name] if (name, codec.name, setting) not in done])
+        if (left := [setting for setting in chosen[codec.name] if (name, codec.name, setting) not in measured])
     ]
 
     save(results, output)
@@ -246,7 +245,7 @@ def _rows(jobs: Sequence[_Job], processes: int) -> Generator[list[Row], None, No
 
 def _start(threads: int, codecs: Sequence[Codec]) -> None:
     """In each process: its share of the cores, and models loaded before any clock runs."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    limit_threads(threads)
     rgb = np.full((16, 16, 3), 128, np.uint8)
     for codec in codecs:
         codec.decode(codec.encode(rgb, codec.settings()[0]))

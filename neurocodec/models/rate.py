@@ -11,11 +11,6 @@ from neurocodec.entropy.grid import LOG_SCALE_STEP, SCALE_LEVELS, SCALE_MIN
 from neurocodec.models.layers import lower_bound
 
 
-def scale_of_index(index: Tensor) -> Tensor:
-    """Standard deviation that belongs to a (fractional) table row: SCALE_MIN · (SCALE_MAX / SCALE_MIN)^(index / 63)."""
-    return torch.exp(index * LOG_SCALE_STEP + math.log(SCALE_MIN))
-
-
 def gaussian_bits(residual: Tensor, index: Tensor) -> Tensor:
     """Bits of a residual in a unit-width bin under a zero-mean Gaussian, elementwise.
 

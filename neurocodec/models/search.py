@@ -50,7 +50,6 @@ def search(
     steps: int,
     *,
     gray: bool = False,
-    device: str = "cpu",
     progress: Callable[[float], None] | None = None,
 ) -> NDArray[np.int32]:
     """Better latents for a tile, (h, w, M) in units of 1/64, for coding with the same z_hat.
@@ -63,7 +62,8 @@ def search(
     changes. z_hat: of the tile, (ceil(h / 4), ceil(w / 4), N). gray: only the mean of the channels counts.
     progress: called after each step with the fraction completed, up to 1.
 
-    The same input gives the same result on one machine with one thread count. Random states stay as they are.
+    Runs on the CPU. The same input gives the same result on one machine with one thread count. Random states stay as
+    they are.
     """
     with (
         torch.inference_mode(False),
@@ -71,17 +71,16 @@ def search(
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
     ):
-        x = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1)[None].float() / 255
-        latents = torch.from_numpy(y.astype(np.float32) / UNIT).to(device).permute(2, 0, 1)[None]
-        z = torch.from_numpy(z_hat.copy()).to(device).permute(2, 0, 1)[None].float()
-        costs = costs_of(model.tables).to(device)
-        work = _Search(x, latents, z, tile, seen, _twin(model, device), costs, quality_index, gray)
+        x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+        latents = torch.from_numpy(y.astype(np.float32) / UNIT).permute(2, 0, 1)[None]
+        z = torch.from_numpy(z_hat.copy()).permute(2, 0, 1)[None].float()
+        work = _Search(x, latents, z, tile, seen, _twin(model), costs_of(model.tables), quality_index, gray)
         parts = list(work.parts())
         for number, part in enumerate(parts):
             for step in work.anneal(part, steps):
                 if progress is not None:
                     progress((number * steps + step) / (len(parts) * steps))
-        centres = work.centres()[0].permute(1, 2, 0).cpu().numpy()
+        centres = work.centres()[0].permute(1, 2, 0).numpy()
     chosen: NDArray[np.int32] = np.rint(np.clip(centres * UNIT, -MAX_LATENT, MAX_LATENT)).astype(np.int32)
     return chosen
 
@@ -220,7 +219,7 @@ def _bits(symbols: Tensor, indexes: Tensor, costs: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=2)
-def _twin(model: Model, device: str) -> Hyperprior:
+def _twin(model: Model) -> Hyperprior:
     """The float networks of a model, without gradients of their own."""
     twin = thaw(model).eval().requires_grad_(False)
-    return twin.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -61,8 +61,8 @@ class RunLog:
         self._rows.append({name: value.detach() if finite else nan.to(value) for name, value in values.items()})
         self._images += images
         self._waited += waited
-        done = self._bar.n + 1
-        self._bar.total = max(done, round(done / fraction))  # so that the bar ends with the clock, if there is one
+        steps = self._bar.n + 1
+        self._bar.total = max(steps, round(steps / fraction))  # so that the bar ends with the clock, if there is one
         self._bar.update()
 
     def training(self, step: int, about: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class RunLog:
             tqdm.write(f"warning at step {step}: {text}", file=sys.stderr)
 
     def doing(self, text: str) -> None:
-        """Says before the progress bar what takes long."""
+        """Shows before the progress bar what is going on, such as freezing."""
         self._bar.set_description(text)
 
     def write(self, row: dict[str, Any]) -> None:
