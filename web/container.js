@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The .nic container: bytes -> header, chunks and tiles, after docs/format.md; and the alpha plane, a PNG. Every length is
-// compared with the bytes that are left before it is used. Sentences are those of neurocodec/container.py and image.py.
+// compared with the bytes that are left before it is used. Sentences are those of neurocodec/container.py and alpha.py.
 
 const SIGNATURE = [0x8f, 0x4e, 0x49, 0x43];
 const METADATA = [["iccp", "ICC"], ["exif", "EXIF"], ["xmpd", "XMP"]];
@@ -84,7 +84,7 @@ export function read(bytes) {
   return { header, chunks, tiles: readTiles(bytes, at, header) };
 }
 
-/** Raises an error for a file that needs a network of another project. */
+/** Throws an error for a file that needs a network of another project. */
 export function refuseForeign({ header, chunks }) {
   if (!chunks.has("Arch")) return;
   const [library, ...model] = text(chunks.get("Arch")).split("/");
