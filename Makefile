@@ -1,6 +1,6 @@
 # make demo · make test · make check · make bench · make docs · make man · make wheel. The first of them sets up .venv.
-# For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test · make kernel-speed · make cuda-shim ·
-# make cuda-check. For web/: make web · make web-test.
+# For csrc/, with a C++ compiler alone: make sanitize · make fuzz · make neon-test · make kernel-speed · make cuda-shim.
+# Also: make cuda-streams · make cuda-check. For web/: make web · make web-test.
 
 PYTHON ?= python3
 VENV := .venv

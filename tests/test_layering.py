@@ -47,7 +47,7 @@ CODING = (
 )
 CORE = {"numpy", "PIL", "safetensors", "neurocodec"}
 OPTIONAL = {("files", "pooch"), ("integer.gpu", "torch")}
-"""Imported when they are used: for downloads, and for coding on a GPU or without the compiled core."""
+"""Imported when they are used: for downloads, and for coding on a GPU."""
 FORBIDDEN = ("compressai", "torchvision", "scipy", "pandas", "matplotlib")
 
 

@@ -145,7 +145,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of PNG files")
-    parser.add_argument("--seconds", type=float, default=200, help="no new size or batch begins after so long")
+    parser.add_argument(
+        "--seconds", type=float, default=200, help="start no new size or batch after this many seconds (200)"
+    )
     parser.add_argument("--library", metavar="FILE", help="a CUDA coder built with the shim: a dry run on the CPU")
     args = parser.parse_args()
     library = cuda.Library(args.library) if args.library else cuda.library()

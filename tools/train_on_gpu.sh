@@ -1,15 +1,17 @@
 #!/bin/bash
-# Trains on a borrowed GPU machine: one without network, where commands are short and files travel in small parts.
+# Trains on a GPU machine that has no network and limits the time of a command: pictures go there, and the run comes back, in
+# small parts.
 #
 #   here    tools/train_on_gpu.sh pack PARTS MIB DATA FOLDER...  pictures of DATA/FOLDER to PARTS/pictures-NN.tar, each below MIB
 #   there   tools/train_on_gpu.sh unpack DATA PART...            and back to DATA/FOLDER/...
 #   there   tools/train_on_gpu.sh train DATA RUN TOTAL NOW [section.key=value...]
 #               starts or resumes a run of TOTAL minutes, and ends this command, with a checkpoint, after NOW minutes
-#   there   tools/train_on_gpu.sh home RUN OUT [FIRST]           model and checkpoint.safetensors to OUT in pieces of 15 MiB,
+#   there   tools/train_on_gpu.sh home RUN OUT [FIRST]           model.safetensors and checkpoint.safetensors to OUT in pieces of 15 MiB,
 #               at most four of them, from piece number FIRST (0)
 #   here    tools/train_on_gpu.sh join RUN PIECE...              and back to RUN/model.safetensors and RUN/checkpoint.safetensors
 #
-# Crops come from DATA/train; a third from DATA/train-native and 6 % from DATA/train-screen, where they are. bfloat16, compiled, crops of 256 and at the end 512; later settings replace these.
+# Crops come from DATA/train; a third from DATA/train-native and 6 % from DATA/train-screen, if those exist. Training is in
+# bfloat16 and compiled, with crops of 256 and at the end 512; settings that are given replace these.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}

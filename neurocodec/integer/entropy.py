@@ -6,7 +6,6 @@ rounding mode. docs/arithmetic.md is the specification.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,12 +94,6 @@ class EntropyNetwork:
             for name in ("prediction.head", *(f"contexts.{i}.head" for i in range(PASSES - 1)))
         }
         self._log_table = checked.take("log_table", np.int16, (LOG_TABLE_SIZE,))
-
-    def using(self, arithmetic: Arithmetic) -> EntropyNetwork:
-        """The same network in another arithmetic, with the same results."""
-        other = copy.copy(self)
-        other.arithmetic = arithmetic
-        return other
 
     def stages(self, quality_index: QualityIndex, y_hat: Any) -> Iterator[Stage]:
         """The walk over a tile, for the encoder and the decoder: z, then the four passes over y, in coding order.

@@ -1,4 +1,4 @@
-"""The integer layers in torch, exactly, for GPUs and for CPUs without the compiled extension."""
+"""The integer layers in torch, exactly: for GPUs, and for batches of pictures on any device."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ def test_symbols_of_golden_files_from_the_reference_alone(case, small_model):
 def test_torch_equals_the_definition_on_the_shipped_model(base_model, quality_index):
     rng = np.random.default_rng(quality_index)
     height, width, config = 6, 9, base_model.config
-    reference = EntropyNetwork(config, base_model.part("entropy."), REFERENCE)
+    arrays = base_model.part("entropy.")
     y_hats = np.zeros((2, height, width, config.latent_channels), np.int32)
-    networks = (reference, reference.using(TorchArithmetic()))
+    networks = [EntropyNetwork(config, arrays, arithmetic) for arithmetic in (REFERENCE, TorchArithmetic())]
     walks = [n.stages(quality_index, y_hat) for n, y_hat in zip(networks, y_hats, strict=True)]
     for slow, fast in zip(*walks, strict=True):
         assert (slow.rows == fast.rows).all()
