@@ -61,7 +61,7 @@ def encode_folder(
 
     workers: number of processes in the cluster; by default as many as its CPUs (GPUs, for device cuda) allow.
     cpus_per_worker: CPUs, and threads, of each. model, device, quality, target_bpp, target_bytes, target_psnr: as for
-    `neurocodec.encode`. The cluster is the one that `ray.init` has joined, or the one that Ray finds or starts.
+    `neurocodec.encode`; a target replaces the quality. The cluster is the one that `ray.init` has joined, or the one that Ray finds or starts.
 
     A picture that fails does not stop the others. Raises MissingPackageError without Ray Data, ConfigError for an
     argument out of range or a source that is not a folder, what `neurocodec.model.load` raises, and
@@ -72,8 +72,7 @@ def encode_folder(
         raise ConfigError(f"{source} is not a folder, expected a folder of pictures: check the name")
     if cpus_per_worker < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"found {workers} workers of {cpus_per_worker} processors, expected at least 1 of each")
-    if not 1 <= quality <= 100 or sum(t is not None for t in (target_bpp, target_bytes, target_psnr)) > 1:
-        raise ConfigError(f"found the quality {quality} or several targets, expected 1 to 100, or one target")
+    options = _rate_options(quality, target_bpp=target_bpp, target_bytes=target_bytes, target_psnr=target_psnr)
     ray = _package()
     jobs = collection.plan([source], output, force=force)
     waiting = [job for job in jobs if not job.problem and not job.skip]
@@ -85,12 +84,6 @@ def encode_folder(
         if os.fspath(model).endswith(".safetensors"):
             model = os.path.abspath(model)
         model_files.load(os.fspath(model))  # one error now, not one for each worker
-        options = {
-            "quality": quality,
-            "target_bpp": target_bpp,
-            "target_bytes": target_bytes,
-            "target_psnr": target_psnr,
-        }
         needs = {"num_cpus": cpus_per_worker} | ({"num_gpus": 1} if device == "cuda" else {})
         count = min(workers or _capacity(ray, needs), len(waiting))
         unknown = {job.source for job in waiting}
@@ -126,6 +119,14 @@ def encode_folder(
             for name in sorted(unknown)
         }
     return Summary(encoded, sum(job.skip for job in jobs), failed, size, seconds)
+
+
+def _rate_options(quality: float, **targets: float | None) -> dict[str, float]:
+    """Keyword arguments of `neurocodec.encode`: the target, if one is given, else the quality. Raises ConfigError."""
+    given = {name: target for name, target in targets.items() if target is not None}
+    if not 1 <= quality <= 100 or len(given) > 1:
+        raise ConfigError(f"found the quality {quality} or several targets, expected 1 to 100, or one target")
+    return given or {"quality": quality}
 
 
 class _Encoder:
