@@ -61,7 +61,8 @@ def encode_folder(
 
     workers: number of processes in the cluster; by default as many as its CPUs (GPUs, for device cuda) allow.
     cpus_per_worker: CPUs, and threads, of each. model, device, quality, target_bpp, target_bytes, target_psnr: as for
-    `neurocodec.encode`; a target replaces the quality. The cluster is the one that `ray.init` has joined, or the one that Ray finds or starts.
+    `neurocodec.encode`; a target replaces the quality. The cluster is the one that `ray.init` has joined, or the one
+    that Ray finds or starts.
 
     A picture that fails does not stop the others. Raises MissingPackageError without Ray Data, ConfigError for an
     argument out of range or a source that is not a folder, what `neurocodec.model.load` raises, and
