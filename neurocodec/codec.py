@@ -74,9 +74,9 @@ def encode(
     max_pixels: larger pictures are refused before they are loaded; at most 2^30.
     progress: called during a search with the fraction completed, 0 to 1.
 
-    Raises ImageError for input that is no picture and for targets out of reach, ModelNotFoundError, MissingPackageError
-    for a search without torch, ArgumentError for arguments of a wrong type, out of range or in conflict,
-    OutOfMemoryError.
+    Raises ImageError for input that is not a picture and for targets out of reach, ModelNotFoundError,
+    MissingPackageError for a search without torch, ArgumentError for arguments of a wrong type, out of range or in
+    conflict, OutOfMemoryError.
     """
     targets = {"target_bpp": target_bpp, "target_bytes": target_bytes, "target_psnr": target_psnr}
     given = [name for name, value in {"quality": quality, **targets}.items() if value is not None]

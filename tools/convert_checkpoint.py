@@ -26,7 +26,7 @@ def convert(run: Path) -> None:
     config = saved.pop("config")
     for section, part in get_type_hints(GenerativeConfig).items():
         for key in set(config.get(section, {})) - set(get_type_hints(part)):
-            del config[section][key]  # it is no setting any more
+            del config[section][key]  # no longer a setting
     tree = {"config": config, "state": state, "optimizers": saved.pop("optimizers")}
     checkpoint.write(run, tree | {"weights": saved})
 

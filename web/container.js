@@ -6,10 +6,10 @@
 const SIGNATURE = [0x8f, 0x4e, 0x49, 0x43];
 const METADATA = [["iccp", "ICC"], ["exif", "EXIF"], ["xmpd", "XMP"]];
 const VERSION = 1;
-const HEADER_BYTES = 26;
+export const HEADER_BYTES = 26;
 const RECORD_BYTES = 12;
 const MAX_SIDE = 2 ** 24 - 1;
-const MAX_PIXELS = 2 ** 30;
+const MAX_PIXELS = 2 ** 30;  // of any file
 const MAX_CHUNK_BYTES = 2 ** 28;
 const QUALITY_INDEX_MAX = 960;
 const RETRY = "the file is damaged or incomplete, get another copy or encode it again";
@@ -353,7 +353,7 @@ function notANic(bytes) {
 }
 
 const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-const hex = (bytes, between = "") => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(between);
+export const hex = (bytes, between = "") => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(between);
 const text = (bytes) => String.fromCharCode(...bytes.subarray(0, 65));  // names have at most 64
 
 /** As Python writes a string of Latin letters. */

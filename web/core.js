@@ -3,11 +3,11 @@
 // A parsed file -> pixels: the WebAssembly module with a model in it, and what neurocodec/codec.py does around it. It runs
 // in a worker (worker.js), or in any other program that has WebAssembly.
 
-import { NicError, decodeAlpha, checkAlpha, refuseForeign } from "./container.js";
+import { NicError, checkAlpha, decodeAlpha, hex, refuseForeign } from "./container.js";
 
 const LATENT = 16;  // pixels to a side
 const LARGEST_TILE = 4096;  // pixels to a side: a short forged file must not use up the memory
-const MAX_PIXELS = 2 ** 27;
+const MAX_PIXELS = 2 ** 27;  // decoded at once
 const PAGES = 2 ** 14;  // of 64 KiB: the most memory that core.cpp is linked for
 const FIRST_PAGES = 64;
 const STACK = 2 ** 18;  // bytes, of each helper
@@ -41,7 +41,7 @@ export async function help({ module, memory, stack, tls }, ready) {
 
 /** An instance with a model. It must not be used again when an error has set `alive` to false. */
 export class Core {
-  /** module: of nic.wasm. model: the bytes of a model file. Raises NicError if they are damaged. */
+  /** module: of nic.wasm. model: the bytes of a model file. Throws NicError if they are damaged. */
   static async create(module, model, memory = newMemory()) {
     const core = new Core();
     core.module = module;
@@ -231,7 +231,7 @@ export class Core {
 const noMemory = () =>
   new NicError("the picture needs more memory than this page has: decode a region of it", "MemoryError");
 
-/** Pixels of a window -> their place in the RGBA of a region. seen: the window of rgb; part: what of it is wanted. */
+/** Pixels of a window -> their place in the RGBA of a region. seen: the window of rgb; part: the part of it to copy. */
 function copyPixels(rgb, seen, part, region, gray, data) {
   const top = Math.max(part.top * LATENT, region.y);
   const bottom = Math.min(part.bottom * LATENT, region.y + region.height);
@@ -284,7 +284,7 @@ function windowsOf({ bottom, right }, edge) {
 
 // -------------------------------------------------------------------------------------------------------- model files
 
-/** A model file (safetensors) -> arrays for decoding, shape, id. Raises NicError if it is damaged. */
+/** A model file (safetensors) -> arrays for decoding, shape, id. Throws NicError if it is damaged. */
 async function readModel(file) {
   const damaged = (why) => new NicError(`the model file is damaged (${why}): get another copy`, "ModelMismatchError");
   let model;
@@ -322,5 +322,5 @@ async function modelId(arrays, shape) {
     parts.push(`${name} ${numpy} (${dimensions.join(", ")}${dimensions.length === 1 ? "," : ""})`, data);
   }
   const digest = await crypto.subtle.digest("SHA-256", await new Blob(parts).arrayBuffer());
-  return Array.from(new Uint8Array(digest, 0, 8), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex(new Uint8Array(digest, 0, 8));
 }

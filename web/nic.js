@@ -2,11 +2,10 @@
 //
 // Decodes .nic pictures in a web page. Pixels are those of the Python package, exactly. See nic.d.ts and docs/web.md.
 
-import { NicError, info as describe, readHeader } from "./container.js";
+import { HEADER_BYTES, NicError, info as describe, readHeader } from "./container.js";
 
 export { NicError };
 
-const HEADER_BYTES = 26;
 const MOST_THREADS = 8;
 
 const settings = { weights: new URL("weights/", import.meta.url).href, threads: undefined };

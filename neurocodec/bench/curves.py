@@ -98,7 +98,7 @@ def load_anchors(paths: Iterable[Path], dataset: str, pictures: Sequence[str], n
 
 
 def check_against(known: Iterable[str], against: Sequence[str]) -> None:
-    """Raises ConfigError for a name in `against` that is no curve's."""
+    """Raises ConfigError for a name in `against` that no curve has."""
     for name in against:
         if name not in (names := list(known)):
             raise ConfigError(f"found {name} to compare against, expected one of {', '.join(names)}")
@@ -116,7 +116,7 @@ def summarise(
     ones and what was left out and why.
 
     References are JPEG, BPG or its nearest stand-in, VTM, and the curves named in `against`. Raises ConfigError if a
-    name is no curve, MissingPackageError without SciPy.
+    name is not that of a curve, MissingPackageError without SciPy.
     """
     notes = list(notes)
     runs = [curve_of(results, codec, notes) for codec in results["codecs"]]

@@ -55,7 +55,7 @@ def load_dataset(source: str, images: int | None = None, *, download: bool = Fal
     if source in SOURCES:
         folder, names = _folder_of(source), list(SOURCES[source].pictures)
     elif not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder: give one of {', '.join(SOURCES)}, or a folder of pictures")
+        raise ConfigError(f"{folder} is not a folder: give one of {', '.join(SOURCES)}, or a folder of pictures")
     else:
         names = [path.name for path in _pictures_in(folder)]
     if not names:

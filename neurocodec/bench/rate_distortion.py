@@ -67,7 +67,7 @@ def run(
     Rows of an earlier run stay if the codec's configuration and the picture's checksum are unchanged; a file with rows
     of pictures outside the data set is refused. settings: by codec, instead of its own. processes: each with its share
     of the cores. not_installed, not_available: recorded with their reasons. Features of patches are kept in a folder
-    `features` beside `output`. Raises ConfigError if `output` is no results file or the arguments do not fit,
+    `features` beside `output`. Raises ConfigError if `output` is not a results file or the arguments do not fit,
     ImageError for a picture that cannot be read, and whatever a codec raises.
     """
     from tqdm import tqdm

@@ -24,7 +24,7 @@ TAIL_MASS = 2.0**-14
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Frozen integer tables, one row per scale. Raises ModelMismatchError for arrays that are no such tables.
+    """Frozen integer tables, one row per scale. Raises ModelMismatchError for arrays that are not such tables.
 
     The last frequency of each row is the escape's. The others belong to the symbols offset, offset + 1, ...
     The three arrays are copied and made read-only.

@@ -192,7 +192,7 @@ def freeze(network: torch.nn.Module, *, label: str = "", device: str = "auto") -
 def encode(source: str | os.PathLike[str] | Image | NDArray[Any], model: Model) -> bytes:
     """Encodes a picture and returns the bytes of a .nic file. source: as for `neurocodec.encode`.
 
-    Raises ImageError for input that is no picture, and for pictures of more than MAX_PIXELS.
+    Raises ImageError for input that is not a picture, and for pictures of more than MAX_PIXELS.
     """
     picture = image.load(source, max_pixels=MAX_PIXELS)
     height, width = picture.rgb.shape[:2]

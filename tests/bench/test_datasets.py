@@ -83,7 +83,7 @@ def test_folders(tmp_path: Path) -> None:
     assert described["pictures"][1] == {"name": "1.png", "width": 20, "height": 12, "sha256": digest}
     with pytest.raises(ConfigError, match="expected --images from 1 to 3"):
         load_dataset(str(folder), 4)
-    with pytest.raises(ConfigError, match="is no folder: give one of kodak, clic2025-validation"):
+    with pytest.raises(ConfigError, match="is not a folder: give one of kodak, clic2025-validation"):
         load_dataset(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no pictures"):
