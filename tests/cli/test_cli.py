@@ -92,7 +92,7 @@ def test_encode_options_reach_the_codec(
         {**common, "target_bpp": 0.5},
         {**common, "target_bytes": 900},
         {**common, "target_psnr": 33.0},
-        {**common, "quality": 50.0, "model": "m.safetensors"},
+        {**common, "model": "m.safetensors"},
     ]
 
 
