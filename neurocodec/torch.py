@@ -103,12 +103,12 @@ def encode_batch(
 
 
 class NicFolder(Dataset[bytes]):
-    """The bytes of all .nic files below a folder, sorted by path. Raises ValueError if there are none."""
+    """The bytes of all .nic files below a folder, sorted by path. Raises ArgumentValueError if there are none."""
 
     def __init__(self, folder: str | Path) -> None:
         self.paths = sorted(path for path in Path(folder).rglob("*.nic") if path.is_file())
         if not self.paths:
-            raise ValueError(f"{folder} holds no .nic files.")
+            raise ArgumentValueError(f"{folder} holds no .nic files.")
 
     def __len__(self) -> int:
         return len(self.paths)

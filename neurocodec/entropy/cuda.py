@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from neurocodec.entropy.tables import Tables
-from neurocodec.errors import ChecksumError, NativeUnavailableError, NicFormatError, TruncatedError
+from neurocodec.errors import ChecksumError, ConfigError, NativeUnavailableError, NicFormatError, TruncatedError
 
 _OK, _BAD_ARGUMENT, _NO_MEMORY, _BAD_INDEX = 0, 1, 3, 4
 _STREAM_ERRORS = {1: TruncatedError, 2: NicFormatError, 3: ChecksumError}
@@ -26,10 +26,13 @@ _size, _pointer, _int = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
 
 
 def library() -> Library | None:
-    """The compiled coder, or None. Raises NativeUnavailableError if it is required and cannot be loaded."""
+    """The compiled coder, or None. Raises NativeUnavailableError if it is required and cannot be loaded.
+
+    Raises ConfigError for another value of the variable.
+    """
     mode = os.environ.get("NEUROCODEC_CUDA", "auto")
     if mode not in ("auto", "require", "off"):
-        raise ValueError(f"NEUROCODEC_CUDA is {mode!r}; it must be auto, require or off.")
+        raise ConfigError(f"NEUROCODEC_CUDA is {mode!r}; it must be auto, require or off.")
     if mode == "off":
         return None
     try:
