@@ -42,7 +42,7 @@ def reading(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
     elif hasattr(source, "read"):
         yield Rewindable(source)  # type: ignore[misc]
     else:
-        raise ArgumentTypeError(f"the input is a {type(source).__name__}; it must be a path or an open file.")
+        raise ArgumentTypeError(f"the input is of type {type(source).__name__}; it must be a path or an open file.")
 
 
 class Rewindable(io.RawIOBase):

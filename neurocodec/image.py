@@ -167,8 +167,8 @@ def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
         raise ImageError(f"{name} is {width} x {height} pixels, expected at least one pixel")
     if width * height > max_pixels:
         raise ImageError(
-            f"{name} is {width} x {height} pixels, more than the limit of {max_pixels}: raise max_pixels if "
-            "you trust it"
+            f"{name} is {width} x {height} pixels, more than the limit of {max_pixels}: raise max_pixels "
+            "(--max-pixels) if you trust it"
         )
 
 

@@ -228,7 +228,9 @@ def load(name: str | Path) -> Model:
         candidates = [folder / f"{name}.safetensors" for folder in _folders()]
         path = next((c for c in candidates if c.is_file()), candidates[0])
     if not path.is_file():
-        raise ModelNotFoundError(f"no model {str(name)!r} is installed; {_HINT}.")
+        if Path(name).suffix == ".safetensors":
+            raise ModelNotFoundError(f"there is no model file {str(name)!r}: check the name.")
+        raise ModelNotFoundError(f"no model {str(name)!r} is installed; {_HINT}, or give a .safetensors file.")
     return _load(str(path.resolve()), path.stat().st_mtime_ns)
 
 

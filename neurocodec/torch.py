@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+
+from neurocodec.errors import MissingPackageError
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise MissingPackageError("neurocodec.torch needs torch: pip install 'neurocodec[torch]'") from error
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler

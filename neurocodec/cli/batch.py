@@ -94,6 +94,8 @@ def _run(jobs: Sequence[Job], work: Callable[[Job], str], *, bars: bool) -> int:
             line, problem = "", job.problem
             try:
                 line = "" if problem else work(job)
+            except BrokenPipeError:  # of the output: the reader has ended
+                raise
             except Exception as error:
                 if os.environ.get("NEUROCODEC_TRACEBACK"):
                     raise

@@ -47,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
         path = shared / PLACES[name] / name
         if args.remove:
             try:
-                path.unlink(missing_ok=True)
+                path.unlink()
+            except FileNotFoundError:
+                print(f"{path} was not installed")
+                continue
             except OSError as error:
                 raise OutputError(f"{path} cannot be removed: {error.strerror}") from error
         else:

@@ -81,7 +81,7 @@ def allow_large_pictures(max_pixels: int) -> None:
     """Replaces Pillow's limit on pixels, and its warning, by the codec's: one limit for everything."""
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = max_pixels
+    Image.MAX_IMAGE_PIXELS = None  # image.load refuses larger pictures from their header
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 

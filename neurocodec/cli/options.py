@@ -89,7 +89,7 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
         "--threads", type=integer(1), metavar="N", help="threads of each process (an equal share of the cores)"
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--json", action="store_true", help="print one JSON object for each file")
+    group.add_argument("--json", action="store_true", help="print one JSON object for each file written")
     group.add_argument("--quiet", action="store_true", help="print only errors")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cli.commands import make_picture
 from paths import PHOTO, ROOT, SMALL_MODEL
-from PIL import Image, ImageShow
+from PIL import Image
 
 import neurocodec
 from neurocodec.cli.main import main
@@ -139,24 +139,26 @@ def test_threads_change_no_byte(tmp_path: Path) -> None:
     assert sizes[0] == sizes[1] == neurocodec.encode(source, model="small")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="xdg-open is Linux's")
 def test_view_hands_the_picture_to_a_viewer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = []
-
-    class Viewer(ImageShow.Viewer):
-        def show(self, image: Image.Image, **options: object) -> int:
-            shown.append(image)
-            return 1
-
-    path = tmp_path / "a.nic"
+    path, viewer, shown = tmp_path / "a.nic", tmp_path / "bin" / "xdg-open", tmp_path / "shown.png"
     path.write_bytes(neurocodec.encode(np.zeros((8, 9, 3), np.uint8)))
-    monkeypatch.setattr(ImageShow, "_viewers", [Viewer()])
-    assert main(["view", str(path)]) == 0
-    assert [im.size for im in shown] == [(9, 8)]
-    monkeypatch.setattr(ImageShow, "_viewers", [])
-    assert main(["view", str(path)]) == 1
+    viewer.parent.mkdir()
+    monkeypatch.setenv("PATH", str(viewer.parent), prepend=os.pathsep)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    for status in (0, 3):
+        viewer.write_text(f'#!/bin/sh\ncp "$1" {shown}\nexit {status}\n')
+        viewer.chmod(0o755)
+        assert main(["view", str(path)]) == (1 if status else 0)
+        with Image.open(shown) as im:
+            assert im.size == (9, 8)
     assert "no picture viewer" in capsys.readouterr().err
+    path.write_bytes(b"nothing")
+    assert main(["view", str(path)]) == 1
+    assert capsys.readouterr().err.startswith(f"neurocodec: {path}: ")
 
 
 def test_the_man_page_and_completions_name_every_command(tmp_path: Path) -> None:
