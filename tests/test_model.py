@@ -117,13 +117,18 @@ def test_the_decoder_alone(tmp_path, small_model, photo):
             codec.encode_picture(image.load(photo[:16, :16]), network, 480)
 
 
-@pytest.mark.parametrize("change", [{"channels": 30_000}, {"hidden_channels": 10**12}, {"latent_blocks": 10**9}])
-def test_a_configuration_that_asks_for_any_amount_of_memory(tmp_path, small_model, change):
+def with_configuration(small_model, change, path):
+    """A file of the small model whose configuration differs, and its path."""
     config = json.dumps(dataclasses.asdict(small_model.config) | change)
     metadata = {"format": model.FILE_FORMAT, "config": config, "model_id": small_model.model_id.hex()}
-    save_file(dict(small_model.arrays), tmp_path / "m.safetensors", metadata=metadata)
+    save_file(dict(small_model.arrays), path, metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize("change", [{"channels": 30_000}, {"hidden_channels": 10**12}, {"latent_blocks": 10**9}])
+def test_a_configuration_that_asks_for_any_amount_of_memory(tmp_path, small_model, change):
     with pytest.raises(ModelMismatchError, match=f"{next(iter(change))} is .*; it must be from"):
-        model.load(tmp_path / "m.safetensors")
+        model.load(with_configuration(small_model, change, tmp_path / "m.safetensors"))
 
 
 def written(path, header, data=b""):
@@ -204,11 +209,8 @@ def test_model_files_are_checked_before_memory_is_taken(tmp_path, small_model):
     "change", [{"channels": True}, {"channels": "8"}, {"lambda_max": float("inf")}, {"lambda_min": float("nan")}]
 )
 def test_numbers_of_a_configuration_that_are_none(tmp_path, small_model, change):
-    config = json.dumps(dataclasses.asdict(small_model.config) | change)
-    metadata = {"format": model.FILE_FORMAT, "config": config, "model_id": small_model.model_id.hex()}
-    save_file(dict(small_model.arrays), tmp_path / "m.safetensors", metadata=metadata)
     with pytest.raises(ModelMismatchError, match=r"whole number|lambda_min must be above 0"):
-        model.load(tmp_path / "m.safetensors")
+        model.load(with_configuration(small_model, change, tmp_path / "m.safetensors"))
 
 
 def test_links_to_nowhere_are_passed_over(tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from neurocodec.entropy.native import mode_of
 from neurocodec.entropy.tables import Tables
-from neurocodec.errors import ChecksumError, ConfigError, NativeUnavailableError, NicFormatError, TruncatedError
+from neurocodec.errors import ChecksumError, NativeUnavailableError, NicFormatError, TruncatedError
 
 _OK, _BAD_ARGUMENT, _NO_MEMORY, _BAD_INDEX = 0, 1, 3, 4
 _STREAM_ERRORS = {1: TruncatedError, 2: NicFormatError, 3: ChecksumError}
@@ -30,9 +30,7 @@ def library() -> Library | None:
 
     Raises ConfigError for another value of the variable.
     """
-    mode = os.environ.get("NEUROCODEC_CUDA", "auto")
-    if mode not in ("auto", "require", "off"):
-        raise ConfigError(f"NEUROCODEC_CUDA is {mode!r}; it must be auto, require or off.")
+    mode = mode_of("NEUROCODEC_CUDA")
     if mode == "off":
         return None
     try:

@@ -20,9 +20,7 @@ def extension() -> ModuleType | None:
 
     Raises ConfigError for another value of the variable.
     """
-    mode = os.environ.get("NEUROCODEC_NATIVE", "auto")
-    if mode not in ("auto", "require", "off"):
-        raise ConfigError(f"NEUROCODEC_NATIVE is {mode!r}; it must be auto, require or off.")
+    mode = mode_of("NEUROCODEC_NATIVE")
     if mode == "off":
         return None
     try:
@@ -35,6 +33,14 @@ def extension() -> ModuleType | None:
             ) from error
         _warn_once(str(error))
         return None
+
+
+def mode_of(variable: str) -> str:
+    """What an environment variable asks for: auto (the default), require or off. Raises ConfigError for others."""
+    mode = os.environ.get(variable, "auto")
+    if mode not in ("auto", "require", "off"):
+        raise ConfigError(f"{variable} is {mode!r}; it must be auto, require or off.")
+    return mode
 
 
 @functools.cache
