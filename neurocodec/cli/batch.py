@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -69,6 +70,14 @@ def convert(
 def opened(source: str) -> str | BinaryIO:
     """The file name, or standard input for "-"."""
     return sys.stdin.buffer if source == collection.STANDARD else source
+
+
+def leave_the_limit_to_the_codec() -> None:
+    """Turns off Pillow's limit on pixels and its warning: `image.load` refuses large pictures from their header."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def wants_bars(args: argparse.Namespace) -> bool:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from neurocodec import collection, files
-from neurocodec.cli import options
-from neurocodec.cli.encode import allow_large_pictures
+from neurocodec.cli import batch, options
 from neurocodec.errors import ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from neurocodec import model as model_files
     from neurocodec.image import load
 
-    allow_large_pictures(args.max_pixels)
+    batch.leave_the_limit_to_the_codec()
     model = model_files.load(args.model)
     with files.reading(args.input) as file:  # once: it may be a pipe
         rgb = load(file, max_pixels=args.max_pixels).rgb

@@ -6,7 +6,6 @@ import argparse
 import functools
 import importlib.util
 import time
-import warnings
 from typing import Any
 
 from neurocodec import collection
@@ -70,19 +69,11 @@ def encode_file(source: str, target: str, keywords: dict[str, Any]) -> batch.Out
     import neurocodec
 
     started = time.perf_counter()
-    allow_large_pictures(keywords["max_pixels"])
+    batch.leave_the_limit_to_the_codec()
     data = neurocodec.encode(batch.opened(source), **keywords)
     seconds, info = time.perf_counter() - started, describe(data)
     about = {"bytes": info.bytes, "bpp": info.bpp, "quality": info.quality, "seconds": seconds}
     return batch.Output(data, about, f"{info.bytes:,} bytes, {info.bpp:.3f} bpp, {seconds:.2f} s")
-
-
-def allow_large_pictures(max_pixels: int) -> None:
-    """Replaces Pillow's limit on pixels, and its warning, by the codec's: one limit for everything."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = None  # image.load refuses larger pictures from their header
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def _keywords(args: argparse.Namespace) -> dict[str, Any]:
