@@ -40,6 +40,7 @@ from neurocodec.entropy.tables import MAX_ROWS, Tables
 from neurocodec.errors import (
     ChecksumError,
     ConfigError,
+    ImageError,
     MissingPackageError,
     ModelMismatchError,
     ModelNotFoundError,
@@ -194,8 +195,10 @@ def encode(source: str | os.PathLike[str] | Image | NDArray[Any], model: Model) 
 
     Raises ImageError for input that is not a picture, and for pictures of more than MAX_PIXELS.
     """
-    picture = image.load(source, max_pixels=MAX_PIXELS)
+    picture = image.load(source)
     height, width = picture.rgb.shape[:2]
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"the picture has {height * width} pixels; these networks code at most {MAX_PIXELS}.")
     with _own_precision():
         x = to_tensor(image.pad_to_multiple(picture.rgb, model.factor)).to(model.device)
         walked = _quantise(model.g_a(x), model)
