@@ -34,7 +34,10 @@ _HEADING = (
     "most structure, each codec at its measured setting nearest to the rate. Numbers are of the whole picture.</p>"
 )
 _SECTION = '<h3>$picture at about $target bits per pixel</h3><div class="crops">$figures</div>'
-_FIGURE = '<figure><img src="$url" alt="$alt" loading="lazy"><figcaption><b>$codec</b>$caption</figcaption></figure>'
+_FIGURE = (
+    '<figure><img src="$url" alt="$alt" data-name="$codec$numbers" width="$width" height="$height">'
+    "<figcaption><b>$codec</b>$caption</figcaption></figure>"
+)
 
 
 def html(results: dict[str, Any], dataset: Dataset, codecs: Sequence[Codec], count: int = 3) -> Html:
@@ -56,22 +59,24 @@ def html(results: dict[str, Any], dataset: Dataset, codecs: Sequence[Codec], cou
                 rows = [row for row in results["rows"] if (row["codec"], row["image"]) == (codec.name, name)]
                 row = min(rows, key=lambda row: abs(math.log(row["bpp"] / target)))
                 decoded = codec.decode(codec.encode(rgb, row["setting"]))
-                figures.append(_figure(name, codec.name, decoded[cut], _caption(row)))
+                figures.append(_figure(name, codec.name, decoded[cut], row))
             sections.append(fill(_SECTION, picture=name, target=f"{target:g}", figures=join(figures)))
     return join(sections)
 
 
-def _figure(picture: str, codec: str, rgb: NDArray[np.uint8], caption: str = "") -> Html:
+def _figure(picture: str, codec: str, rgb: NDArray[np.uint8], row: Row | None = None) -> Html:
+    """row: of the results, with the numbers of the caption; None for the original."""
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(rgb)).save(out, "WEBP", lossless=True, method=4)
-    alt = f"Crop of {picture}, {codec}{caption}"
-    return fill(_FIGURE, url=data_url("webp", out.getvalue()), alt=alt, codec=codec, caption=caption)
-
-
-def _caption(row: Row) -> str:
-    numbers = [f"{row['bpp']:.3f} bpp", "lossless" if row["psnr"] is None else f"{row['psnr']:.2f} dB"]
-    numbers += [] if row["lpips"] is None else [f"LPIPS {row['lpips']:.3f}"]
-    return f", setting {row['setting']:.4g}: {', '.join(numbers)}"
+    values = {"codec": codec, "caption": "", "numbers": ""}
+    if row is not None:
+        numbers = [f"{row['bpp']:.3f} bpp", "lossless" if row["psnr"] is None else f"{row['psnr']:.2f} dB"]
+        numbers += [] if row["lpips"] is None else [f"LPIPS {row['lpips']:.3f}"]
+        values["caption"] = f", setting {row['setting']:.4g}: {', '.join(numbers)}"
+        values["numbers"] = f", {', '.join(numbers[:2])}"
+    values["alt"] = f"Crop of {picture}, {codec}{values['caption']}"
+    height, width = rgb.shape[:2]
+    return fill(_FIGURE, url=data_url("webp", out.getvalue()), width=width, height=height, **values)
 
 
 def most_structure(rgb: NDArray[np.uint8]) -> tuple[int, int]:

