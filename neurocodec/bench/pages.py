@@ -20,14 +20,13 @@ def fill(template: str, **values: object) -> Html:
 
 def page(template: str, **values: object) -> Html:
     """`fill` for a file of the folder templates."""
-    path = resources.files("neurocodec.bench") / "templates" / template
-    return fill(path.read_text(encoding="utf-8"), **values)
+    return fill(_template(template), **values)
 
 
-def slider() -> Html:
-    """The element <picture-slider>, for a page's script."""
-    path = resources.files("neurocodec.bench") / "templates" / "slider.js"
-    return Html(path.read_text(encoding="utf-8"))
+def script(*names: str) -> Html:
+    """A script of files of the folder templates; slider.js is the element <picture-slider>."""
+    texts = [_template(name) for name in names]
+    return Html("\n".join(['<script type="module">', *texts, "</script>"]))
 
 
 def join(parts: Iterable[str]) -> Html:
@@ -38,6 +37,10 @@ def join(parts: Iterable[str]) -> Html:
 def data_url(kind: str, data: bytes) -> str:
     """A picture inside the page. kind: such as png."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _template(name: str) -> str:
+    return (resources.files("neurocodec.bench") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _escaped(value: object) -> str:

@@ -124,7 +124,7 @@ def page(results: dict[str, Any], crops: str = "") -> str:
         curves=join(fill(plot, axis=axis, svg=svg) for axis, svg in plots if svg),
         sections=join(_html(section) for section in sections(results)),
         crops=crops,
-        script=pages.slider() if crops else "",
+        script=pages.script("slider.js", "crops.js") if crops else "",
     )
 
 

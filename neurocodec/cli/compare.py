@@ -172,7 +172,7 @@ def shown(value: float | None, digits: int) -> str:
 
 def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) -> str:
     """A self-contained HTML page; the pictures are in it as PNG."""
-    from neurocodec.bench.pages import Html, fill, join, page, slider
+    from neurocodec.bench.pages import Html, fill, join, page, script
 
     names = ["Original", *(variant.name for variant in variants)]
     pictures = [_data_url(pixels) for pixels in (original, *(variant.rgb for variant in variants))]
@@ -192,7 +192,7 @@ def make_page(title: str, original: NDArray[np.uint8], variants: list[Variant]) 
             fill('<img data-name="$name" alt="$name" draggable="false" src="$source">', name=name, source=url)
             for name, url in zip(names, pictures, strict=True)
         ),
-        script=slider(),
+        script=script("slider.js"),
         heading=Html("<th scope=col>LPIPS" * lpips),
         rows=join(rows),
         note=" LPIPS: distance in features of AlexNet, 0 for equal pictures." * lpips,
