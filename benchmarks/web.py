@@ -31,7 +31,7 @@ from neurocodec.errors import NeurocodecError
 from neurocodec.integer.native import NativeNetwork
 
 WEB = Path(__file__).parents[1] / "web"
-SCRIPTS = ("nic.js", "container.js", "core.js", "worker.js")
+SCRIPTS = ("nic.js", "container.js", "core.js", "worker.js", "png.js")
 THREADS = (1, 2)
 
 DECODE = """async () => {

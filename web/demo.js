@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The example page: a .nic beside a JPEG of as many bytes, under a slider.
+// The example page: a .nic, a JPEG of as many bytes and the original under a slider.
 
+import { read } from "./container.js";
 import { decode, info, preload } from "./nic.js";
+import { encodePng } from "./png.js";
+import "./slider.js";
 
 const get = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en");
@@ -54,29 +57,34 @@ async function show(bytes, source, current) {
   const pixels = await decode(bytes);
   const nicTime = performance.now() - start;
   if (!current()) return;
-  get("drop").classList.remove("empty");
-  get("hint").hidden = true;
-  get("stage").hidden = false;
-  get("stage").style.setProperty("--width", about.width);
-  get("stage").style.setProperty("--height", about.height);
-  paint(get("nic"), pixels);
-
   status("Making the JPEG …");
-  const from = source ? canvasOf(source) : get("nic");
-  const { blob, quality } = await jpegOf(from, bytes.length);
+  const icc = read(bytes).chunks.get("iccp");
+  const { blob, quality } = await jpegOf(canvasOf(source ?? pixels), bytes.length - (icc?.length ?? 0));
+  const jpegBytes = blob.size + (icc?.length ?? 0);
   const jpegStart = performance.now();
   const bitmap = await bitmapOf(blob);
   const jpegTime = performance.now() - jpegStart;
-  if (!current()) return;
   const jpegPixels = pixelsOf(bitmap);
-  paint(get("jpeg"), jpegPixels);
-
-  get("nicName").textContent = `nic, ${numbers.format(bytes.length)} bytes`;
-  get("jpegName").textContent = `JPEG, ${numbers.format(blob.size)} bytes`;
   const reference = source && pixelsOf(source);
+  const pictures = [
+    [`nic, ${numbers.format(bytes.length)} bytes`, await pictureOf(pixels, about.mode, icc)],
+    [`JPEG, ${numbers.format(jpegBytes)} bytes`, await pictureOf(jpegPixels, about.mode.replace("A", ""), icc)],
+  ];
+  if (source) pictures.push(["original", await pictureOf(reference, about.mode, icc)]);
+  if (!current()) return;
+  get("drop").classList.remove("empty");
+  get("hint").hidden = true;
+  get("help").hidden = false;
+  const slider = get("slider");
+  slider.hidden = false;
+  slider.setAttribute("width", about.width);
+  slider.setAttribute("height", about.height);
+  slider.replaceChildren(...pictures.map(([name, picture]) => (picture.setAttribute("data-name", name), picture)));
+
   const bpp = (size) => ((8 * size) / (about.width * about.height)).toFixed(3);
   facts([
-    ["Bits per pixel", bpp(bytes.length), bpp(blob.size)],
+    ["Bytes", numbers.format(bytes.length), numbers.format(jpegBytes)],
+    ["Bits per pixel", bpp(bytes.length), bpp(jpegBytes)],
     ["Quality", about.quality.toFixed(0), quality],
     ["Decoded in", `${nicTime.toFixed(0)} ms`, `${jpegTime.toFixed(0)} ms`],
     ...(reference ? [["PSNR, dB", psnr(pixels, reference).toFixed(2), psnr(jpegPixels, reference).toFixed(2)]] : []),
@@ -84,8 +92,8 @@ async function show(bytes, source, current) {
   get("note").hidden = false;
   get("note").textContent =
     "The JPEG is this browser's, the smallest with at least as many bytes, " +
-    (source ? "made from the original. " : "made from the decoded .nic: drop the original too, to compare fairly. ") +
-    (about.metadata.ICC ? "The colour profile of the file is not applied. " : "");
+    (source ? "made from the original." : "made from the decoded .nic: drop the original too, to compare fairly.") +
+    (icc ? ` Both have the same colour profile, of ${numbers.format(icc.length)} bytes.` : "");
   shown =
     `${about.width} × ${about.height} pixels, ${about.mode}` +
       (about.tiles > 1 ? `, ${about.tiles} tiles` : "") +
@@ -107,17 +115,24 @@ async function jpegOf(canvas, bytes) {
 
 const bitmapOf = (blob) => createImageBitmap(blob, { colorSpaceConversion: "none" }).catch(() => undefined);
 
-function canvasOf(bitmap) {
-  const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
-  canvas.getContext("2d", { willReadFrequently: true }).drawImage(bitmap, 0, 0);
+/** A canvas with a bitmap or with pixels. */
+function canvasOf(source) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: source.width, height: source.height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  if (source instanceof ImageData) context.putImageData(source, 0, 0);
+  else context.drawImage(source, 0, 0);
   return canvas;
 }
 
 const pixelsOf = (bitmap) => canvasOf(bitmap).getContext("2d").getImageData(0, 0, bitmap.width, bitmap.height);
 
-function paint(canvas, pixels) {
-  Object.assign(canvas, { width: pixels.width, height: pixels.height });
-  canvas.getContext("2d").putImageData(pixels, 0, 0);
+/** An element that shows pixels in the colours of a profile. */
+async function pictureOf(pixels, mode, icc) {
+  if (!icc) return canvasOf(pixels);
+  const image = Object.assign(new Image(), { src: URL.createObjectURL(encodePng(pixels, mode, icc)), alt: "" });
+  await image.decode();
+  URL.revokeObjectURL(image.src);
+  return image;
 }
 
 /** Of two ImageData, over red, green and blue. */
@@ -154,7 +169,6 @@ async function example() {
 }
 
 get("drop").classList.add("empty");
-get("slider").addEventListener("input", () => get("stage").style.setProperty("--share", `${get("slider").value}%`));
 get("file").addEventListener("change", ({ target }) => {
   open([...target.files]);
   target.value = "";  // the same file can be opened again

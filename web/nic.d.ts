@@ -42,13 +42,20 @@ export interface Region {
 export class NicError extends Error {}
 
 /**
- * The pixels of a .nic file, or of a region of it, computed in a worker.
+ * The pixels of a .nic file, or of a region of it, computed in a worker: those of the file, in the colours of its profile
+ * (`info(bytes).metadata.ICC`), which ImageData does not hold.
  * Rejects with NicError for a damaged file, or a model that the page lacks.
  */
 export function decode(
   source: ArrayBuffer | ArrayBufferView | Blob,
   options?: { region?: Region },
 ): Promise<ImageData>;
+
+/**
+ * The same pixels as a PNG with the colour profile of the file, if it has one: in an `<img>`, a browser shows them in the
+ * right colours. It is not compressed.
+ */
+export function toPng(source: ArrayBuffer | ArrayBufferView | Blob, options?: { region?: Region }): Promise<Blob>;
 
 /** What a whole file says about itself; no network runs. Throws NicError for a damaged file. */
 export function info(bytes: ArrayBuffer | ArrayBufferView): NicInfo;

@@ -23,13 +23,20 @@ export function info(bytes) {
 }
 
 export async function decode(source, { region } = {}) {
-  const bytes = source instanceof Blob ? new Uint8Array(await source.arrayBuffer()) : asBytes(source);
-  const { width, height, data } = await call({ bytes, region });
+  const { width, height, data } = await call({ bytes: await read(source), region });
   return new ImageData(data, width, height);
+}
+
+export async function toPng(source, { region } = {}) {
+  return call({ bytes: await read(source), region, png: true });
 }
 
 export async function preload(modelId) {
   await call({ modelId });
+}
+
+async function read(source) {
+  return source instanceof Blob ? new Uint8Array(await source.arrayBuffer()) : asBytes(source);
 }
 
 function asBytes(source) {
@@ -80,8 +87,8 @@ function startWorker() {
 const STYLE = `
   :host { display: inline-block; }
   :host([hidden]) { display: none; }
-  canvas { display: block; width: 100%; height: 100%; object-fit: inherit; object-position: inherit; }
-  canvas[hidden], span:empty { display: none; }
+  canvas, img { display: block; width: 100%; height: 100%; object-fit: inherit; object-position: inherit; }
+  [hidden], span:empty { display: none; }
 `;
 
 const nearby = globalThis.IntersectionObserver
@@ -98,6 +105,7 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
   static observedAttributes = ["src", "alt", "loading", "width", "height"];
 
   #canvas;
+  #image;  // instead of the canvas, for a file with a colour profile
   #alt;
   #source;  // the address that is shown, or being loaded
   #abort;
@@ -108,8 +116,11 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
   constructor() {
     super();
     const root = this.attachShadow({ mode: "open" });
-    root.innerHTML = `<style>${STYLE}</style><canvas part="picture" width="0" height="0" hidden></canvas><span part="alt"></span>`;
+    root.innerHTML =
+      `<style>${STYLE}</style><canvas part="picture" width="0" height="0" hidden></canvas>` +
+      '<img part="picture" alt="" hidden><span part="alt"></span>';
     this.#canvas = root.querySelector("canvas");
+    this.#image = root.querySelector("img");
     this.#alt = root.querySelector("span");
   }
 
@@ -188,10 +199,8 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
     const { signal } = this.#abort;
     try {
       const bytes = await this.#fetch(source, signal);
-      const pixels = await decode(bytes);
+      await (info(bytes).metadata.ICC ? this.#showImage(bytes, signal) : this.#showCanvas(bytes, signal));
       if (signal.aborted) return;
-      this.#size(pixels);
-      this.#canvas.getContext("2d").putImageData(pixels, 0, 0);
       this.#complete = true;
       this.dispatchEvent(new Event("load"));
     } catch (error) {
@@ -202,6 +211,28 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
       this.#alt.textContent = this.alt;
       this.dispatchEvent(new ErrorEvent("error", { error: this.#error, message: this.#error.message }));
     }
+  }
+
+  async #showCanvas(bytes, signal) {
+    const pixels = await decode(bytes);
+    if (signal.aborted) return;
+    this.#size(pixels);
+    this.#canvas.getContext("2d").putImageData(pixels, 0, 0);
+  }
+
+  /** As an image, whose colours the browser converts to those of the screen. */
+  async #showImage(bytes, signal) {
+    const url = URL.createObjectURL(await toPng(bytes));
+    try {
+      if (signal.aborted) return;
+      this.#image.src = url;
+      await this.#image.decode();
+    } finally {
+      URL.revokeObjectURL(url);
+    }
+    if (signal.aborted) return;
+    this.#canvas.hidden = true;
+    this.#image.hidden = false;
   }
 
   /** The bytes of a file; the element has its size as soon as the header is here. */
@@ -228,6 +259,7 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
     this.#header = { width, height };
     this.#error = null;
     this.#alt.textContent = "";
+    this.#image.hidden = true;
     if (this.#canvas.width !== width || this.#canvas.height !== height || this.#canvas.hidden) {
       Object.assign(this.#canvas, { width, height, hidden: false });
     }
@@ -237,6 +269,7 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
     this.#header = undefined;
     this.#error = null;
     Object.assign(this.#canvas, { width: 0, height: 0, hidden: true });
+    this.#image.hidden = true;
     this.#alt.textContent = "";
   }
 }

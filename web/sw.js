@@ -6,8 +6,8 @@
 const CACHE = "neurocodec-page";
 
 self.addEventListener("install", (event) => {
-  const files = ["./", "demo.css", "demo.js", "nic.js", "container.js", "core.js", "worker.js", "nic.wasm"];
-  const all = [...files, "example.nic", "example.png"];
+  const files = ["./", "demo.css", "demo.js", "nic.js", "container.js", "core.js", "worker.js", "png.js", "nic.wasm"];
+  const all = [...files, "slider.js", "example.nic", "example.png"];
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(all)).then(() => self.skipWaiting()));
 });
 

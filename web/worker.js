@@ -3,8 +3,9 @@
 // The worker behind nic.js: messages -> pixels. It keeps a model's instance between pictures, makes a new one after an
 // error, and starts helpers, which are workers of this file too.
 
-import { NicError, read, refuseForeign } from "./container.js";
+import { NicError, info, read, refuseForeign } from "./container.js";
 import { Core, help } from "./core.js";
+import { encodePng } from "./png.js";
 
 const CACHE = "neurocodec";
 
@@ -25,7 +26,7 @@ self.onmessage = ({ data: message }) => {
 async function answer(message) {
   try {
     const result = message.bytes ? await decode(message) : void (await coreOf(message.modelId, message));
-    self.postMessage({ id: message.id, result }, result ? [result.data.buffer] : []);
+    self.postMessage({ id: message.id, result }, result?.data ? [result.data.buffer] : []);
   } catch (error) {
     const known = error instanceof NicError;
     const sentence = known ? error.message : `the decoder failed (${error?.message ?? error}): reload the page`;
@@ -36,7 +37,8 @@ async function answer(message) {
 async function decode(message) {
   const file = read(message.bytes);
   refuseForeign(file);
-  return (await coreOf(file.header.modelId, message)).decode(file, message.region);
+  const pixels = await (await coreOf(file.header.modelId, message)).decode(file, message.region);
+  return message.png ? encodePng(pixels, info(message.bytes).mode, file.chunks.get("iccp")) : pixels;
 }
 
 /** The instance with this model. Models are small against the memory that pictures need: one is kept. */

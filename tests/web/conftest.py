@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from paths import GOLDEN, ROOT
+from paths import GOLDEN, PHOTO, ROOT
 from PIL import Image
 
 import neurocodec
@@ -27,6 +27,11 @@ from neurocodec.model import Model
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+COPIES = {
+    "/slider.js": ROOT / "neurocodec" / "bench" / "templates" / "slider.js",
+    "/example.nic": conformance.VECTORS / "astronaut-q480.nic",
+    "/example.png": PHOTO,
+}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -83,7 +88,8 @@ def weights(small_model: Model, base_model: Model, tmp_path_factory: pytest.Temp
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """web/ as /, /neurocodec/ and /isolated/, whose pages may use threads; in each, `files` as files/ and weights/."""
+    """web/ as /, /neurocodec/ and /isolated/, whose pages may use threads; in each, `files` as files/ and weights/, and what
+    `make web` copies."""
 
     def __init__(self, *args: Any, files: Path, **kwargs: Any) -> None:
         self.files = files
@@ -94,6 +100,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         for name in ("/files/", "/weights/"):
             if path.startswith(name):
                 return str(self.files / path.removeprefix(name))
+        if path in COPIES:
+            return str(COPIES[path])
         return super().translate_path(path)
 
     def end_headers(self) -> None:

@@ -181,6 +181,11 @@ def test_the_page_of_the_documentation(browser: Browser, site: str) -> None:
     page.close()
 
 
+def share(page: Page) -> float:
+    """Where the edge of the slider is, in percent."""
+    return float(page.get_attribute("picture-slider .stage", "aria-valuenow") or "nan")
+
+
 def test_the_example_page(browser: Browser, site: str) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844}, service_workers="block")
     page.set_default_timeout(120_000)
@@ -194,17 +199,22 @@ def test_the_example_page(browser: Browser, site: str) -> None:
     expected = psnr(np.asarray(neurocodec.decode(nic["buffer"])), np.asarray(Image.open(PHOTO).convert("RGB")))
     assert float(facts["PSNR, dB"][0]) == pytest.approx(expected, abs=0.006)
     assert float(facts["PSNR, dB"][1]) < expected
-    assert page.inner_text("#nicName") == f"nic, {len(nic['buffer']):,} bytes"
+    assert facts["Bytes"][0] == f"{len(nic['buffer']):,}"
+    assert int(facts["Bytes"][1].replace(",", "")) >= len(nic["buffer"])
+    assert page.inner_text(".name.left") == f"nic, {facts['Bytes'][0]} bytes"
+    assert page.inner_text(".name.right") == f"JPEG, {facts['Bytes'][1]} bytes"
+    assert page.locator("select.right option").all_inner_texts()[2] == "original"
     assert "made from the original" in page.inner_text("#note")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
-    box = page.locator("#stage").bounding_box()
+    box = page.locator(".stage").bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
-    share = "parseFloat(document.getElementById('stage').style.getPropertyValue('--share'))"
-    assert page.evaluate(share) == pytest.approx(25, abs=1)
+    assert share(page) == pytest.approx(25, abs=1)
     page.keyboard.press("ArrowRight")
-    assert page.evaluate(share) == pytest.approx(25.5, abs=1)
+    assert share(page) == pytest.approx(27, abs=1)
+    page.select_option("select.right", label="original")
+    assert page.inner_text(".name.right") == "original"
 
     damaged = {"name": "damaged.nic", "mimeType": "", "buffer": nic["buffer"][:-1]}
     page.set_input_files("#file", [damaged])
@@ -213,4 +223,26 @@ def test_the_example_page(browser: Browser, site: str) -> None:
     page.set_input_files("#file", [original | {"buffer": (conformance.VECTORS / "gray-90x50-q333.nic").read_bytes()}])
     page.wait_for_function("document.getElementById('status').textContent.startsWith('90 × 50 pixels, L')")
     assert "drop the original too" in page.inner_text("#note")
+    assert page.inner_text(".name.right").startswith("JPEG, ")  # the original is gone
     page.close()
+
+
+def test_the_example_page_works_without_a_network(browser: Browser, site: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(f"{site}/")
+    page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
+    page.reload()
+    page.tap("#example")
+    page.wait_for_selector("#facts:not([hidden])")
+    context.set_offline(True)
+    page.goto(f"{site}/")
+    assert page.evaluate("crossOriginIsolated")
+    page.tap("#example")
+    page.wait_for_selector("#facts:not([hidden])")
+    box = page.locator(".stage").bounding_box()
+    assert box is not None
+    page.touchscreen.tap(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    assert share(page) == pytest.approx(25, abs=1)
+    context.close()

@@ -18,7 +18,7 @@ import neurocodec
 from neurocodec.model import Model
 
 WEB = ROOT / "web"
-SCRIPTS = ("nic.js", "container.js", "core.js", "worker.js")
+SCRIPTS = ("nic.js", "container.js", "core.js", "worker.js", "png.js")
 MOST_CODE, MOST_WEIGHTS = 200_000, 7_000_000
 """Bytes."""
 

@@ -5,7 +5,7 @@
 //
 // The edge is dragged; a picture that is larger than the view is dragged everywhere else. The keys: arrows move the edge,
 // and with Shift a picture that is larger than the view; F flips between the two pictures, D shows their difference, + and -
-// zoom. Without JavaScript the children follow one another.
+// zoom. The custom property --fit-height limits a picture that fits. Without JavaScript the children follow one another.
 //
 // The pages of `neurocodec compare` and `neurocodec bench rd` hold this file; `make web` copies it for the example page.
 
@@ -164,7 +164,7 @@ class PictureSlider extends HTMLElement {
     this.#parts.zoom.value = zoom;
     view.classList.toggle("zoomed", zoom > 0);
     stage.style.width = zoom ? `${zoom * width}px` : "100%";
-    view.style.maxWidth = zoom ? "" : `min(${LARGEST_FIT * width}px, 80vh * ${width / height})`;
+    view.style.maxWidth = zoom ? "" : `min(${LARGEST_FIT * width}px, var(--fit-height, 80vh) * ${width / height})`;
     scroll.scrollLeft = centre[0] * scroll.scrollWidth - scroll.clientWidth / 2;
     scroll.scrollTop = centre[1] * scroll.scrollHeight - scroll.clientHeight / 2;
     this.#draw();
