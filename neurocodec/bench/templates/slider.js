@@ -36,10 +36,15 @@ class PictureSlider extends HTMLElement {
     const root = this.attachShadow({ mode: "open" });
     root.innerHTML = `
       <style>
-        :host { display: block; }
+        :host { display: block; min-width: 0; }
         [hidden] { display: none !important; }
         .bar { display: flex; flex-wrap: wrap; gap: .4rem .75rem; margin: 0 0 .5rem; align-items: center; font-size: .875rem; }
-        @media (min-width: 700px) { .bar { justify-content: center; } }
+        @media (min-width: 600px) { .bar { justify-content: center; } }
+        @media (max-width: 500px) {
+          .choice { flex: 1 0 40%; }
+          .choice span { display: none; }
+          .choice select { width: 100%; }
+        }
         label { display: flex; gap: .4rem; align-items: center; min-width: 0; }
         select, button {
           min-width: 0; margin: 0; padding: .3rem .6rem; border: 1px solid #8888; border-radius: .4rem;
@@ -76,8 +81,8 @@ class PictureSlider extends HTMLElement {
         .alone .name { max-width: calc(100% - 1rem); }
       </style>
       <div class="bar">
-        <label class="choice">Left <select class="left"></select></label>
-        <label class="choice">Right <select class="right"></select></label>
+        <label class="choice"><span>Left</span> <select class="left" aria-label="Left"></select></label>
+        <label class="choice"><span>Right</span> <select class="right" aria-label="Right"></select></label>
         <label>Size <select class="zoom">${ZOOMS.map((z) => `<option value="${z}">${z ? `${z}×` : "fit"}`).join("")}</select></label>
         <button class="flip" type="button" aria-pressed="false" title="F">Flip</button>
         <button class="difference" type="button" aria-pressed="false" title="D">Difference</button>
