@@ -88,8 +88,8 @@ def weights(small_model: Model, base_model: Model, tmp_path_factory: pytest.Temp
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """web/ as /, /neurocodec/ and /isolated/, whose pages may use threads; in each, `files` as files/ and weights/, and what
-    `make web` copies."""
+    """web/ as /, /neurocodec/ and /isolated/, whose pages may use threads; in each, `files` as files/ and weights/, and
+    what `make web` copies."""
 
     def __init__(self, *args: Any, files: Path, **kwargs: Any) -> None:
         self.files = files

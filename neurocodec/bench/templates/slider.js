@@ -203,11 +203,14 @@ class PictureSlider extends HTMLElement {
     const near = Math.abs(event.clientX - box().left - (this.#share / 100) * box().width) < REACH;
     const pans = this.#zoom > 0 && !(near && !this.#parts.edge.hidden);
     const start = { x: event.clientX + scroll.scrollLeft, y: event.clientY + scroll.scrollTop };
-    const follow = ({ clientX, clientY }) => {
+    let waits = event.pointerType === "touch" && this.#zoom === 0;
+    const follow = ({ type, clientX, clientY }) => {
+      waits &&= type !== "pointerup" && Math.abs(clientX - event.clientX) <= Math.abs(clientY - event.clientY);
+      if (waits) return;
       if (pans) scroll.scrollTo(start.x - clientX, start.y - clientY);
       else this.#move((100 * (clientX - box().left)) / box().width);
     };
-    if (event.pointerType !== "touch") follow(event);
+    follow(event);
     stage.setPointerCapture(event.pointerId);
     const ended = new AbortController();
     const { signal } = ended;
