@@ -11,12 +11,16 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from neurocodec import __version__
-from neurocodec.cli import bench, compare, decode, demo, desktop, doctor, encode, info, model, train, view
+from neurocodec.cli import bench, compare, decode, demo, desktop, doctor, encode, info, model, options, train, view
 from neurocodec.cli.batch import print_error
 from neurocodec.errors import sentence
 from neurocodec.workers import Ended, signals_as_interrupts
+
+_COMPLETE_FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+"""shtab.FILE, which needs no shtab here."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +35,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     for module in (encode, decode, info, view, compare, bench, train, model, demo, doctor, desktop):
         module.add_parser(subparsers)
+    _complete_file_names(parser)
     return parser
+
+
+def _complete_file_names(parser: argparse.ArgumentParser) -> None:
+    """Tells shtab which arguments are names of files and folders: it completes only those that are marked."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _complete_file_names(command)
+        elif action.nargs != 0 and not action.choices and action.dest != "device":
+            if action.type in (None, Path, options.file_name):
+                action.complete = _COMPLETE_FILES  # type: ignore[attr-defined]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

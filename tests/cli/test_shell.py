@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from io import BytesIO
@@ -174,3 +175,46 @@ def test_the_man_page_and_completions_name_every_command(tmp_path: Path) -> None
     for command in ("encode", "decode", "info", "view", "compare", "bench", "train", "doctor", "demo"):
         assert command in page.read_text()
         assert command in completion.stdout.decode()
+
+
+def test_bash_completes_commands_options_and_file_names(tmp_path: Path) -> None:
+    pytest.importorskip("shtab")
+    bash = shutil.which("bash") or pytest.skip("no bash here")
+    command = [*COMMAND[:2], "shtab", "--shell=bash", "neurocodec.cli.main.build_parser"]
+    script = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    (tmp_path / "photo.png").touch()
+    lines = {
+        "neurocodec enc": ["encode"],
+        "neurocodec bench sp": ["speed"],
+        "neurocodec encode --eff": ["--effort"],
+        "neurocodec encode ph": ["photo.png"],
+        "neurocodec encode a.png -o ph": ["photo.png"],
+        "neurocodec bench speed --picture ph": ["photo.png"],
+        "neurocodec encode --layout g": ["gpu"],
+        "neurocodec encode --device ph": [],
+    }
+    for line, expected in lines.items():
+        words = line.split()
+        program = (
+            f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; COMP_LINE='{line}'; COMP_POINT={len(line)}\n"
+            f"_shtab_neurocodec neurocodec {words[-1]} {words[-2]} 2>/dev/null\nprintf '%s\\n' \"${{COMPREPLY[@]}}\""
+        )
+        done = subprocess.run([bash, "-c", program], cwd=tmp_path, check=True, capture_output=True)
+        assert done.stdout.decode().split() == expected, line
+
+
+def test_a_pipeline_of_a_shell_is_binary_clean(tmp_path: Path) -> None:
+    bash = shutil.which("bash") or pytest.skip("no bash here")
+    source = make_picture(tmp_path / "photo.png")
+    command = f"'{sys.executable}' -m neurocodec"
+    line = f"set -o pipefail; cat photo.png | {command} encode - -o - | {command} decode - -o - > out.png"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([bash, "-c", line], cwd=tmp_path, env=environment, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    data = neurocodec.encode(source)
+    with Image.open(tmp_path / "out.png") as im:
+        assert (np.asarray(im) == np.asarray(neurocodec.decode(data))).all()
+    (tmp_path / "photo.png").write_bytes(b"no picture")
+    done = subprocess.run([bash, "-c", line], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 1
+    assert [line.partition(b": -: ")[0] for line in done.stderr.splitlines()] == [b"neurocodec"] * 2
