@@ -79,6 +79,8 @@ def plan(
             problem = f"{job.source} is a .nic file already, expected a picture: decode it first"
         elif count[target] > 1:
             problem = f"{job.source}: another input becomes {job.target} too: rename one, or use --keep-suffix"
+        elif source == target and suffix != SUFFIX and os.path.isfile(source) and not is_nic(source):
+            problem = f"{job.source} is not a .nic file: give one, or encode the picture first"
         elif source == target:
             problem = f"{job.source} would be overwritten by its own output: give another name with -o"
         elif resumable and not force and (is_nic(target) if suffix == SUFFIX else os.path.isfile(target)):

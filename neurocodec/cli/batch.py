@@ -63,7 +63,9 @@ def convert(
     if not (quiet or args.json) and (len(jobs) > 1 or any(map(os.path.isdir, args.inputs))):
         skipped = sum(job.skip for job in jobs)
         line = f"{len(jobs) - skipped - problems:,} {verb}, {skipped:,} skipped, {problems:,} failed"
-        print(line + (f"; {before:,} bytes became {after:,} ({after / before:.1%})" if before else ""), flush=True)
+        ratio = after / before if before else 0
+        change = f"{ratio:.1%}" if ratio < 1 else f"{ratio:.1f} times as many"
+        print(line + (f"; {before:,} bytes became {after:,} ({change})" if before else ""), flush=True)
     return int(problems > 0)
 
 

@@ -45,9 +45,10 @@ def _complete_file_names(parser: argparse.ArgumentParser) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 _complete_file_names(command)
-        elif action.nargs != 0 and not action.choices and action.dest != "device":
-            if action.type in (None, Path, options.file_name):
-                action.complete = _COMPLETE_FILES  # type: ignore[attr-defined]
+            continue
+        text = action.nargs != 0 and not action.choices and action.type in (None, Path, options.file_name)
+        if text and action.dest != "device":
+            action.complete = _COMPLETE_FILES  # type: ignore[attr-defined]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

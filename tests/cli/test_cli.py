@@ -410,6 +410,7 @@ def test_an_input_is_never_its_own_output(capsys: pytest.CaptureFixture[str], ni
     disguised = nic_file.rename(nic_file.with_suffix(".png"))
     data = disguised.read_bytes()
     assert "its own output" in fails_with(capsys, "decode", disguised, "--force")
+    assert "is not a .nic file" in fails_with(capsys, "decode", make_picture(disguised.with_name("picture.png")))
     assert disguised.read_bytes() == data
 
 
