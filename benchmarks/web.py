@@ -1,8 +1,11 @@
-"""Milliseconds to decode a picture in headless Chromium and with the native core, on one thread and on two; sizes.
+"""Milliseconds and processor time to decode a picture in headless Chromium and with the native core, on one thread and on
+two; sizes.
 
     python benchmarks/web.py photo.png --quality 50 -o benchmarks/results/web.json
 
-The four take turns, so that whatever else the machine does slows all of them. Needs `make web`, Chromium, Playwright.
+The four take turns, so that whatever else the machine does slows all of them. cpu_ms is the processor time of a decode, over
+all threads, which other programs change little: of this process, and of Chromium's renderers. Needs `make web`, Chromium,
+Playwright.
 """
 
 from __future__ import annotations
@@ -36,11 +39,13 @@ THREADS = (1, 2)
 
 DECODE = """async () => {
   const start = performance.now();
-  const pixels = await nic.decode(file);
-  const milliseconds = performance.now() - start;
+  window.pixels = await nic.decode(file);
+  return performance.now() - start;
+}"""
+DIGEST = """async () => {
   const rgb = pixels.data.filter((_, i) => i % 4 !== 3);
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", rgb));
-  return [milliseconds, Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("")];
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }"""
 
 
@@ -76,6 +81,7 @@ def measure(data: bytes, chromium: str, repeats: int) -> list[dict[str, Any]]:
     networks = {threads: NativeNetwork(base, threads=threads) for threads in THREADS}
     expected = hashlib.sha256(np.ascontiguousarray(codec.decode_picture(nic, networks[1]).rgb)).hexdigest()
     times: dict[tuple[str, int], list[float]] = {(name, n): [] for name in ("native", "chromium") for n in THREADS}
+    cpu: dict[tuple[str, int], list[float]] = {key: [] for key in times}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, picture=data))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -83,24 +89,38 @@ def measure(data: bytes, chromium: str, repeats: int) -> list[dict[str, Any]]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         version = browser.version
         pages = {threads: open_page(browser.new_page(), address, threads) for threads in THREADS}
+        session = browser.new_browser_cdp_session()
+
+        def renderers() -> float:
+            """Seconds of processor time so far."""
+            processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+            return float(sum(process["cpuTime"] for process in processes if process["type"] == "renderer"))
+
         for _ in range(repeats):
             for threads in THREADS:
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
                 codec.decode_picture(nic, networks[threads])
                 times["native", threads].append(1e3 * (time.perf_counter() - start))
-                milliseconds, digest = pages[threads].evaluate(DECODE)
-                times["chromium", threads].append(milliseconds)
-                if digest != expected:
+                cpu["native", threads].append(1e3 * (time.process_time() - used))
+                used = renderers()
+                times["chromium", threads].append(pages[threads].evaluate(DECODE))
+                cpu["chromium", threads].append(1e3 * (renderers() - used))
+                if pages[threads].evaluate(DIGEST) != expected:
                     raise NeurocodecError(f"Chromium's pixels differ with {threads} threads.")
         browser.close()
     server.shutdown()
     rows = []
-    for (name, threads), values in times.items():
-        kernel = networks[1].kernel if name == "native" else f"wasm, Chromium {version}"
-        ratio = statistics.median(values) / statistics.median(times["native", threads])
+    for (program, threads), values in times.items():
+        kernel = networks[1].kernel if program == "native" else f"wasm, Chromium {version}"
+        ratios = {
+            name: statistics.median(measured[program, threads]) / statistics.median(measured["native", threads])
+            for name, measured in (("times_native", times), ("cpu_times_native", cpu))
+        }
         rows.append(
-            {"program": name, "kernel": kernel, "threads": threads, "median_ms": round(statistics.median(values), 1)}
-            | {"fastest_ms": round(min(values), 1), "times_native": round(ratio, 2), "pixels_equal": True}
+            {"program": program, "kernel": kernel, "threads": threads, "median_ms": round(statistics.median(values), 1)}
+            | {"fastest_ms": round(min(values), 1), "cpu_ms": round(statistics.median(cpu[program, threads]), 1)}
+            | {name: round(ratio, 2) for name, ratio in ratios.items()}
+            | {"pixels_equal": True}
         )
     return rows
 
