@@ -1,11 +1,10 @@
-"""Milliseconds and processor time to decode a picture in headless Chromium and with the native core, on one thread and on
-two; sizes.
+"""Time to decode a picture in headless Chromium and with the native core, on one thread and on two; sizes.
 
     python benchmarks/web.py photo.png --quality 50 -o benchmarks/results/web.json
 
-The four take turns, so that whatever else the machine does slows all of them. cpu_ms is the processor time of a decode, over
-all threads, which other programs change little: of this process, and of Chromium's renderers. Needs `make web`, Chromium,
-Playwright.
+The four take turns, so that whatever else the machine does slows all of them. cpu_ms is the processor time of a decode
+over all threads, of this process or of Chromium's renderers: other programs change it little. Needs `make web`,
+Chromium and Playwright.
 """
 
 from __future__ import annotations
