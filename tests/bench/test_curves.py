@@ -387,6 +387,8 @@ def test_gallery(folder: Path) -> None:
     headings = [f"{name} at about {bpp:g} bits per pixel" for name in ("0.png", "2.png") for bpp in gallery.TARGETS]
     assert re.findall("<h3>([^<]+)</h3>", crops) == headings
     assert [codec for codec, _ in captions] == ["original", "jpeg", "webp", "jpeg-444"] * 4
+    assert re.findall('data-name="([a-z0-9-]+)', crops) == [codec for codec, _ in captions]
+    assert crops.count(f'width="{gallery.WIDTH}" height="{gallery.HEIGHT}"') == len(captions)
     jpeg = rivals.RIVALS["jpeg"]
     for at, name, target in ((0, "0.png", gallery.TARGETS[0]), (12, "2.png", gallery.TARGETS[1])):
         rgb = np.asarray(Image.open(folder / name))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +14,10 @@ from numpy.typing import NDArray
 from paths import ROOT
 from PIL import Image
 
+from neurocodec.bench import curves, datasets, gallery, rate_distortion, report, rivals
 from neurocodec.bench.pages import Html, data_url, fill, join, script
+from neurocodec.bench.quality import Metrics
+from neurocodec.cli import compare
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -159,6 +164,30 @@ def test_pictures_can_be_exchanged(page: Page) -> None:
     assert not page.locator("select.left").is_visible()  # with two, there is nothing to choose
     page.evaluate("document.querySelector('picture-slider').replaceChildren()")
     assert page.locator(".name:visible").count() == 0
+
+
+def test_the_pages_of_compare_and_of_the_report_have_it(browser: Browser, tmp_path: Path) -> None:
+    picture = rivals.synthetic_picture(300, 400)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    names = ("neurocodec, quality 50, realism 0", "neurocodec, quality 50, realism 1", "JPEG, quality 22")
+    variants = [compare.Variant(name, b"x" * 12_345, picture // 2, 31.5, 0.95, 0.123) for name in names]
+    dataset, chosen = datasets.load_dataset(str(tmp_path)), [rivals.RIVALS["jpeg"]]
+    measured = rate_distortion.run(
+        dataset, chosen, tmp_path / "results.json", settings={"jpeg": [5.0, 50.0]}, metrics=Metrics()
+    )
+    results = curves.summarise(measured, resamples=10)
+    pages = {
+        compare.make_page("a picture", picture, variants): [names[0], names[2]],
+        report.page(results, gallery.html(results, dataset, chosen, 1)): ["jpeg, ", "original", "jpeg, ", "original"],
+    }
+    for width, (text, expected) in itertools.product((390, 1280), pages.items()):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.set_content(text)
+        labels = page.locator(".name:visible").all_inner_texts()
+        assert len(labels) == len(expected)
+        assert all(label.startswith(name) for label, name in zip(labels, expected, strict=True)), labels
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.close()
 
 
 def test_one_file_serves_all_pages() -> None:
