@@ -6,8 +6,9 @@ A mutation changes bytes, cuts, doubles or zeroes runs of them, splices two file
 length; in half of them the container's checksums are repaired, so that the damage reaches the decoder. Each process
 decodes --batch of them. It may take --seconds for one, and 1.5 times the memory of a sound file of the declared size:
 the most that the given files and one of noise with alpha take whose number of latents has the same next power of two.
-Memory is the peak above what a process with a loaded model holds, with 2 MiB to spare; it needs Linux. What ends in
-another exception, is above a limit or ends its process is written to --keep, and the exit status is 1.
+Memory is the peak above what the process held before, with 2 MiB to spare, and no process may hold 16 MiB more after
+its last mutation than before its first; this needs Linux. What ends in another exception, is above a limit or ends its
+process is written to --keep, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from neurocodec.tiling import LATENT
 
 MEMORY = 1.5
 SPARE_KIB = 2048
+KEPT_KIB = 16 * 1024
 SOUND_QUALITY = 90.0
 
 
@@ -155,12 +157,20 @@ def noise(size: int, max_pixels: int, model: Model) -> bytes:
 
 
 def peak_kib(work: Callable[[], object]) -> int:
-    """Calls the function. The most resident memory that this process had meanwhile."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    """Calls the function. The most memory that this process had meanwhile, above what it had before."""
+    before = resident_kib()
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     work()
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
+    return resident_kib("VmHWM") - before
+
+
+def resident_kib(field: str = "VmRSS") -> int:
+    """Resident memory of this process, after it has given back what is free; or another field of its status."""
+    if field == "VmRSS":
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith(field))
 
 
 def decode_mutations(args: argparse.Namespace, first: int, count: int, results: Any) -> None:
@@ -171,14 +181,13 @@ def decode_mutations(args: argparse.Namespace, first: int, count: int, results: 
     for model in models.values():
         outcome(noise(4, args.max_pixels, model), models, args.max_pixels)
     gc.freeze()
-    idle = peak_kib(lambda: None)
 
     @functools.cache
     def sound(size: int) -> int:
         """Memory of sound files of this size; the larger one, if a mutation names no known model."""
         some = [noise(size, args.max_pixels, model) for model in models.values()]
         some += [data for data in files if size_class(data, args.max_pixels) == size]
-        return max(peak_kib(functools.partial(outcome, data, models, args.max_pixels)) for data in some) - idle
+        return max(peak_kib(functools.partial(outcome, data, models, args.max_pixels)) for data in some)
 
     def decode(data: bytes) -> None:
         nonlocal what
@@ -193,7 +202,11 @@ def decode_mutations(args: argparse.Namespace, first: int, count: int, results: 
         size = size_class(data, args.max_pixels)
         limit = int(MEMORY * sound(size)) + SPARE_KIB if size is not None else SPARE_KIB
         started = time.process_time()
-        peak = peak_kib(functools.partial(decode, data)) - idle
+        peak = peak_kib(functools.partial(decode, data))
+        if ordinal == first:
+            held = resident_kib()
+        elif ordinal == first + count - 1 and (kept := resident_kib() - held) > KEPT_KIB:
+            what = f"!the process kept {kept} KiB"
         results.send(Result(what, time.process_time() - started, peak, limit, size))
 
 
