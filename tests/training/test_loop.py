@@ -167,6 +167,10 @@ def test_a_run_resumed_after_a_crash_logs_each_step_once(config_file, tmp_path):
     train(config_file, run, ["training.log_every=1", "training.steps=8"], resume=True)
     assert len(rows(run, "config")) == 1
     assert [row["step"] for row in rows(run)] == list(range(1, 9))
+    for text in ("[]\n", "{\n", "[" * 100_000 + "\n"):
+        (run / "log.jsonl").write_text(text)
+        with pytest.raises(ConfigError, match=r"log\.jsonl is not the log of a run, or is damaged"):
+            train(config_file, run, resume=True)
 
 
 @both_kinds
