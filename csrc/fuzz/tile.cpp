@@ -27,7 +27,7 @@ struct Tile {
   nc_run run;
 
   explicit Tile(const uint8_t* header)
-      : h(1 + header[0] % 9), w(1 + header[1] % 9), run{(header[2] | header[3] << 8) % 961, nullptr, 1 + header[4] % 2u} {
+      : h(1 + header[0] % 5), w(1 + header[1] % 5), run{(header[2] | header[3] << 8) % 961, nullptr, 1 + header[4] % 2u} {
     size_t kernels = 0;
     while (nc_kernel(kernels) != nullptr) ++kernels;
     run.kernel = nc_kernel(header[4] / 2 % kernels);

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 from neurocodec import collection
 from neurocodec.collection import Job
 from neurocodec.errors import OutputError, sentence
-from neurocodec.workers import available_cores, limit_threads, map_in_order
+from neurocodec.workers import available_cores, limit_threads, map_in_order, raise_received
 
 
 class Output(NamedTuple):
@@ -106,6 +106,7 @@ def _run(jobs: Sequence[Job], work: Callable[[Job], str], *, bars: bool) -> int:
             except BrokenPipeError:  # of the output: the reader has ended
                 raise
             except Exception as error:
+                raise_received()  # a signal, of which a library has made an error
                 if os.environ.get("NEUROCODEC_TRACEBACK"):
                     raise
                 problem = sentence(error, "" if isinstance(error, OutputError) else job.source)
