@@ -42,8 +42,8 @@ class Ended(KeyboardInterrupt):
 def signals_as_interrupts() -> Iterator[None]:
     """Signals that ask a program to end raise `Ended` in the block, unless handled or ignored already, as by nohup.
 
-    It is raised at the end of the block at the latest: code in C, such as NumPy's while it is imported, may make another
-    error of it or lose it.
+    It is raised at the end of the block at the latest: code in C, such as NumPy's while it is imported, may make
+    another error of it or lose it.
     """
     usual = (signal.SIG_DFL, signal.default_int_handler)
     in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot handle signals
