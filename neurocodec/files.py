@@ -39,7 +39,11 @@ def reading(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
     also for a pipe of more than MAX_BYTES, and ArgumentTypeError for anything but a path or a binary file.
     """
     if isinstance(source, (str, os.PathLike)):
-        with open(os.fspath(source), "rb") as file:
+        try:
+            opened = open(os.fspath(source), "rb")  # noqa: SIM115 (closed below)
+        except ValueError as error:  # a zero byte, or a character that file names cannot have
+            raise OSError(errno.EINVAL, f"no file has this name ({error})") from error
+        with opened as file:
             yield file if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else Rewindable(file)  # type: ignore[misc]
     elif hasattr(source, "read"):
         yield Rewindable(source)  # type: ignore[misc]

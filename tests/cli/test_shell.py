@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from io import BytesIO
@@ -174,3 +176,25 @@ def test_the_man_page_and_completions_name_every_command(tmp_path: Path) -> None
     for command in ("encode", "decode", "info", "view", "compare", "bench", "train", "doctor", "demo"):
         assert command in page.read_text()
         assert command in completion.stdout.decode()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("encode - -o {0}/b.nic <&-", "standard input is closed"),
+        ("decode - -o {0}/b.png <&-", "standard input is closed"),
+        ("info - <&-", "standard input is closed"),
+        ("encode {0}/a.png -o - >&-", "standard output is closed"),
+        ("encode {0}/a.png -o - >/dev/full", "standard output cannot be written: No space left on device"),
+    ],
+)
+def test_closed_or_full_standard_streams_are_one_sentence(tmp_path: Path, words: str, message: str) -> None:
+    if "/dev/full" in words and not os.path.exists("/dev/full"):
+        pytest.skip("Linux has /dev/full")
+    make_picture(tmp_path / "a.png")
+    line = f"{shlex.quote(sys.executable)} -m neurocodec {words.format(shlex.quote(str(tmp_path)))}"
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"neurocodec: .*{message}.*\n", done.stderr), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
