@@ -16,6 +16,8 @@ CXXFLAGS_NATIVE := -std=c++17 -Wall -Wextra -pthread -Icsrc
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 CLANG ?= clang++
 FUZZ_SECONDS ?= 600
+FUZZ_OPTIONS := -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1
+FUZZ := $(VENV)/.fuzz
 AARCH64 ?= aarch64-linux-gnu-g++
 WEB := $(VENV)/.web
 # clang 22 in ziglang 0.17.1, which pyproject.toml pins: nic.wasm is the same on every machine
@@ -34,7 +36,7 @@ CUDA_SOURCES := csrc/test/cuda.cpp csrc/range_coder.hpp $(wildcard csrc/cuda/*)
 NVCC_VERSION := 13.5.37
 NVCC_VENV := build/nvcc-$(NVCC_VERSION)
 
-.PHONY: demo test check bench docs man wheel sanitize fuzz neon-test kernel-speed cuda-shim cuda-streams cuda-check web web-test clean
+.PHONY: demo test check bench docs man wheel sanitize fuzz fuzz-native fuzz-python neon-test kernel-speed cuda-shim cuda-streams cuda-check web web-test clean
 
 demo: $(CORE) # the core alone: NumPy, Pillow, safetensors
 	$(BIN)/neurocodec demo -o demo-output --force
@@ -71,15 +73,22 @@ sanitize: # every kernel, damaged streams and damaged models, under the address 
 	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/fuzz/stream.cpp -o $(NATIVE)/stream-sanitized
 	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/fuzz/tile.cpp csrc/c_api.cpp -o $(NATIVE)/tile-sanitized
 	$(NATIVE)/kernels-sanitized
-	$(NATIVE)/stream-sanitized 5000
-	$(NATIVE)/tile-sanitized 1000
+	$(NATIVE)/stream-sanitized 5000 tests/corpus/stream/*
+	$(NATIVE)/tile-sanitized 1000 tests/corpus/tile/*
 
-fuzz: # libFuzzer, guided by coverage, FUZZ_SECONDS for each target; needs clang
+fuzz: fuzz-native fuzz-python # libFuzzer, guided by coverage, FUZZ_SECONDS for each of four targets
+
+fuzz-native: # the range decoder, and tiles with damaged models; needs clang
 	@mkdir -p $(NATIVE)/corpus-stream $(NATIVE)/corpus-tile
 	$(CLANG) $(CXXFLAGS_NATIVE) $(SANITIZERS) -fsanitize=fuzzer -DNEUROCODEC_LIBFUZZER csrc/fuzz/stream.cpp -o $(NATIVE)/fuzz-stream
 	$(CLANG) $(CXXFLAGS_NATIVE) $(SANITIZERS) -fsanitize=fuzzer -DNEUROCODEC_LIBFUZZER csrc/fuzz/tile.cpp csrc/c_api.cpp -o $(NATIVE)/fuzz-tile
-	$(NATIVE)/fuzz-stream -max_total_time=$(FUZZ_SECONDS) -max_len=3000 $(NATIVE)/corpus-stream
-	$(NATIVE)/fuzz-tile -max_total_time=$(FUZZ_SECONDS) -max_len=3000 $(NATIVE)/corpus-tile
+	$(NATIVE)/fuzz-stream $(FUZZ_OPTIONS) -max_len=3000 $(NATIVE)/corpus-stream tests/corpus/stream
+	$(NATIVE)/fuzz-tile $(FUZZ_OPTIONS) -max_len=3000 -len_control=0 $(NATIVE)/corpus-tile tests/corpus/tile
+
+fuzz-python: $(FUZZ) # the container and the alpha plane; atheris has wheels for CPython on Linux
+	@mkdir -p build/corpus-container build/corpus-alpha
+	$(BIN)/python tools/fuzz.py container $(FUZZ_OPTIONS) -max_len=2000 build/corpus-container tests/corpus/container
+	$(BIN)/python tools/fuzz.py alpha $(FUZZ_OPTIONS) -max_len=2000 build/corpus-alpha tests/corpus/alpha
 
 neon-test: # NEON under emulation: Debian's g++-aarch64-linux-gnu and qemu-user
 	@mkdir -p $(NATIVE)
@@ -146,6 +155,10 @@ $(CORE): $(SOURCES) | $(VENV)/bin/python
 
 $(DEV): $(CORE)
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(FUZZ): $(DEV)
+	$(PIP) -e '.[fuzz]'
 	touch $@
 
 $(WEB): $(DEV)

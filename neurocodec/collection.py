@@ -95,7 +95,13 @@ def plan(
 def write(job: Job, data: bytes, *, force: bool) -> None:
     """Writes the output of a job, and makes its folder if it is missing. Raises OutputError."""
     if job.target == STANDARD:
-        sys.stdout.buffer.write(data)
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has ended
+            raise
+        except OSError as error:
+            raise OutputError(f"standard output cannot be written: {error.strerror}") from error
         return
     files.make_folder(os.path.dirname(job.target) or ".")
     files.write_bytes(job.target, data, force=force)
@@ -163,6 +169,8 @@ def _streamed(inputs: Sequence[str], output: str | None, suffix: str, force: boo
     if target != STANDARD:
         _check_suffix(target, suffix)
         return Job(inputs[0], target, _problem(target, force, make_folders=False))
+    if sys.stdout is None:  # the shell has closed it
+        raise OutputError("standard output is closed: redirect it, or name a file with -o")
     if sys.stdout.isatty():
         raise OutputError("standard output is a terminal: redirect it, or name a file with -o")
     ((source, problem),) = [(STANDARD, "")] if inputs[0] == STANDARD else _sources(inputs[0], suffix)

@@ -20,6 +20,7 @@ from typing import IO
 
 from neurocodec import files
 from neurocodec.errors import (
+    ArgumentValueError,
     ChecksumError,
     NeurocodecError,
     NicFormatError,
@@ -202,7 +203,10 @@ def read_bytes(data: bytes | str | os.PathLike[str] | IO[bytes]) -> bytes:
     another type.
     """
     if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
+        try:
+            return bytes(data)
+        except ValueError as error:  # a memoryview that was released
+            raise ArgumentValueError(f"the data cannot be read: {error}.") from error
     try:
         with files.reading(data) as file:
             read_header(file.read(HEADER_BYTES), max_pixels=MAX_SIDE**2)

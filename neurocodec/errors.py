@@ -122,6 +122,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """The text with escapes in the place of characters that change the terminal, end the line or cannot be encoded."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def sentence(error: BaseException, subject: str = "") -> str:
     """The error in one sentence for the user. subject: such as a file name; it comes first unless the text has it."""
     text = one_line(error)

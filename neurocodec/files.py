@@ -26,6 +26,8 @@ NEW_S = 5
 _PART = re.compile(r"\.neurocodec-[0-9a-f]{16}\.part")
 MAX_BYTES = 2**31
 """The most that is read from a pipe or a device."""
+TEXT_BYTES = 2**26
+"""The most that is read of a file of results, a log or an index."""
 _CHUNK_BYTES = 2**20
 
 
@@ -37,12 +39,38 @@ def reading(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
     also for a pipe of more than MAX_BYTES, and ArgumentTypeError for anything but a path or a binary file.
     """
     if isinstance(source, (str, os.PathLike)):
-        with open(os.fspath(source), "rb") as file:
+        try:
+            opened = open(os.fspath(source), "rb")  # noqa: SIM115 (closed below)
+        except ValueError as error:  # a zero byte, or a character that file names cannot have
+            raise OSError(errno.EINVAL, f"no file has this name ({error})") from error
+        with opened as file:
             yield file if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else Rewindable(file)  # type: ignore[misc]
     elif hasattr(source, "read"):
         yield Rewindable(source)  # type: ignore[misc]
     else:
         raise ArgumentTypeError(f"the input is of type {type(source).__name__}; it must be a path or an open file.")
+
+
+def read_text(path: str | os.PathLike[str], most: int = TEXT_BYTES) -> str:
+    """The text of a file in UTF-8, which may come from anywhere: no more than `most` bytes of it are read.
+
+    Raises OSError, also for a larger file or one without end, and UnicodeDecodeError.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
+    return data.decode("utf-8")
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The SHA-256 of an open file from its position on, in hexadecimal digits."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    while block := file.read(_CHUNK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 class Rewindable(io.RawIOBase):

@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from neurocodec import files, metadata
 from neurocodec.container import EXIF, ICC, SIGNATURE
-from neurocodec.errors import ArgumentTypeError, ImageError, NeurocodecError, OutputError, one_line
+from neurocodec.errors import ArgumentTypeError, ImageError, NeurocodecError, OutputError, one_line, printable
 from neurocodec.tiling import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def load(
         raise ArgumentTypeError(
             f"the source is a {type(source).__name__}, expected a path, an open file, a PIL image or a NumPy array"
         )
-    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "the open file"
+    name = printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "the open file"
     try:
         with files.reading(source) as file:
             try:

@@ -27,8 +27,8 @@ class NicImageFile(ImageFile.ImageFile):
 
     def _open(self) -> None:
         assert self.fp is not None
-        data = self.fp.read()
         try:
+            data = container.read_bytes(self.fp)
             nic = container.read(data)
         except NicFormatError as error:
             raise UnreadableNicError(str(error)) from error

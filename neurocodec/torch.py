@@ -120,7 +120,7 @@ class NicFolder(Dataset[bytes]):
         return len(self.paths)
 
     def __getitem__(self, place: int) -> bytes:
-        return self.paths[place].read_bytes()
+        return container.read_bytes(self.paths[place])
 
 
 class SameSize(Sampler[list[int]]):

@@ -31,7 +31,7 @@ ENDINGS: tuple[int, ...] = tuple(
 
 
 class Ended(KeyboardInterrupt):
-    """A signal other than Ctrl-C asks the program to end. number: the number of the signal."""
+    """A signal asks the program to end. number: the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -40,20 +40,41 @@ class Ended(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `Ended` in the block, unless they are handled or ignored already, as by nohup."""
+    """Signals that ask a program to end raise `Ended` in the block, unless handled or ignored already, as by nohup.
 
-    def end(number: int, _: object) -> None:
-        raise Ended(number)
-
+    It is raised at the end of the block at the latest: code in C, such as NumPy's while it is imported, may make
+    another error of it or lose it.
+    """
+    usual = (signal.SIG_DFL, signal.default_int_handler)
     in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot handle signals
-    numbers = [number for number in ENDINGS if in_main_thread and signal.getsignal(number) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, end)
+    handlers = {number: signal.getsignal(number) for number in ENDINGS if in_main_thread}
+    handlers = {number: handler for number, handler in handlers.items() if handler in usual}
+    _received.clear()
+    for number in handlers:
+        signal.signal(number, _end)
     try:
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        raise_received()
+
+
+_received: list[int] = []
+"""The signal that has ended the block of `signals_as_interrupts`, if any."""
+
+
+def raise_received() -> None:
+    """Raises `Ended` again if a signal has raised it in the block of `signals_as_interrupts`."""
+    if _received:
+        number = _received[0]
+        _received.clear()
+        raise Ended(number)
+
+
+def _end(number: int, _: object) -> None:
+    _received.append(number)
+    raise Ended(number)
 
 
 def available_cores() -> int:

@@ -17,6 +17,7 @@ from PIL import Image
 
 import neurocodec
 from neurocodec import arguments, codec, errors
+from neurocodec.cli.main import main
 from neurocodec.entropy import coder
 from neurocodec.integer.native import NativeNetwork
 from neurocodec.model import Model
@@ -238,3 +239,25 @@ def test_too_little_memory_is_one_sentence(error: Exception) -> None:
     assert isinstance(caught.value, MemoryError)
     with pytest.raises(RuntimeError, match="else"), errors.memory_errors():
         raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "a\ud800.png", "a\nb.png", "\x1b[31mred.png", "a" * 5000])
+def test_a_name_that_no_file_has_is_one_printable_sentence(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for read in (neurocodec.encode, neurocodec.decode, neurocodec.info):
+        with pytest.raises(neurocodec.NeurocodecError) as caught:
+            read(name)
+        assert str(caught.value).isprintable()
+        assert "damaged" not in str(caught.value)
+    for command in ("encode", "decode", "info"):
+        assert main([command, name]) == 1
+        error = capsys.readouterr().err
+        assert error.endswith("\n")
+        assert error[:-1].isprintable()
+
+
+def test_bytes_that_were_released_are_an_argument_error() -> None:
+    view = memoryview(b"\x8fNIC")
+    view.release()
+    for read in (neurocodec.decode, neurocodec.info):
+        with pytest.raises(errors.ArgumentValueError, match="released"):
+            read(view)

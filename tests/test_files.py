@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -208,6 +209,22 @@ def test_a_pipe_without_end_is_read_to_the_limit(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(files, "MAX_BYTES", 5_000_000)
     with open("/dev/zero", "rb") as zero, files.reading(zero) as file, pytest.raises(OSError, match="too large"):
         file.read()
+
+
+def test_text_is_read_to_a_limit(tmp_path: Path) -> None:
+    """A file from anywhere may have any size, or no end."""
+    path = tmp_path / "a.json"
+    path.write_bytes("größer".encode())
+    assert files.read_text(path, 8) == "größer"
+    with path.open("r+b") as file:
+        file.truncate(10 << 30)  # a hole, where the file system has them
+    for name in (path, "/dev/zero"):
+        tracemalloc.start()
+        with pytest.raises(OSError, match=r"it has more than 1,000 bytes: .*(a\.json|zero)"):
+            files.read_text(name, 1000)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        tracemalloc.stop()
+    path.unlink()
 
 
 def test_only_regular_files_are_replaced(tmp_path: Path) -> None:

@@ -158,6 +158,20 @@ def test_a_signal_to_end_is_delayed_like_an_interrupt(number: signal.Signals) ->
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_signal_of_which_code_in_c_made_another_error_ends_the_program(number: signal.Signals, lost: bool) -> None:
+    with pytest.raises(Ended) as caught, signals_as_interrupts():  # noqa: PT012
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            if not lost:
+                raise ImportError("as NumPy says while it is imported") from None
+    assert caught.value.number == number
+    with signals_as_interrupts():  # and only that one
+        pass
+
+
 def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -4,14 +4,20 @@
 
 A mutation changes bytes, cuts, doubles or zeroes runs of them, splices two files, or changes a field of the header or a
 length; in half of them the container's checksums are repaired, so that the damage reaches the decoder. Each process
-decodes --batch of them, with limited memory (--memory-mib). What ends in another exception, takes longer than --seconds
-or ends its process is written to --keep, and the exit status is 1.
+decodes --batch of them. It may take --seconds for one, and 1.5 times the memory of a sound file of the declared size:
+the most that the given files and one of noise with alpha take whose number of latents has the same next power of two.
+Memory is the peak above what the process held before, with 2 MiB to spare, and no process may hold 16 MiB more after
+its last mutation than before its first; this needs Linux. What ends in another exception, is above a limit or ends its
+process is written to --keep, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import functools
+import gc
 import multiprocessing
 import os
 import resource
@@ -19,17 +25,23 @@ import struct
 import sys
 import time
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import neurocodec
-from neurocodec import codec, container
+from neurocodec import container
 from neurocodec import model as model_files
 from neurocodec.model import Model
+from neurocodec.tiling import LATENT
+
+MEMORY = 1.5
+SPARE_KIB = 2048
+KEPT_KIB = 16 * 1024
+SOUND_QUALITY = 90.0
 
 
 def mutated(files: Sequence[bytes], seed: int, ordinal: int) -> bytes:
@@ -101,6 +113,16 @@ def repaired(data: bytes) -> bytes:
     return bytes(out)
 
 
+class Result(NamedTuple):
+    """What became of a mutation. seconds: of CPU time. peak, limit: in KiB. size: `size_class` of what it declares."""
+
+    what: str
+    seconds: float = 0.0
+    peak: int = 0
+    limit: int = 0
+    size: int | None = None
+
+
 def outcome(data: bytes, models: dict[str, Model], max_pixels: int) -> str:
     """The name of the typed error, or "picture". Any other exception is raised."""
     try:
@@ -113,28 +135,85 @@ def outcome(data: bytes, models: dict[str, Model], max_pixels: int) -> str:
         return type(error).__name__
 
 
+def size_class(data: bytes, max_pixels: int) -> int | None:
+    """The least k such that the picture that a header declares has at most 2^k latents; None if it is refused."""
+    try:
+        header = container.read_header(data, max_pixels=max_pixels)
+    except neurocodec.NicFormatError:
+        return None
+    return (-(-header.width // LATENT) * -(-header.height // LATENT) - 1).bit_length()
+
+
+def noise(size: int, max_pixels: int, model: Model) -> bytes:
+    """A file of 2^size latents: noise with alpha, as nearly square as max_pixels allows, in tiles if it is long."""
+    rows = 2 ** (size // 2)
+    while rows > 1 and 2**size * LATENT**2 > max_pixels:
+        rows //= 2
+    height, width = rows * LATENT, 2**size // rows * LATENT
+    if height * width > max_pixels:
+        height = max(1, max_pixels // width)
+    pixels = np.random.default_rng(size).integers(0, 256, (height, width, 4), np.uint8)
+    return neurocodec.encode(pixels, model=model, quality=SOUND_QUALITY, max_pixels=max_pixels)
+
+
+def peak_kib(work: Callable[[], object]) -> int:
+    """Calls the function. The most memory that this process had meanwhile, above what it had before."""
+    before = resident_kib()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    work()
+    return resident_kib("VmHWM") - before
+
+
+def resident_kib(field: str = "VmRSS") -> int:
+    """Resident memory of this process, after it has given back what is free; or another field of its status."""
+    if field == "VmRSS":
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith(field))
+
+
 def decode_mutations(args: argparse.Namespace, first: int, count: int, results: Any) -> None:
-    """The worker: sends the ordinal of each mutation, then its outcome, seconds, and the peak memory so far in KiB."""
+    """The worker: sends the ordinal of each mutation, then its result."""
     models = {m.model_id.hex(): m for m in map(model_files.load, ["base", *args.model])}
-    for model in models.values():
-        codec.network_of(model)
     files = [path.read_bytes() for path in args.files]
     resource.setrlimit(resource.RLIMIT_AS, (args.memory_mib << 20,) * 2)
-    for ordinal in range(first, first + count):
-        results.send(ordinal)
-        started = time.process_time()
+    for model in models.values():
+        outcome(noise(4, args.max_pixels, model), models, args.max_pixels)
+    gc.freeze()
+
+    @functools.cache
+    def sound(size: int) -> int:
+        """Memory of sound files of this size; the larger one, if a mutation names no known model."""
+        some = [noise(size, args.max_pixels, model) for model in models.values()]
+        some += [data for data in files if size_class(data, args.max_pixels) == size]
+        return max(peak_kib(functools.partial(outcome, data, models, args.max_pixels)) for data in some)
+
+    def decode(data: bytes) -> None:
+        nonlocal what
         try:
-            what = outcome(mutated(files, args.seed, ordinal), models, args.max_pixels)
+            what = outcome(data, models, args.max_pixels)
         except BaseException as error:
             what = f"!{type(error).__name__}: {error}"
-        seconds = time.process_time() - started
-        results.send((what, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+    for ordinal in range(first, first + count):
+        results.send(ordinal)
+        data, what = mutated(files, args.seed, ordinal), ""
+        size = size_class(data, args.max_pixels)
+        limit = int(MEMORY * sound(size)) + SPARE_KIB if size is not None else SPARE_KIB
+        started = time.process_time()
+        peak = peak_kib(functools.partial(decode, data))
+        if ordinal == first:
+            held = resident_kib()
+        elif ordinal == first + count - 1 and (kept := resident_kib() - held) > KEPT_KIB:
+            what = f"!the process kept {kept} KiB"
+        results.send(Result(what, time.process_time() - started, peak, limit, size))
 
 
-def run_batches(args: argparse.Namespace) -> Iterator[tuple[int, str, float, int]]:
-    """Ordinal, outcome, seconds, and the peak memory of its process in KiB, of every mutation."""
+def run_batches(args: argparse.Namespace) -> Iterator[tuple[int, Result]]:
+    """Ordinal and result of every mutation."""
     context = multiprocessing.get_context("spawn")
-    ordinal, end, peak = args.first - 1, args.first + args.count, 0
+    ordinal, end = args.first - 1, args.first + args.count
     while ordinal + 1 < end:
         receiver, sender = context.Pipe(duplex=False)
         count = min(args.batch, end - ordinal - 1)
@@ -149,11 +228,10 @@ def run_batches(args: argparse.Namespace) -> Iterator[tuple[int, str, float, int
                 if waiting:
                     ordinal = message
                 else:
-                    what, seconds, peak = message
-                    yield ordinal, what, seconds, peak
+                    yield ordinal, message
         process.join()
         if waiting:
-            yield ordinal, f"!the process ended with {process.exitcode}", 0.0, peak
+            yield ordinal, Result(f"!the process ended with {process.exitcode}")
         elif process.exitcode:
             raise RuntimeError(f"the process of mutation {ordinal + 1} could not start")
 
@@ -174,23 +252,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     sources = [path.read_bytes() for path in args.files]
+    by_size: dict[int | None, list[Result]] = defaultdict(list)
     outcomes: Counter[str] = Counter()
-    slowest, largest, failures = (0.0, -1), 0, 0
-    started = time.monotonic()
-    for ordinal, what, seconds, peak in run_batches(args):
-        largest = max(largest, peak)
-        outcomes[what.split(":")[0]] += 1
-        slowest = max(slowest, (seconds, ordinal))
-        if what.startswith("!") or seconds > args.seconds:
+    failures, started = 0, time.monotonic()
+    for ordinal, result in run_batches(args):
+        outcomes[result.what.split(":")[0]] += 1
+        by_size[result.size].append(result._replace(what=result.what[:8]))
+        if result.what.startswith("!") or result.seconds > args.seconds or result.peak > result.limit:
             failures += 1
             args.keep.mkdir(exist_ok=True)
             (args.keep / f"{args.seed}-{ordinal}.nic").write_bytes(mutated(sources, args.seed, ordinal))
-            print(f"{ordinal}: {what}, {seconds:.2f} s", flush=True)
+            print(f"{ordinal}: {result.what}, {result.seconds:.2f} s, {result.peak} KiB of {result.limit}", flush=True)
         if sum(outcomes.values()) % 10_000 == 0:
             print(f"{sum(outcomes.values()):,} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     for what, count in outcomes.most_common():
         print(f"{count:>8,}  {what}")
-    print(f"slowest: {slowest[0]:.3f} s (mutation {slowest[1]}); peak memory of a process: {largest / 1024:.0f} MiB")
+    print("latents  mutations  pictures  slowest s  memory MiB  limit MiB")
+    for size in sorted(by_size, key=lambda size: -1 if size is None else size):
+        some = by_size[size]
+        pictures = sum(result.what.startswith("picture") for result in some)
+        peak, limit = max(result.peak for result in some) / 1024, min(result.limit for result in some) / 1024
+        name = "refused" if size is None else f"≤ {2**size:,}"
+        slowest = max(result.seconds for result in some)
+        print(f"{name:>7} {len(some):>10,} {pictures:>9,} {slowest:>10.3f} {peak:>11.1f} {limit:>10.1f}")
     print(f"{failures} failures of {sum(outcomes.values()):,}")
     return int(failures > 0)
 

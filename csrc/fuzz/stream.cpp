@@ -3,13 +3,14 @@
 // Fuzzes the range decoder: damaged streams must end in a status, never in a bad read or write. `make fuzz` runs it.
 //
 // With libFuzzer (-DNEUROCODEC_LIBFUZZER -fsanitize=fuzzer) inputs are found by coverage; without, the program makes its
-// own: random bytes, and real streams with bytes flipped, cut or added. Input of the entry point: one byte for the number
-// of symbols, one for the size of the calls, then the stream.
+// own: random bytes, and real streams with bytes flipped, cut or added; then it runs the files that it is given. Input of
+// the entry point: one byte for the number of symbols, one for the size of the calls, then the stream.
 
 #include <cstdio>
 #include <cstdlib>
 #include <random>
 
+#include "inputs.hpp"
 #include "range_coder.hpp"
 
 namespace nc = neurocodec;
@@ -97,7 +98,7 @@ int main(int argc, char** argv) {
     }
     LLVMFuzzerTestOneInput(input.data(), input.size());
   }
-  std::printf("%ld inputs, %zu intact round trips, no fault\n", runs, intact);
+  std::printf("%ld inputs, %zu intact round trips, %d files, no fault\n", runs, intact, nc::run_files(argc, argv));
   return 0;
 }
 #endif

@@ -4,14 +4,16 @@
 // a bad read, a bad write or an overflow. `make fuzz` runs it.
 //
 // Without libFuzzer the program makes its own inputs: random bytes, and real streams with bytes flipped, cut or added, a
-// quarter of them with a damaged model. Input of the entry point: height, width, quality (2 bytes), kernel and threads,
-// the number of damages to the model, four bytes for each of them (array, place, value), then the stream.
+// quarter of them with a damaged model; then it runs the files that it is given. Input of the entry point: height, width,
+// quality (2 bytes), kernel and threads, the number of damages to the model, four bytes for each of them (array, place,
+// value), then the stream.
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
 #include "../test/random_model.hpp"
+#include "inputs.hpp"
 
 namespace nc = neurocodec;
 
@@ -25,7 +27,7 @@ struct Tile {
   nc_run run;
 
   explicit Tile(const uint8_t* header)
-      : h(1 + header[0] % 9), w(1 + header[1] % 9), run{(header[2] | header[3] << 8) % 961, nullptr, 1 + header[4] % 2u} {
+      : h(1 + header[0] % 5), w(1 + header[1] % 5), run{(header[2] | header[3] << 8) % 961, nullptr, 1 + header[4] % 2u} {
     size_t kernels = 0;
     while (nc_kernel(kernels) != nullptr) ++kernels;
     run.kernel = nc_kernel(header[4] / 2 % kernels);
@@ -158,8 +160,9 @@ int main(int argc, char** argv) {
     }
     LLVMFuzzerTestOneInput(input.data(), input.size());
   }
+  const int files = nc::run_files(argc, argv);
   nc_model_free(intact());
-  std::printf("%ld inputs, %zu intact round trips, no fault\n", runs, intact_streams);
+  std::printf("%ld inputs, %zu intact round trips, %d files, no fault\n", runs, intact_streams, files);
   return 0;
 }
 #endif

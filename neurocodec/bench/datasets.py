@@ -81,7 +81,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     known = SOURCES[dataset.name].pictures if dataset.name in SOURCES else None
     for name, path in dataset.pictures.items():
         try:
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            with path.open("rb") as file:
+                sha256 = files.sha256_of(file)
         except OSError as error:
             raise ImageError(f"{path}: {error.strerror}: give a picture that can be read") from error
         rgb = image.load(path).rgb

@@ -108,7 +108,7 @@ def means(rows: Iterable[Row], pictures: Collection[str]) -> list[dict[str, floa
 
 def _read(path: Path, kind: str, spec: Any) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(files.read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as {kind}: {error}") from error
     if place := _misfit(values, spec):

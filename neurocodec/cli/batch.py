@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from neurocodec import collection
 from neurocodec.collection import Job
-from neurocodec.errors import OutputError, sentence
-from neurocodec.workers import available_cores, limit_threads, map_in_order
+from neurocodec.errors import ImageError, OutputError, printable, sentence
+from neurocodec.workers import available_cores, limit_threads, map_in_order, raise_received
 
 
 class Output(NamedTuple):
@@ -55,7 +55,7 @@ def convert(
         before += os.path.getsize(job.source) if os.path.isfile(job.source) else 0
         after += len(outcome.data)
         about = {"file": job.source, "output": job.target, **outcome.about}
-        return "" if quiet else json.dumps(about) if args.json else f"{job.target}: {outcome.text}"
+        return "" if quiet else json.dumps(about) if args.json else f"{printable(job.target)}: {outcome.text}"
 
     outcomes = map_in_order(functools.partial(_apply, function), pairs, processes, start)
     with contextlib.closing(outcomes):
@@ -70,8 +70,12 @@ def convert(
 
 
 def opened(source: str) -> str | BinaryIO:
-    """The file name, or standard input for "-"."""
-    return sys.stdin.buffer if source == collection.STANDARD else source
+    """The file name, or standard input for "-". Raises ImageError if that is closed."""
+    if source != collection.STANDARD:
+        return source
+    if sys.stdin is None:  # the shell has closed it
+        raise ImageError("standard input is closed: name a file, or redirect it")
+    return sys.stdin.buffer
 
 
 def leave_the_limit_to_the_codec() -> None:
@@ -84,12 +88,12 @@ def leave_the_limit_to_the_codec() -> None:
 
 def wants_bars(args: argparse.Namespace) -> bool:
     """Whether to show progress: only on a terminal, and not with --quiet."""
-    return sys.stderr.isatty() and not args.quiet
+    return sys.stderr is not None and sys.stderr.isatty() and not args.quiet
 
 
 def print_error(message: str) -> None:
     """Prints the sentence on stderr."""
-    print(f"neurocodec: {message}", file=sys.stderr)
+    print(f"neurocodec: {printable(message)}", file=sys.stderr)
 
 
 def _run(jobs: Sequence[Job], work: Callable[[Job], str], *, bars: bool) -> int:
@@ -108,6 +112,7 @@ def _run(jobs: Sequence[Job], work: Callable[[Job], str], *, bars: bool) -> int:
             except BrokenPipeError:  # of the output: the reader has ended
                 raise
             except Exception as error:
+                raise_received()  # a signal, of which a library has made an error
                 if os.environ.get("NEUROCODEC_TRACEBACK"):
                     raise
                 problem = sentence(error, "" if isinstance(error, OutputError) else job.source)

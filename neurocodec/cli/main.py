@@ -55,20 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status. Prints errors as sentences, unless NEUROCODEC_TRACEBACK is set."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may contain anything
-    parser = build_parser()
-    words = list(sys.argv[1:] if argv is None else argv)
-    args, rest = parser.parse_known_args(words)
-    more: list[str] | None = getattr(args, getattr(args, "more", ""), None)
-    literal = words[words.index("--") + 1 :] if "--" in words else []
-    if not literal or rest[-len(literal) :] != literal:
-        literal = []  # argparse has put them where they belong
-    rest = [word for word in rest[: len(rest) - len(literal)] if word != "--"]
-    if (rest or literal) and (more is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest + literal)}")
-    if more is not None:
-        more.extend(rest + literal)  # argparse stops a list at the first option after it
     try:
         with signals_as_interrupts():
+            args = _parsed(sys.argv[1:] if argv is None else argv)
             status: int = args.run(args)
         if sys.stdout is not None:  # the shell may have closed it
             sys.stdout.flush()
@@ -85,3 +74,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(sentence(error))
         return 1
     return status
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; words that argparse leaves go to the list that may continue. Ends the program for wrong usage."""
+    parser, words = build_parser(), list(argv)
+    args, rest = parser.parse_known_args(words)
+    more: list[str] | None = getattr(args, getattr(args, "more", ""), None)
+    literal = words[words.index("--") + 1 :] if "--" in words else []
+    if not literal or rest[-len(literal) :] != literal:
+        literal = []  # argparse has put them where they belong
+    rest = [word for word in rest[: len(rest) - len(literal)] if word != "--"]
+    if (rest or literal) and (more is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest + literal)}")
+    if more is not None:
+        more.extend(rest + literal)  # argparse stops a list at the first option after it
+    return args

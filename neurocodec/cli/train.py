@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from neurocodec.errors import MissingPackageError
+from neurocodec.workers import Ended
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    """Trains. Raises ConfigError."""
+    """Trains. Raises ConfigError, and Ended after a signal."""
     overrides = list(args.words)
     name = overrides.pop(0) if overrides and "=" not in overrides[0] else None
     source = args.resume or args.init_from
@@ -61,10 +62,16 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, init_from=args.init_from))
     folder = args.resume or args.folder or os.path.join("runs", Path(name or "").stem)
     resume = args.resume is not None
-    if isinstance(config, GenerativeConfig):
-        path, what = train(config, folder, Realism, resume=resume), "the trained generative decoder"
-    else:
-        path, what = train(config, folder, RateDistortion, resume=resume), "the trained model"
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
+    first = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes
+    try:
+        if isinstance(config, GenerativeConfig):
+            path, what = train(config, folder, Realism, resume=resume), "the trained generative decoder"
+        else:
+            path, what = train(config, folder, RateDistortion, resume=resume), "the trained model"
+    except Ended:
+        if first:
+            print(f"{folder}: ended early; --resume {folder} continues")
+        raise
+    if first:
         print(f"{path}: {what}")
     return 0

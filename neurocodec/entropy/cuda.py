@@ -18,7 +18,15 @@ import numpy as np
 
 from neurocodec.entropy.native import mode_of
 from neurocodec.entropy.tables import Tables
-from neurocodec.errors import ChecksumError, NativeUnavailableError, NicFormatError, TruncatedError
+from neurocodec.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    ChecksumError,
+    NativeUnavailableError,
+    NicFormatError,
+    OutOfMemoryError,
+    TruncatedError,
+)
 
 _OK, _BAD_ARGUMENT, _NO_MEMORY, _BAD_INDEX = 0, 1, 3, 4
 _STREAM_ERRORS = {1: TruncatedError, 2: NicFormatError, 3: ChecksumError}
@@ -66,17 +74,17 @@ class Library:
         self._tables: WeakKeyDictionary[Tables, dict[int, _Handle]] = WeakKeyDictionary()
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Calls a function of the library. Raises ValueError if it refuses the arguments, MemoryError, RuntimeError if
-        CUDA fails."""
+        """Calls a function of the library. Raises ArgumentValueError if it refuses the arguments, OutOfMemoryError,
+        RuntimeError if CUDA fails."""
         message = ctypes.create_string_buffer(512)
         code = getattr(self._c, name)(*arguments, message, _size(len(message)))
         if code == _OK:
             return
         sentence = message.value.decode(errors="replace")
         if code in (_BAD_ARGUMENT, _BAD_INDEX):
-            raise ValueError(sentence)
+            raise ArgumentValueError(sentence)
         if code == _NO_MEMORY:
-            raise MemoryError(sentence)
+            raise OutOfMemoryError(sentence)
         raise RuntimeError(f"CUDA: {sentence}")
 
     def owned(self, name: str, free: str, *arguments: Any) -> _Handle:
@@ -99,19 +107,20 @@ class Library:
         return on_devices[device]
 
     def address(self, array: Any, dtype: type[np.generic], shape: tuple[int, ...]) -> ctypes.c_void_p:
-        """The address of an array. Raises TypeError for another dtype, ValueError for another shape or for gaps."""
+        """The address of an array. Raises ArgumentTypeError for another dtype, ArgumentValueError for another shape or
+        gaps."""
         kind = "__array_interface__" if self.on_host else "__cuda_array_interface__"
         interface = getattr(array, kind, None)
         if interface is None:
-            raise TypeError(f"the arrays must have {kind}, which {type(array).__name__} lacks.")
+            raise ArgumentTypeError(f"the arrays must have {kind}, which {type(array).__name__} lacks.")
         if np.dtype(interface["typestr"]) != np.dtype(dtype):
-            raise TypeError(f"an array holds {interface['typestr']}, not {np.dtype(dtype)}.")
+            raise ArgumentTypeError(f"an array holds {interface['typestr']}, not {np.dtype(dtype)}.")
         if tuple(interface["shape"]) != shape:
-            raise ValueError(f"an array has the shape {tuple(interface['shape'])}, not {shape}.")
+            raise ArgumentValueError(f"an array has the shape {tuple(interface['shape'])}, not {shape}.")
         strides = interface.get("strides")
         steps = tuple(np.dtype(dtype).itemsize * int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
         if strides is not None and any(n > 1 and a != b for n, a, b in zip(shape, strides, steps, strict=True)):
-            raise ValueError("an array is not contiguous; make a contiguous copy.")
+            raise ArgumentValueError("an array is not contiguous; make a contiguous copy.")
         return _pointer(interface["data"][0])
 
 
@@ -151,14 +160,14 @@ class BatchDecoder:
         """
         shape = tuple(int(n) for n in symbols.shape)
         if len(shape) != 2 or shape[0] != self._count:
-            raise ValueError(f"symbols have the shape {shape}, and there are {self._count} streams.")
+            raise ArgumentValueError(f"symbols have the shape {shape}, and there are {self._count} streams.")
         addresses = self._library.address(indexes, np.uint8, shape), self._library.address(symbols, np.int32, shape)
         self._library.call("ncc_decode", self._decoder.pointer, *addresses, _size(shape[1]), _pointer(self._stream))
 
     def finish(self) -> list[NicFormatError | None]:
         """Waits, and returns for each stream None, or the error that `coder.Decoder` would have raised.
 
-        Raises ValueError if an index named no table row.
+        Raises ArgumentValueError if an index named no table row.
         """
         results, sentences = (_int * self._count)(), (ctypes.c_char_p * self._count)()
         self._library.call("ncc_finish", self._decoder.pointer, _pointer(self._stream), results, sentences)
@@ -166,7 +175,7 @@ class BatchDecoder:
         for result, sentence in zip(results, sentences, strict=True):
             text = (sentence or b"").decode()
             if result and result not in _STREAM_ERRORS:
-                raise ValueError(text)
+                raise ArgumentValueError(text)
             errors.append(_STREAM_ERRORS[result](text) if result else None)
         return errors
 
@@ -186,8 +195,8 @@ def encode(
 
     symbols, indexes: int32 and uint8 (streams, n) on the device, as for `BatchDecoder.decode`. calls: the lengths of
     the decode calls, n in all. layouts: of each stream, as `coder.layout_of` gives them. device, stream, library: as
-    for BatchDecoder. Memory on the device: 7 bytes a symbol. Raises ValueError for an index that names no table row,
-    shapes that do not fit and unknown layouts, RuntimeError if CUDA fails.
+    for BatchDecoder. Memory on the device: 7 bytes a symbol. Raises ArgumentValueError for an index that names no
+    table row, shapes that do not fit and unknown layouts, RuntimeError if CUDA fails.
     """
     count, shape = len(layouts), (len(layouts), sum(calls))
     lanes, groups = ((_int * count)(*values) for values in (zip(*layouts, strict=True) if layouts else ((), ())))

@@ -97,7 +97,9 @@ def encode_folder(
                 .map(
                     _Encoder,
                     fn_constructor_args=(os.fspath(model), device, cpus_per_worker, options, force),
-                    compute=ray.data.ActorPoolStrategy(size=count),
+                    compute=ray.data.ActorPoolStrategy(  # one at a time: others would be lost with a worker that dies
+                        size=count, max_tasks_in_flight_per_actor=1
+                    ),
                     max_task_retries=1,  # of a worker that died; Ray's default is unlimited
                     **needs,
                 )

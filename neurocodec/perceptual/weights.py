@@ -13,7 +13,6 @@ amount of memory.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import pickle
@@ -160,13 +159,11 @@ def check_sha256(file: BinaryIO, sha256: str, path: Path) -> None:
 
     Reads from the file's beginning, and leaves it there.
     """
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    actual = files.sha256_of(file)
     file.seek(0)
-    if digest.hexdigest() != sha256:
+    if actual != sha256:
         raise MissingWeightsError(
-            f"{path} has the SHA-256 {digest.hexdigest()[:8]}..., expected {sha256[:8]}...: it is damaged or another "
+            f"{path} has the SHA-256 {actual[:8]}..., expected {sha256[:8]}...: it is damaged or another "
             "file of that name; remove or replace it"
         )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+from neurocodec import files
 from neurocodec.errors import ConfigError
 from neurocodec.model import GeneratorConfig, HyperpriorConfig
 from neurocodec.perceptual.adversarial import GanLoss
@@ -23,6 +24,8 @@ else:
     import tomli as tomllib
 
 SHIPPED = Path(__file__).parent / "configs"
+MAX_BYTES = 2**15
+"""Of a configuration: a parser in Python may need a second for some kinds of ten times a usual one."""
 
 
 class Range(NamedTuple):
@@ -162,10 +165,10 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
             known = ", ".join(sorted(other.stem for other in SHIPPED.glob("*.toml")))
             raise ConfigError(f"no configuration {str(name)!r} ships; those that do are {known}; others end in .toml.")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(files.read_text(path, MAX_BYTES))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
     if "realism" in tables and ("model" in tables or any(word.startswith("model.") for word in overrides)):
         raise ConfigError("[model] cannot stand beside [realism]: realism.model names a model, which has its shape.")
@@ -185,7 +188,7 @@ def config_from_dict(tables: dict[str, Any], overrides: Sequence[str] = ()) -> C
             raise ConfigError(f"override {override!r} is not of the form section.key=value.")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             value = text
         tables.setdefault(section, {})[key] = value
     kind: type[Config] = GenerativeConfig if "realism" in tables else Config

@@ -97,7 +97,7 @@ def decoded(paths: list[Path], cache: Path, *, min_side: int, source: str) -> li
     values = np.asarray(np.memmap(pixels, dtype=np.uint8, mode="r"))
     return [
         values[offset : offset + height * width * 3].reshape(height, width, 3)
-        for offset, height, width in json.loads(index.read_text())
+        for offset, height, width in json.loads(files.read_text(index))
     ]
 
 

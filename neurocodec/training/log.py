@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from neurocodec.errors import OutputError
-from neurocodec.files import write_bytes
+from neurocodec.errors import ConfigError, OutputError, one_line
+from neurocodec.files import read_text, write_bytes
 from neurocodec.training.config import TrainingConfig
 from neurocodec.training.distributed import Processes
 
@@ -112,9 +112,12 @@ class RunLog:
 
 
 def _forget_after(path: Path, step: int) -> None:
-    """Removes the rows after `step` from a log, and a last one that is incomplete."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    complete = [line for line in lines if line.endswith("\n")]
-    kept = [line for line in complete if json.loads(line).get("step", 0) <= step]
+    """Removes the rows after `step` from a log, and a last one that is incomplete. Raises ConfigError."""
+    try:
+        lines = read_text(path).splitlines(keepends=True) if path.exists() else []
+        complete = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in complete if json.loads(line).get("step", 0) <= step]
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not the log of a run, or is damaged: {one_line(error)}.") from error
     if len(kept) < len(lines):
         write_bytes(path, "".join(kept).encode(), force=True)

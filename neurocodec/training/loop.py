@@ -26,7 +26,7 @@ from neurocodec.training.log import RunLog
 from neurocodec.training.objective import Objective
 from neurocodec.training.run import State, open_run, start
 from neurocodec.training.schedule import fraction_done, learning_rate, seed_of, stages
-from neurocodec.workers import ENDINGS
+from neurocodec.workers import ENDINGS, Ended
 
 C = TypeVar("C", bound=Config)
 
@@ -42,7 +42,7 @@ def train(
     make_objective: RateDistortion for a base model, Realism for a generative decoder. Returns the path of what was
     trained. Raises ConfigError if `run` already holds a run, or, with `resume`, holds none; if another process trains
     it; if a setting, the pictures or the model to start from do not fit; if the run diverges. Raises OutputError if a
-    file cannot be written.
+    file cannot be written. A signal ends the run after its step; then all is written, and workers.Ended raised.
     """
     run, settings = Path(run), config.training
     if settings.threads:
@@ -69,6 +69,8 @@ def train(
                 log.doing("validating")
                 log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, fraction))
                 log.doing("done")
+    if stop.number:
+        raise Ended(stop.number)
     return run / objective.result
 
 
@@ -80,7 +82,7 @@ def train_steps(
     pictures: Pictures,
     log: RunLog,
     processes: Processes,
-    stop: threading.Event,
+    stop: Stop,
 ) -> float:
     """Steps until the run is done, or `stop` is set in any of the processes; returns the share of the run done.
 
@@ -167,19 +169,26 @@ def accelerated(module: Callable[..., Any], settings: TrainingConfig, device: to
     return forward
 
 
+class Stop(threading.Event):
+    """Whether a signal asks a run to end. number: the number of the signal, or 0."""
+
+    number = 0
+
+
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[Stop]:
     """An event that Ctrl-C, SIGTERM and SIGHUP set, instead of ending the process; a second Ctrl-C interrupts it.
 
     Python lets only the main thread handle signals: in another one, nothing sets the event. A signal that is ignored
     stays so: nohup ignores SIGHUP, and scripts start background jobs with SIGINT ignored.
     """
-    event = threading.Event()
+    event = Stop()
     handlers = {number: signal.getsignal(number) for number in ENDINGS}
     if threading.current_thread() is not threading.main_thread():
         handlers = {}
 
     def stop(number: int, _: object) -> None:
+        event.number = number
         event.set()
         if number == signal.SIGINT:
             signal.signal(number, handlers[number])

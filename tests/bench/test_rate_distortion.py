@@ -226,6 +226,12 @@ def test_results_files_that_are_none(folder: Path, tmp_path: Path) -> None:
     output.write_text("{")
     with pytest.raises(ConfigError, match="cannot be read as a results file"):
         rate_distortion.run(datasets.load_dataset(str(folder)), [Steps()], output, metrics=Metrics())
+    output.unlink()
+    output.symlink_to("/dev/zero")
+    for load in (results_file.load, results_file.load_anchor):
+        with pytest.raises(ConfigError, match=r"cannot be read as .*more than 67,108,864 bytes"):
+            load(output)
+    output.unlink()
     output.write_text("[]")
     with pytest.raises(ConfigError, match="is not a results file of bench rd"):
         results_file.load(output)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -218,3 +220,25 @@ def test_a_pipeline_of_a_shell_is_binary_clean(tmp_path: Path) -> None:
     done = subprocess.run([bash, "-c", line], cwd=tmp_path, env=environment, capture_output=True)
     assert done.returncode == 1
     assert [line.partition(b": -: ")[0] for line in done.stderr.splitlines()] == [b"neurocodec"] * 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("encode - -o {0}/b.nic <&-", "standard input is closed"),
+        ("decode - -o {0}/b.png <&-", "standard input is closed"),
+        ("info - <&-", "standard input is closed"),
+        ("encode {0}/a.png -o - >&-", "standard output is closed"),
+        ("encode {0}/a.png -o - >/dev/full", "standard output cannot be written: No space left on device"),
+    ],
+)
+def test_closed_or_full_standard_streams_are_one_sentence(tmp_path: Path, words: str, message: str) -> None:
+    if "/dev/full" in words and not os.path.exists("/dev/full"):
+        pytest.skip("Linux has /dev/full")
+    make_picture(tmp_path / "a.png")
+    line = f"{shlex.quote(sys.executable)} -m neurocodec {words.format(shlex.quote(str(tmp_path)))}"
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"neurocodec: .*{message}.*\n", done.stderr), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

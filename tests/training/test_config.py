@@ -9,6 +9,7 @@ import re
 import pytest
 from paths import ROOT
 
+from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError
 from neurocodec.training.config import Config, TrainingConfig, config_from_dict, load_config
 from neurocodec.training.schedule import fraction_done, in_last, learning_rate, seed_of
@@ -82,6 +83,27 @@ def test_files_that_cannot_be_read(config_file, tmp_path):
         config_file.write_bytes(text)
         with pytest.raises(ConfigError, match="is not valid TOML"):
             load_config(config_file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "it has more than 32,768 bytes"),
+        ("#" * 40_000, "it has more than 32,768 bytes"),
+        ("a = " + "[" * 30_000, "is not valid TOML"),
+        ("a = " + "1" * 30_000, "is not valid TOML"),
+        ("\0", "is not valid TOML"),
+    ],
+)
+def test_a_hostile_configuration_is_one_sentence(tmp_path, capsys, text, message):
+    path = tmp_path / "a.toml"
+    path.symlink_to("/dev/zero") if text is None else path.write_text(text)
+    assert main(["train", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("neurocodec: ")
+    assert message in error
+    assert len(error) < 300
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("overrides", [[], ["training.steps=5"]])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from filelock import FileLock
-from paths import SMALL_MODEL
+from paths import ROOT, SMALL_MODEL
 from PIL import Image
 from training.runs import (
     OBJECTIVES,
@@ -33,6 +35,7 @@ from neurocodec.errors import ConfigError, OutputError
 from neurocodec.training import checkpoint, loop
 from neurocodec.training.distributed import Processes, join_processes
 from neurocodec.training.run import State
+from neurocodec.workers import Ended
 
 both_kinds = pytest.mark.parametrize("kind", OBJECTIVES, indirect=True)
 
@@ -68,7 +71,8 @@ def test_n_steps_equal_half_a_resume_and_half(config_file, tmp_path, overrides):
     overrides = [*overrides, "training.log_every=1"]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     train(config_file, whole, overrides)
-    train(config_file, halves, overrides, make=stopped)  # its schedule still spans all six steps
+    with pytest.raises(Ended):
+        train(config_file, halves, overrides, make=stopped)  # its schedule still spans all six steps
     assert weights(halves)["state"]["step"] == 3
     train(config_file, halves, overrides, resume=True)
     expected, actual = weights(whole), weights(halves)
@@ -94,7 +98,7 @@ def test_the_log_shows_the_stages_of_a_run(config_file, tmp_path):
     [("rate-distortion", signal.SIGHUP), ("rate-distortion", signal.SIGINT), ("realism", signal.SIGTERM)],
     indirect=["kind"],
 )
-def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint(config_file, tmp_path, number):
+def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint(config_file, tmp_path, kind, number):
     def interrupted(objective):
         class Interrupted(objective):
             def losses(self, modules, x, quality_index, step, fraction):
@@ -105,20 +109,25 @@ def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint(config_file, tmp_p
         return Interrupted
 
     run = tmp_path / "run"
-    path = train(config_file, run, ["training.steps=1000000"], make=interrupted)
+    with pytest.raises(Ended) as caught:
+        train(config_file, run, ["training.steps=1000000"], make=interrupted)
+    assert caught.value.number == number
     assert weights(run)["state"]["step"] == 4
-    assert path.exists()
+    assert (run / OBJECTIVES[kind].result).exists()
     assert not list(run.rglob("*.part"))
 
 
-def test_sigterm_ends_the_process_of_a_run(config_file, tmp_path, kind):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_tells_that_a_signal_ended_it(config_file, tmp_path, number):
     run = tmp_path / "run"
-    process = python(tmp_path, kind, config_file, run, "training.steps=1000000")
+    command = [sys.executable, "-m", "neurocodec", "train", config_file, "--run", run, "training.steps=1000000"]
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (run / checkpoint.NAME).exists():
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    succeed(process)
+    process.send_signal(number)
+    assert process.communicate(timeout=300)[0] == f"{run}: ended early; --resume {run} continues\n"
+    assert process.returncode == 128 + number
     assert weights(run)["state"]["step"] >= 3
     assert (run / "model.safetensors").exists()
 
@@ -158,6 +167,10 @@ def test_a_run_resumed_after_a_crash_logs_each_step_once(config_file, tmp_path):
     train(config_file, run, ["training.log_every=1", "training.steps=8"], resume=True)
     assert len(rows(run, "config")) == 1
     assert [row["step"] for row in rows(run)] == list(range(1, 9))
+    for text in ("[]\n", "{\n", "[" * 100_000 + "\n"):
+        (run / "log.jsonl").write_text(text)
+        with pytest.raises(ConfigError, match=r"log\.jsonl is not the log of a run, or is damaged"):
+            train(config_file, run, resume=True)
 
 
 @both_kinds
