@@ -30,11 +30,14 @@ def run(args: argparse.Namespace) -> int:
         except Exception as error:
             if os.environ.get("NEUROCODEC_TRACEBACK"):
                 raise
-            batch.print_error(sentence(error, name))
+            problem = sentence(error, name)
+            batch.print_error(problem)
+            if args.json:
+                print(json.dumps({"file": name, "status": "failed", "error": problem}))
             problems += 1
             continue
         if args.json:
-            print(json.dumps({"file": name, **dataclasses.asdict(info)}))
+            print(json.dumps({"file": name, "status": "ok", **dataclasses.asdict(info)}))
         else:
             print("\n" * (number > 0) + describe(name, info))
     return int(problems > 0)

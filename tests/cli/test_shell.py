@@ -113,6 +113,78 @@ def test_json_has_an_object_for_each_file(tmp_path: Path, capsys: pytest.Capture
     assert [json.loads(line)["bytes"] for line in capsys.readouterr().out.splitlines()] == [r["bytes"] for r in rows]
 
 
+def test_json_tells_of_skipped_and_failed_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    good, bad = make_picture(folder / "a.png"), folder / "b.png"
+    words = ["encode", str(folder), "-o", str(out), "--json", "--model", "small"]
+    assert main(words) == 0
+    capsys.readouterr()
+    bad.write_text("no picture")
+    assert main([*words[:2], str(tmp_path / "missing.png"), *words[2:]]) == 1
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert [(row["file"], row["status"]) for row in rows] == [
+        (str(good), "skipped"),
+        (str(bad), "failed"),
+        (str(tmp_path / "missing.png"), "failed"),
+    ]
+    assert [f"neurocodec: {row['error']}" for row in rows[1:]] == captured.err.splitlines()
+    assert main(["info", str(out / "a.nic"), str(bad), "--json"]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["status"] for row in rows] == ["ok", "failed"]
+    assert "not a .nic file" in rows[1]["error"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX pipes")
+@pytest.mark.parametrize("command", ["info", "encode"])
+def test_a_closed_pipe_ends_the_command_silently(tmp_path: Path, command: str) -> None:
+    names = [str(make_picture(tmp_path / f"{i}.png", i)) for i in range(3)]
+    if command == "info":
+        assert main(["encode", *names, "--model", "small"]) == 0
+        names = [str(tmp_path / f"{i % 3}.nic") for i in range(600)]  # more text than a pipe holds
+    process = subprocess.Popen(
+        [*COMMAND, command, *names, *(["--model", "small"] if command == "encode" else [])],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["encode", ""], ["decode", "a.nic", "-o", "b.png", ""], ["info", ""], ["view", ""], ["compare", "", "-o", "a.html"]],
+)
+def test_an_empty_file_name_is_named(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert "name is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["encode", "a.png", "--unknown"], "encode"),
+        (["decode", "a.nic", "--device", "tpu"], "decode"),
+        (["view", "a.nic", "b.nic"], "view"),
+        (["bench", "speed", "--unknown"], "bench speed"),
+    ],
+)
+def test_a_usage_error_shows_the_usage_of_its_command(
+    capsys: pytest.CaptureFixture[str], words: list[str], command: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    error = capsys.readouterr().err
+    assert error.startswith(f"usage: neurocodec {command} ")
+    assert error.splitlines()[-1].startswith(f"neurocodec {command}: error: ")
+
+
 def test_quiet_prints_errors_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = str(make_picture(tmp_path / "a.png"))
     assert main(["encode", source, str(tmp_path / "b.png"), "--quiet", "--model", "small"]) == 1
