@@ -121,6 +121,7 @@ def decode(
     model: Model | None = None,
     device: str = "auto",
     max_pixels: int = MAX_PIXELS,
+    progress: Callable[[float], None] | None = None,
 ) -> Image:
     """Decodes a .nic file to a PIL image of mode L, LA, RGB or RGBA; ICC profile, EXIF and XMP are in its info.
 
@@ -130,6 +131,7 @@ def decode(
         a generative decoder for the file's model must be installed.
     model: the loaded model with the file's model id, to use instead of the installed one.
     max_pixels: larger pictures and regions are refused before memory is allocated; at most 2^30.
+    progress: called after each tile with the fraction completed, 0 to 1.
 
     Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model or the
     generative decoder, MissingPackageError for realism without torch, ArgumentError for a region outside the picture
@@ -139,7 +141,8 @@ def decode(
     if not isinstance(model, Model | None):
         raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
     network = network_of(model or model_files.find(nic.header.model_id), arguments.device(device))
-    return image.to_pil(decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels))
+    picture = decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels, progress=progress)
+    return image.to_pil(picture)
 
 
 def quality_index(quality: float) -> int:
@@ -274,8 +277,9 @@ def decode_picture(
     region: tuple[int, int, int, int] | None = None,
     realism: float = 0.0,
     max_pixels: int = MAX_PIXELS,
+    progress: Callable[[float], None] | None = None,
 ) -> image.Picture:
-    """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. realism: as in `decode`.
+    """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. Others: as in `decode`.
 
     Raises ArgumentError for a region outside the picture or a realism out of range, ModelMismatchError for another
     model than the file's, NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's
@@ -295,12 +299,15 @@ def decode_picture(
         alpha = decode_alpha(nic.chunks[container.ALPHA], header.width, header.height, region)
 
     synthesis = synthesis_of(network, header.quality_index, realism)
-    rgb = np.empty((height, width, 3), np.uint8)
+    rgb, completed = np.empty((height, width, 3), np.uint8), 0
     for window, pixels in _decoded_windows(nic, network, tiling.region_window(region), synthesis):
         top, left = window.top * LATENT, window.left * LATENT
         inside = pixels[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
         top, left = max(0, top - y), max(0, left - x)
         rgb[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        completed += inside.shape[0] * inside.shape[1]
+        if progress:
+            progress(completed / (width * height))
     return picture_of(nic, rgb, alpha)
 
 
@@ -442,7 +449,9 @@ def _encode_to_bytes(
     """A file of at most `limit` bytes: at effort 1 the best one, or at most BYTES_TOLERANCE smaller than the limit."""
     fixed = container.HEADER_BYTES + container.RECORD_BYTES + sum(map(len, picture.metadata.values()))
     aim = _Aim(
-        measure=lambda data, of: len(data) - (fixed if of is picture else container.HEADER_BYTES + container.RECORD_BYTES),
+        measure=lambda data, of: (
+            len(data) - (fixed if of is picture else container.HEADER_BYTES + container.RECORD_BYTES)
+        ),
         scale=math.log,
         limit=math.log(max(limit - fixed, 1)),
         tolerance=BYTES_TOLERANCE,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -87,8 +89,38 @@ def leave_the_limit_to_the_codec() -> None:
 
 
 def wants_bars(args: argparse.Namespace) -> bool:
-    """Whether to show progress: only on a terminal, and not with --quiet."""
-    return sys.stderr.isatty() and not args.quiet
+    """Whether to show progress: only on a terminal, and not with --quiet or --json."""
+    return sys.stderr.isatty() and not (args.quiet or args.json)
+
+
+def picture_bar(args: argparse.Namespace, verb: str) -> Callable[[float], None] | None:
+    """What shows the progress in each picture: a bar on a terminal, if tqdm is there and one process does the work."""
+    if args.jobs > 1 or not wants_bars(args) or not importlib.util.find_spec("tqdm"):
+        return None
+    return _PictureBar(verb)
+
+
+class _PictureBar:
+    """A bar for each picture, from its second second on; called with the fraction completed, 0 to 1."""
+
+    _bar: Any = None
+
+    def __init__(self, verb: str) -> None:
+        self._verb, self._started = verb, time.monotonic()
+
+    def __call__(self, share: float) -> None:
+        if self._bar is None and share < 1 and time.monotonic() > self._started + 1:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=1, leave=False, bar_format=self._verb + " {percentage:3.0f} %|{bar}| {elapsed}<{remaining}"
+            )
+        if self._bar is not None:
+            self._bar.update(share - self._bar.n)
+        if share >= 1:
+            if self._bar is not None:
+                self._bar.close()
+            self._bar, self._started = None, time.monotonic()
 
 
 def print_error(message: str) -> None:

@@ -1,7 +1,8 @@
 """Parser, error handling and exit statuses of the `neurocodec` command.
 
 Exit status: 0; 1 with one sentence on stderr for anything wrong with the input; 2 for usage; 130 when interrupted; 128
-plus the number of the signal when SIGTERM or SIGHUP ends the command; 141, silently, when the reader of its output ends.
+plus the number of the signal when SIGTERM or SIGHUP ends the command; 141, silently, when the reader of its output has
+ended.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from neurocodec.cli import bench, compare, decode, demo, desktop, doctor, encode
 from neurocodec.cli.batch import print_error
 from neurocodec.errors import sentence
 from neurocodec.workers import Ended, signals_as_interrupts
-
 
 CLOSED_PIPE = 141
 """The status that a shell gives for a program that SIGPIPE ends: 128 + 13."""

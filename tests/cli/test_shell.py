@@ -158,7 +158,13 @@ def test_a_closed_pipe_ends_the_command_silently(tmp_path: Path, command: str) -
 
 @pytest.mark.parametrize(
     "words",
-    [["encode", ""], ["decode", "a.nic", "-o", "b.png", ""], ["info", ""], ["view", ""], ["compare", "", "-o", "a.html"]],
+    [
+        ["encode", ""],
+        ["decode", "a.nic", "-o", "b.png", ""],
+        ["info", ""],
+        ["view", ""],
+        ["compare", "", "-o", "a.html"],
+    ],
 )
 def test_an_empty_file_name_is_named(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
