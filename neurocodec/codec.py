@@ -534,18 +534,21 @@ def _files_within(picture: image.Picture, encode_at: Callable[..., bytes], aim: 
         inside = (goal - change - at_row(low)) / (at_row(high) - at_row(low))
         return int((low + inside) * QUALITY_STEPS)
 
-    low, high, step, tries, candidates = -1, top + 1, last_step(0), 0, list[bytes]()
+    low, high, step, candidates = -1, top + 1, last_step(0), list[bytes]()
+    values: dict[int, float] = {}  # of the whole picture
     while high - low > 1:
-        step = min(max(step, low + 1), high - 1) if tries < 6 else (low + high) // 2
-        data, tries = encode_at(picture, step), tries + 1
-        value = aim.scale(aim.measure(data, picture))
+        step = min(max(step, low + 1), high - 1) if len(values) < 6 else (low + high) // 2
+        data = encode_at(picture, step)
+        values[step] = value = aim.scale(aim.measure(data, picture))
         if value > aim.limit:
             high = step
         else:
             low, candidates = step, [data]
             if value >= aim.limit - aim.tolerance:
                 break
-        if high - low > 1:
+        if low in values and high in values:
+            step = low + int((high - low) * (goal - values[low]) / (values[high] - values[low]))
+        elif high - low > 1:
             step = last_step(value - estimate(step), step // QUALITY_STEPS)
 
     step, tried = low, set[int]()

@@ -9,7 +9,6 @@ import importlib.util
 import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -101,26 +100,23 @@ def picture_bar(args: argparse.Namespace, verb: str) -> Callable[[float], None] 
 
 
 class _PictureBar:
-    """A bar for each picture, from its second second on; called with the fraction completed, 0 to 1."""
+    """A bar for each picture of several tiles, and for each search; called with the fraction completed, 0 to 1."""
 
     _bar: Any = None
 
     def __init__(self, verb: str) -> None:
-        self._verb, self._started = verb, time.monotonic()
+        self._format = verb + " {percentage:3.0f} %|{bar}| {elapsed}<{remaining}"
 
     def __call__(self, share: float) -> None:
-        if self._bar is None and share < 1 and time.monotonic() > self._started + 1:
+        if self._bar is None and share < 1:
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=1, leave=False, bar_format=self._verb + " {percentage:3.0f} %|{bar}| {elapsed}<{remaining}"
-            )
+            self._bar = tqdm(total=1, leave=False, bar_format=self._format)
         if self._bar is not None:
             self._bar.update(share - self._bar.n)
-        if share >= 1:
-            if self._bar is not None:
+            if share >= 1:
                 self._bar.close()
-            self._bar, self._started = None, time.monotonic()
+                self._bar = None
 
 
 def print_error(message: str) -> None:

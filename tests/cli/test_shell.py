@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from io import BytesIO
@@ -209,6 +210,48 @@ def test_info_of_several_files_goes_on_after_a_bad_one(tmp_path: Path, capsys: p
     out, err = capsys.readouterr()
     assert [block.splitlines()[0].split()[1] for block in out.split("\n\n")] == [str(path) for path in good]
     assert err.startswith(f"neurocodec: {bad}: ")
+
+
+def test_info_writes_a_thumbnail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "a.nic", tmp_path / "a.png"
+    source.write_bytes(neurocodec.encode(PHOTO))
+    assert main(["info", str(source), "--thumbnail", str(target)]) == 0
+    assert "512 x 512" in capsys.readouterr().out
+    assert Image.open(target).size == (256, 256)
+    piped = pipe("info", source, "--thumbnail", "-", "--size", "48")
+    with Image.open(BytesIO(piped.stdout)) as im:
+        assert (piped.returncode, im.format, im.size) == (0, "PNG", (48, 48))
+        assert im.tobytes() == neurocodec.preview(source, 48).tobytes()
+    assert main(["info", str(source), "--thumbnail", str(target), "--size", "48"]) == 1
+    assert capsys.readouterr().err.startswith(f"neurocodec: {target} exists; use --force")
+    assert main(["info", str(source), "--thumbnail", str(target), "--size", "48", "--force"]) == 0
+    assert Image.open(target).size == (48, 48)
+    assert main(["info", str(source), "--thumbnail", str(tmp_path / "b.docx")]) == 1
+    for words in ([str(source), "--thumbnail", "b.png"], ["--size", "48"], ["--force"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["info", str(source), *words])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_large_picture_shows_its_progress_on_a_terminal_alone(tmp_path: Path) -> None:
+    pytest.importorskip("tqdm")
+    import fcntl
+    import pty
+    import termios
+
+    source, target = make_picture(tmp_path / "a.png", size=(2100, 40)), tmp_path / "a.nic"
+    for words, verb in ((["encode", source, "--model", "small"], b"encode "), (["decode", target], b"decode ")):
+        for options in ([], ["--quiet"]):
+            master, slave = pty.openpty()
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+            command = [*COMMAND, *map(str, words), "--force", *options]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, cwd=ROOT)
+            os.write(slave, b"end")
+            shown = os.read(master, 1 << 16)
+            os.close(slave)
+            os.close(master)
+            assert done.returncode == 0
+            assert (verb in shown) == (not options)
 
 
 def test_threads_change_no_byte(tmp_path: Path) -> None:
