@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Resampling
 
 from neurocodec import arguments, codec, container, image, tiling
 from neurocodec import model as model_files
@@ -72,7 +73,7 @@ def preview(
     im = image.to_pil(picture)
     shrink = min(1.0, size / max(width, height))
     sides = max(1, round(width * shrink)), max(1, round(height * shrink))
-    return im.resize(sides, image.Image.Resampling.LANCZOS, box=(0, 0, width * scale, height * scale))
+    return im.resize(sides, Resampling.LANCZOS, box=(0, 0, width * scale, height * scale))
 
 
 def _reduced(
