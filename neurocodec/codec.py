@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -299,22 +299,23 @@ def decode_picture(
         alpha = decode_alpha(nic.chunks[container.ALPHA], header.width, header.height, region)
 
     synthesis = synthesis_of(network, header.quality_index, realism)
-    rgb, completed = np.empty((height, width, 3), np.uint8), 0
-    for window, pixels in _decoded_windows(nic, network, tiling.region_window(region), synthesis):
+    rgb = np.empty((height, width, 3), np.uint8)
+    for window, pixels in _decoded_windows(nic, network, tiling.region_window(region), synthesis, progress):
         top, left = window.top * LATENT, window.left * LATENT
         inside = pixels[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
         top, left = max(0, top - y), max(0, left - x)
         rgb[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-        completed += inside.shape[0] * inside.shape[1]
-        if progress:
-            progress(completed / (width * height))
     return picture_of(nic, rgb, alpha)
 
 
 def _decoded_windows(
-    nic: container.NicFile, network: Network, shown: Window, synthesis: Synthesis
+    nic: container.NicFile,
+    network: Network,
+    shown: Window,
+    synthesis: Synthesis,
+    progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-    """The part of each tile inside the window `shown`, and its pixels.
+    """The part of each tile inside the window `shown`, and its pixels. progress: as in `decode`.
 
     In memory are the latents of about two rows of tiles, because the pixels of a tile depend on its neighbours.
     """
@@ -323,6 +324,7 @@ def _decoded_windows(
     held = Window(needed.top, needed.left, needed.top, needed.right)
     y_hat = np.empty((*held.shape, network.model.config.latent_channels), np.int32)
     waiting: list[Window] = []  # for the row of tiles below them
+    completed = 0
     tiles = [(w, tile) for w, tile in zip(_windows(header), nic.tiles, strict=True) if w.meet(needed)]
     for _, group in itertools.groupby(tiles, key=lambda item: item[0].top):
         row = list(group)
@@ -340,6 +342,9 @@ def _decoded_windows(
         waiting = waiting[len(ready) :]
         for window in ready:
             yield window, synthesise(y_hat, held, window, synthesis)
+            completed += math.prod(window.shape)
+            if progress:
+                progress(completed / math.prod(shown.shape))
 
 
 def decode_latents(nic: container.NicFile, coder: Model | Network) -> list[Latents]:
@@ -576,7 +581,7 @@ def _parts(picture: image.Picture) -> list[image.Picture]:
     by_activity = np.argsort(activity, kind="stable")
     chosen = by_activity[(2 * np.arange(count) + 1) * len(by_activity) // (2 * count)]
     return [
-        image.Picture(picture.rgb[y * CELL : (y + 1) * CELL, x * CELL : (x + 1) * CELL], picture.gray)
+        replace(picture, rgb=picture.rgb[y * CELL : (y + 1) * CELL, x * CELL : (x + 1) * CELL], alpha=None, metadata={})
         for y, x in (divmod(int(cell), columns) for cell in chosen)
     ]
 
