@@ -67,7 +67,7 @@ def encode(
     source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16.
     quality: 1 to 100, by default 50; more is larger and better. Or one target: target_bpp (file bits per pixel) or
         target_bytes gives a file that fits, of the best quality or at most 1 % smaller than the limit; target_psnr (dB,
-        8-bit RGB) one that reaches it, the smallest or with at most 0.05 dB more. They take two to four times as long.
+        8-bit RGB) one that reaches it, the smallest or with at most 0.05 dB more. They take two to six times as long.
     effort: 1 to 10. Above 1 the encoder searches for better latents, which needs torch: smaller files at the same PSNR,
         for minutes of work on the CPU. For a target it searches up to four times, and of what fits gives the best file.
     model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.

@@ -41,13 +41,14 @@ def preview(
     model: Model | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Image:
-    """A small picture of a .nic file, in about a third of the time that `neurocodec.decode` takes, and less memory.
+    """A small picture of a .nic file, in less than a third of the time that `neurocodec.decode` takes, and less memory.
 
     data: the bytes of the file, its path, or a file open for reading. size: the longest side of the result, in pixels;
     the picture is never enlarged. The result is a PIL image of the mode that `decode` gives, upright, with the ICC
     profile but without EXIF and XMP. Up to a quarter of the picture's size it is an approximation, within a few levels
     of the reduced picture; larger ones, and those of models without a map, are made by `decode`. Tiles are decoded one
-    after the other, and in memory is one at a time. model, max_pixels: as in `decode`.
+    after the other, and in memory is one at a time. Unlike those of `decode`, its pixels may change
+    with releases and versions of Pillow. model, max_pixels: as in `decode`.
 
     Raises what `decode` raises.
     """
