@@ -47,8 +47,8 @@ def preview(
     the picture is never enlarged. The result is a PIL image of the mode that `decode` gives, upright, with the ICC
     profile but without EXIF and XMP. Up to a quarter of the picture's size it is an approximation, within a few levels
     of the reduced picture; larger ones, and those of models without a map, are made by `decode`. Tiles are decoded one
-    after the other, and in memory is one at a time. Unlike those of `decode`, its pixels may change
-    with releases and versions of Pillow. model, max_pixels: as in `decode`.
+    after the other, and in memory is one at a time. Unlike those of `decode`, its pixels may change with releases, and
+    with versions of Pillow. model, max_pixels: as in `decode`.
 
     Raises what `decode` raises.
     """
