@@ -137,18 +137,11 @@ def test_json_tells_of_skipped_and_failed_files_too(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX pipes")
-@pytest.mark.parametrize("command", ["info", "encode"])
-def test_a_closed_pipe_ends_the_command_silently(tmp_path: Path, command: str) -> None:
-    names = [str(make_picture(tmp_path / f"{i}.png", i)) for i in range(3)]
-    if command == "info":
-        assert main(["encode", *names, "--model", "small"]) == 0
-        names = [str(tmp_path / f"{i % 3}.nic") for i in range(600)]  # more text than a pipe holds
-    process = subprocess.Popen(
-        [*COMMAND, command, *names, *(["--model", "small"] if command == "encode" else [])],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+def test_a_closed_pipe_ends_the_command_silently(tmp_path: Path) -> None:
+    path = tmp_path / "a.nic"
+    path.write_bytes(neurocodec.encode(np.zeros((8, 8, 3), np.uint8), model="small"))
+    names = [str(path)] * 600  # more text than a pipe holds
+    process = subprocess.Popen([*COMMAND, "info", *names], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
