@@ -34,6 +34,7 @@ from neurocodec.errors import (
 
 if TYPE_CHECKING:
     from neurocodec.codec import decode, encode
+    from neurocodec.thumbnail import preview
 
 pillow_plugin.register()
 
@@ -61,6 +62,7 @@ __all__ = [
     "decode",
     "encode",
     "info",
+    "preview",
 ]
 
 
@@ -73,13 +75,17 @@ def info(data: bytes | str | os.PathLike[str] | IO[bytes]) -> NicInfo:
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `encode` and `decode`, and with them the networks, when they are first used."""
+    """Imports `encode`, `decode` and `preview`, and with them the networks, when they are first used."""
     if name in ("encode", "decode"):
         from neurocodec import codec
 
         return getattr(codec, name)
+    if name == "preview":
+        from neurocodec import thumbnail
+
+        return thumbnail.preview
     raise AttributeError(f"module 'neurocodec' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "decode", "encode"])
+    return sorted([*globals(), "decode", "encode", "preview"])

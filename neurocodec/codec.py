@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -66,13 +66,15 @@ def encode(
 
     source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16.
     quality: 1 to 100, by default 50; more is larger and better. Or one target: target_bpp (file bits per pixel) or
-    target_bytes gives the best quality that fits, target_psnr (dB, 8-bit RGB) the smallest file that reaches it.
+        target_bytes gives a file that fits, of the best quality or at most 1 % smaller than the limit; target_psnr (dB,
+        8-bit RGB) one that reaches it, the smallest or with at most 0.05 dB more. They take two to six times as long.
     effort: 1 to 10. Above 1 the encoder searches for better latents, which needs torch: smaller files at the same PSNR,
-        for minutes of work on the CPU. For a target it searches up to four times.
+        for minutes of work on the CPU. For a target it searches up to four times, and of what fits gives the best file.
     model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.
     layout: cpu, or gpu for files that a GPU decodes faster and that are 1 to 2 % larger. Every decoder reads both.
     max_pixels: larger pictures are refused before they are loaded; at most 2^30.
-    progress: called during a search with the fraction completed, 0 to 1.
+    progress: called after each tile, and during a search, with the fraction completed, 0 to 1; for a target, again for
+        each time that the whole picture is encoded.
 
     Raises ImageError for input that is not a picture and for targets out of reach, ModelNotFoundError,
     MissingPackageError for a search without torch, ArgumentError for arguments of a wrong type, out of range or in
@@ -92,7 +94,14 @@ def encode(
     effort = arguments.integer("effort", effort, 1, 10)
     picture = image.load(source, max_pixels=arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS))
     network = network_of(model if isinstance(model, Model) else model_files.load(model), arguments.device(device))
-    encode_at = functools.partial(encode_picture, picture, network, layout=layout, progress=progress)
+    if target_psnr is not None and effort == 1:
+        network = _Rereading(network)
+
+    def encode_at(of: image.Picture, index: int, effort: int = 1) -> bytes:
+        """The file of the picture, or of a sample of it."""
+        report = progress if of is picture else None
+        return encode_picture(of, network, index, effort, layout, progress=report)
+
     if target_psnr is not None:
         return _encode_to_psnr(picture, network, encode_at, target_psnr, effort)
     if target_bpp is not None:
@@ -100,7 +109,7 @@ def encode(
         target_bytes = int(min(target_bpp * pixels / 8, 2**63))
     if target_bytes is not None:
         return _encode_to_bytes(picture, network, encode_at, target_bytes, effort)
-    return encode_at(quality_index(quality), effort)
+    return encode_at(picture, quality_index(quality), effort)
 
 
 @memory_errors()
@@ -112,6 +121,7 @@ def decode(
     model: Model | None = None,
     device: str = "auto",
     max_pixels: int = MAX_PIXELS,
+    progress: Callable[[float], None] | None = None,
 ) -> Image:
     """Decodes a .nic file to a PIL image of mode L, LA, RGB or RGBA; ICC profile, EXIF and XMP are in its info.
 
@@ -121,6 +131,7 @@ def decode(
         a generative decoder for the file's model must be installed.
     model: the loaded model with the file's model id, to use instead of the installed one.
     max_pixels: larger pictures and regions are refused before memory is allocated; at most 2^30.
+    progress: called after each tile with the fraction completed, 0 to 1.
 
     Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model or the
     generative decoder, MissingPackageError for realism without torch, ArgumentError for a region outside the picture
@@ -130,7 +141,8 @@ def decode(
     if not isinstance(model, Model | None):
         raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
     network = network_of(model or model_files.find(nic.header.model_id), arguments.device(device))
-    return image.to_pil(decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels))
+    picture = decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels, progress=progress)
+    return image.to_pil(picture)
 
 
 def quality_index(quality: float) -> int:
@@ -189,6 +201,8 @@ def encode_picture(
                 (stream, latents), picture, padded, window, network, index, effort, layout, report
             )
         tiles.append(container.Tile(stream, latents.checksum()))
+        if progress and effort == 1:
+            _report_part(progress, part, len(windows), 1)
     header = container.Header(width, height, index, network.model.model_id, picture.gray, edge)
     return container.write(container.NicFile(header, chunks_of(picture), tuple(tiles)))
 
@@ -263,8 +277,9 @@ def decode_picture(
     region: tuple[int, int, int, int] | None = None,
     realism: float = 0.0,
     max_pixels: int = MAX_PIXELS,
+    progress: Callable[[float], None] | None = None,
 ) -> image.Picture:
-    """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. realism: as in `decode`.
+    """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. Others: as in `decode`.
 
     Raises ArgumentError for a region outside the picture or a realism out of range, ModelMismatchError for another
     model than the file's, NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's
@@ -285,7 +300,7 @@ def decode_picture(
 
     synthesis = synthesis_of(network, header.quality_index, realism)
     rgb = np.empty((height, width, 3), np.uint8)
-    for window, pixels in _decoded_windows(nic, network, tiling.region_window(region), synthesis):
+    for window, pixels in _decoded_windows(nic, network, tiling.region_window(region), synthesis, progress):
         top, left = window.top * LATENT, window.left * LATENT
         inside = pixels[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
         top, left = max(0, top - y), max(0, left - x)
@@ -294,9 +309,13 @@ def decode_picture(
 
 
 def _decoded_windows(
-    nic: container.NicFile, network: Network, shown: Window, synthesis: Synthesis
+    nic: container.NicFile,
+    network: Network,
+    shown: Window,
+    synthesis: Synthesis,
+    progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-    """The part of each tile inside the window `shown`, and its pixels.
+    """The part of each tile inside the window `shown`, and its pixels. progress: as in `decode`.
 
     In memory are the latents of about two rows of tiles, because the pixels of a tile depend on its neighbours.
     """
@@ -305,6 +324,7 @@ def _decoded_windows(
     held = Window(needed.top, needed.left, needed.top, needed.right)
     y_hat = np.empty((*held.shape, network.model.config.latent_channels), np.int32)
     waiting: list[Window] = []  # for the row of tiles below them
+    completed = 0
     tiles = [(w, tile) for w, tile in zip(_windows(header), nic.tiles, strict=True) if w.meet(needed)]
     for _, group in itertools.groupby(tiles, key=lambda item: item[0].top):
         row = list(group)
@@ -322,6 +342,9 @@ def _decoded_windows(
         waiting = waiting[len(ready) :]
         for window in ready:
             yield window, synthesise(y_hat, held, window, synthesis)
+            completed += math.prod(window.shape)
+            if progress:
+                progress(completed / math.prod(shown.shape))
 
 
 def decode_latents(nic: container.NicFile, coder: Model | Network) -> list[Latents]:
@@ -416,75 +439,171 @@ def _windows(header: container.Header) -> Iterator[Window]:
 
 SEARCHES = 4
 """Maximum number of searches for one target."""
+PSNR_TOLERANCE = 0.05
+"""In dB: a file this near above the target is not made again for a smaller one."""
+BYTES_TOLERANCE = 0.01
+"""The same for files below a limit on bytes, as a share of it."""
+CELL = 64
+"""Pixels a side of the squares that stand for a picture while a quality is sought."""
+CELL_SHARE, MIN_CELLS, MAX_CELLS = 1 / 16, 6, 128
 
 
 def _encode_to_bytes(
     picture: image.Picture, network: Network, encode_at: Callable[..., bytes], limit: int, effort: int
 ) -> bytes:
-    """The best file of at most `limit` bytes: at effort 1, that of the highest quality index."""
-    smallest = encode_at(0)
-    if len(smallest) > limit:
+    """A file of at most `limit` bytes: at effort 1 the best one, or at most BYTES_TOLERANCE smaller than the limit."""
+    fixed = container.HEADER_BYTES + container.RECORD_BYTES + sum(map(len, picture.metadata.values()))
+    aim = _Aim(
+        measure=lambda data, of: (
+            len(data) - (fixed if of is picture else container.HEADER_BYTES + container.RECORD_BYTES)
+        ),
+        scale=math.log,
+        limit=math.log(max(limit - fixed, 1)),
+        tolerance=BYTES_TOLERANCE,
+        rise=0.3,
+    )
+    candidates = _files_within(picture, encode_at, aim, effort)
+    if not candidates:
+        smallest = encode_at(picture, 0)
         raise ImageError(f"{limit} bytes cannot be reached: at the lowest quality the file has {len(smallest)} bytes.")
-    candidates = _files_within(encode_at, lambda data: math.log(len(data)), math.log(limit), effort)
     return max(candidates, key=lambda data: _psnr(data, picture, network)) if effort > 1 else candidates[0]
 
 
 def _encode_to_psnr(
     picture: image.Picture, network: Network, encode_at: Callable[..., bytes], target: float, effort: int
 ) -> bytes:
-    """The smallest file whose picture has at least `target` dB: at effort 1, that of the lowest quality index."""
+    """A file whose picture has at least `target` dB: at effort 1 the smallest one, or at most PSNR_TOLERANCE more."""
     most = container.QUALITY_INDEX_MAX
-    if (highest := _psnr(encode_at(most), picture, network)) < target:
-        raise ImageError(f"{target} dB cannot be reached: the highest quality gives {highest:.2f} dB.")
-    candidates = _files_within(
-        lambda step, effort=1: encode_at(most - step, effort),
-        lambda data: -_psnr(data, picture, network),
-        -target,
-        effort,
+    aim = _Aim(
+        measure=lambda data, of: of.rgb.size * 10 ** (-_psnr(data, of, network) / 10),
+        scale=lambda error: 10 * math.log10(max(error / picture.rgb.size, 1e-100)),
+        limit=-target,
+        tolerance=PSNR_TOLERANCE,
+        rise=1.2,
     )
+    candidates = _files_within(picture, lambda of, step, effort=1: encode_at(of, most - step, effort), aim, effort)
+    if not candidates:
+        highest = _psnr(encode_at(picture, most), picture, network)
+        raise ImageError(f"{target} dB cannot be reached: the highest quality gives {highest:.2f} dB.")
     return min(candidates, key=len)
 
 
 def _psnr(data: bytes, picture: image.Picture, network: Network) -> float:
-    return psnr(decode_picture(container.read(data), network).rgb, picture.rgb)
+    return psnr(decode_picture(container.read(data), network, max_pixels=container.MAX_PIXELS).rgb, picture.rgb)
 
 
-def _files_within(
-    encode_at: Callable[..., bytes], measure: Callable[[bytes], float], limit: float, effort: int
-) -> list[bytes]:
-    """Files with measure(file) ≤ limit: that of effort 1 at the highest step that fits, then those of searches.
+@dataclass(frozen=True)
+class _Aim:
+    """What a file must not exceed.
 
-    encode_at: of a step, 0 to 960, and an effort. measure: rises with the step; step 0 fits. A search takes long, so it
-    runs only at that step, and then at those where what it changed in the measure suggests that the next file fits.
+    measure: of a file and its picture, such as its bytes; those of a picture's parts add up. scale: of such a sum, in a
+    unit in which it rises evenly with the quality, usually by `rise` a row. limit, tolerance: in that unit; a file is
+    near enough within the tolerance below the limit.
     """
-    plain = functools.cache(encode_at)
-    measured = functools.cache(lambda step: measure(plain(step)))
 
-    def last_step(change: float) -> int:
-        """The highest step that fits if a search changes the measure by so much; 0 if none does.
+    measure: Callable[[bytes, image.Picture], float]
+    scale: Callable[[float], float]
+    limit: float
+    tolerance: float
+    rise: float
 
-        Regula falsi with Illinois steps: the measures, dB and logarithms of bytes, are nearly linear in the step.
-        """
-        low, high, moved = 0, container.QUALITY_INDEX_MAX, 0
-        over_low, over_high = (measured(step) + change - limit for step in (low, high))
-        if over_high <= 0 or over_low >= 0:
-            return high if over_high <= 0 else low
+
+def _files_within(picture: image.Picture, encode_at: Callable[..., bytes], aim: _Aim, effort: int) -> list[bytes]:
+    """Files within the limit: that of effort 1, then those of searches; none if step 0 exceeds it.
+
+    encode_at: of a picture, a step, 0 to 960, and an effort; files rise with the step. Parts of the picture, coded at a
+    few steps, say how they rise. The whole picture is coded where that suggests, and again where the difference to the
+    parts suggests, until its file is near the limit.
+    """
+    parts, last, top = _parts(picture), container.QUALITY_INDEX_MAX // QUALITY_STEPS, container.QUALITY_INDEX_MAX
+    share = sum(part.rgb.size for part in parts) / picture.rgb.size
+    goal = aim.limit - aim.tolerance / 2
+
+    @functools.cache
+    def at_row(row: int) -> float:
+        return aim.scale(sum(aim.measure(encode_at(part, row * QUALITY_STEPS), part) for part in parts) / share)
+
+    def estimate(step: int) -> float:
+        row = min(step // QUALITY_STEPS, last - 1)
+        return at_row(row) + (at_row(row + 1) - at_row(row)) * (step / QUALITY_STEPS - row)
+
+    def last_step(change: float, row: int = last // 2) -> int:
+        """The highest step within the goal if the whole picture differs from its parts by `change`."""
+        low, high = -1, last + 1
         while high - low > 1:
-            guess = round(low + (high - low) * over_low / (over_low - over_high))
-            middle = min(max(guess, low + 1), high - 1)
-            over = measured(middle) + change - limit
-            if over <= 0:
-                low, over_low, over_high, moved = middle, over, over_high / (2 if moved < 0 else 1), -1
-            else:
-                high, over_high, over_low, moved = middle, over, over_low / (2 if moved > 0 else 1), 1
-        return low
+            over = at_row(row) + change - goal
+            low, high = (row, high) if over <= 0 else (low, row)
+            row = min(max(round(row - over / aim.rise), low + 1), high - 1)
+        if not 0 <= low < last:
+            return top if low == last else 0
+        inside = (goal - change - at_row(low)) / (at_row(high) - at_row(low))
+        return int((low + inside) * QUALITY_STEPS)
 
-    step = last_step(0)
-    candidates, tried = [plain(step)], set[int]()
-    while effort > 1 and step not in tried and len(tried) < SEARCHES:
+    low, high, step, candidates = -1, top + 1, last_step(0), list[bytes]()
+    values: dict[int, float] = {}  # of the whole picture
+    while high - low > 1:
+        step = min(max(step, low + 1), high - 1) if len(values) < 6 else (low + high) // 2
+        data = encode_at(picture, step)
+        values[step] = value = aim.scale(aim.measure(data, picture))
+        if value > aim.limit:
+            high = step
+        else:
+            low, candidates = step, [data]
+            if value >= aim.limit - aim.tolerance:
+                break
+        if low in values and high in values:
+            step = low + int((high - low) * (goal - values[low]) / (values[high] - values[low]))
+        elif high - low > 1:
+            step = last_step(value - estimate(step), step // QUALITY_STEPS)
+
+    step, tried = low, set[int]()
+    while effort > 1 and candidates and step not in tried and len(tried) < SEARCHES:
         tried.add(step)
-        data = encode_at(step, effort)
-        if measure(data) <= limit:
+        data = encode_at(picture, step, effort)
+        value = aim.scale(aim.measure(data, picture))
+        if value <= aim.limit:
             candidates.append(data)
-        step = last_step(measure(data) - measured(step))
+        step = last_step(value - estimate(step), step // QUALITY_STEPS)
     return candidates
+
+
+def _parts(picture: image.Picture) -> list[image.Picture]:
+    """Squares of a picture, of every degree of activity; the picture itself if it is small."""
+    rows, columns = (side // CELL for side in picture.rgb.shape[:2])
+    count = min(max(round(rows * columns * CELL_SHARE), MIN_CELLS), MAX_CELLS)
+    if rows * columns < 2 * count:
+        return [picture]
+    activity = []
+    for row in range(rows):
+        green = picture.rgb[row * CELL : (row + 1) * CELL, : columns * CELL, 1].astype(np.int32)
+        cells = green.reshape(CELL, columns, CELL)
+        activity += list(sum(np.abs(np.diff(cells, axis=axis)).sum((0, 2)) for axis in (0, 2)))
+    by_activity = np.argsort(activity, kind="stable")
+    chosen = by_activity[(2 * np.arange(count) + 1) * len(by_activity) // (2 * count)]
+    return [
+        replace(picture, rgb=picture.rgb[y * CELL : (y + 1) * CELL, x * CELL : (x + 1) * CELL], alpha=None, metadata={})
+        for y, x in (divmod(int(cell), columns) for cell in chosen)
+    ]
+
+
+class _Rereading:
+    """A network that remembers the latents of the streams it wrote, until they are decoded."""
+
+    def __init__(self, network: Network) -> None:
+        self.model, self.analyse, self.synthesise = network.model, network.analyse, network.synthesise
+        self._network, self._written = network, dict[bytes, Latents]()
+
+    def encode(
+        self,
+        y: NDArray[np.int32],
+        quality_index: int,
+        z_hat: NDArray[np.int32] | None = None,
+        layout: str = "cpu",
+    ) -> tuple[bytes, Latents]:
+        stream, latents = self._network.encode(y, quality_index, z_hat, layout)
+        self._written[stream] = Latents(latents.z_hat, (), latents.y_hat)
+        return stream, latents
+
+    def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
+        written = self._written.pop(stream, None)
+        return written or self._network.decode(stream, height, width, quality_index)

@@ -338,7 +338,9 @@ def _read_tiles(view: memoryview, at: int, header: Header) -> tuple[Tile, ...]:
         tiles.append(Tile(stream, symbols_crc))
         at += length
     if at != len(view):
-        raise NicFormatError(f"{len(view) - at} bytes follow the last tile, expected none: {_RETRY}")
+        extra = len(view) - at
+        follow = "1 byte follows" if extra == 1 else f"{extra} bytes follow"
+        raise NicFormatError(f"{follow} the last tile, expected none: {_RETRY}")
     return tuple(tiles)
 
 

@@ -1,6 +1,6 @@
 """Model files: the arrays and the configuration of a model, its id, and where installed models are. No torch.
 
-A generative decoder has a file of its own, which names the model whose latents it reads.
+A generative decoder has a file of its own, which names the model whose latents it reads; so has a map for previews.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from neurocodec.files import write_bytes
 
 FILE_FORMAT = "neurocodec-model-2"
 GENERATOR_FORMAT = "neurocodec-generator-1"
+PREVIEW_FORMAT = "neurocodec-preview-1"
+PREVIEW_CELLS = 4
+"""Rows, and columns, of colours that the map for previews gives for each latent."""
 TABLE_ARRAYS = ("frequencies", "offsets", "lengths")
 ENCODER_PARTS = ("g_a.", "h_a.", "scales.")
 """Prefixes of the arrays that decoding does not read."""
@@ -47,12 +50,17 @@ MAX_CHANNELS, MAX_BLOCKS = 1024, 16
 PACKAGED = Path(__file__).parent / "weights"
 """Model files that ship with the package."""
 _MAX_HEADER_BYTES, _MAX_ARRAYS = 2**20, 2**12
-_KINDS = {FILE_FORMAT: "neurocodec model file", GENERATOR_FORMAT: "generative decoder"}
+_KINDS = {
+    FILE_FORMAT: "neurocodec model file",
+    GENERATOR_FORMAT: "generative decoder",
+    PREVIEW_FORMAT: "map for previews",
+}
 _NAMES = {
     FILE_FORMAT: re.compile(r"(g_a|h_a|g_s|entropy|tables|scales)\.[\w.]{1,80}|exp2_table", re.ASCII),
     GENERATOR_FORMAT: re.compile(r"(?!trunk\.)[\w.]{1,80}", re.ASCII),
+    PREVIEW_FORMAT: re.compile("weight|scale|bias"),
 }
-_DTYPES = {FILE_FORMAT: {"I8", "I16", "I32", "U16"}, GENERATOR_FORMAT: {"F32"}}
+_DTYPES = {FILE_FORMAT: {"I8", "I16", "I32", "U16"}, GENERATOR_FORMAT: {"F32"}, PREVIEW_FORMAT: {"F32"}}
 _HINT = "put its file into a folder that NEUROCODEC_WEIGHTS names"
 
 
@@ -263,6 +271,28 @@ def find_generator(model: Model) -> GeneratorFile:
     raise ModelNotFoundError(
         f"realism above 0 needs a generative decoder for model {model.model_id.hex()}; none is installed; {_HINT}."
     )
+
+
+def save_preview(path: str | Path, model: Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Writes a model's map for previews, as `find_preview` gives it. Raises OutputError."""
+    _write(path, arrays, PREVIEW_FORMAT, model.config, model.model_id)
+
+
+def find_preview(model: Model) -> Mapping[str, NDArray[np.float32]] | None:
+    """A model's installed map for previews, or None: weight (M, 48), scale (16, M) and bias (16, 48), float32.
+
+    For each quality row, y_hat · gain of g_s · scale · weight + bias are the colours of 4×4 squares, less mid-gray.
+    NEUROCODEC_WEIGHTS comes before the package. Raises ModelMismatchError if the file is damaged.
+    """
+    latent, colours = model.config.latent_channels, 3 * PREVIEW_CELLS**2
+    shapes = {"weight": (latent, colours), "scale": (QUALITY_ROWS, latent), "bias": (QUALITY_ROWS, colours)}
+    for path in _installed(reversed(_folders()), PREVIEW_FORMAT, model.model_id):
+        _, arrays, _ = _read(str(path), PREVIEW_FORMAT, HyperpriorConfig)
+        shaped = {name: array.shape for name, array in arrays.items()} == shapes
+        if not shaped or not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ModelMismatchError(f"{path} is damaged: its arrays do not fit the model; install it again.")
+        return arrays
+    return None
 
 
 def _folders() -> list[Path]:

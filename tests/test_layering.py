@@ -24,7 +24,7 @@ LEVELS: tuple[set[str], ...] = (
     {"integer"},
     {"models"},
     {"codec"},
-    {"collection", "conformance", "pillow_reader", "torch"},
+    {"collection", "conformance", "pillow_reader", "thumbnail", "torch"},
     {"pillow_plugin"},
     {""},  # neurocodec itself: the public names
     {"training", "interop"},
@@ -35,7 +35,19 @@ LEVELS: tuple[set[str], ...] = (
 """The rooms of the house from the ground up. A room imports rooms below its own level, never its neighbours."""
 
 NO_TORCH = (
-    *("errors", "arguments", "files", "container", "alpha", "image", "metadata", "tiling", "model", "codec"),
+    *(
+        "errors",
+        "arguments",
+        "files",
+        "container",
+        "alpha",
+        "image",
+        "metadata",
+        "tiling",
+        "model",
+        "codec",
+        "thumbnail",
+    ),
     "conformance",
     *("pillow_plugin", "pillow_reader"),
     *("entropy.grid", "entropy.tables", "entropy.coder", "entropy.reference", "entropy.native", "entropy.cuda"),

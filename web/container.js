@@ -195,7 +195,8 @@ function readTiles(bytes, start, { width, height, tileEdge }) {
     at += length;
   }
   if (at !== bytes.length) {
-    throw new NicError(`${bytes.length - at} bytes follow the last tile, expected none: ${RETRY}`);
+    const extra = bytes.length - at;
+    throw new NicError(`${extra === 1 ? "1 byte follows" : `${extra} bytes follow`} the last tile, expected none: ${RETRY}`);
   }
   return tiles;
 }

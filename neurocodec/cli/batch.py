@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from neurocodec import collection
@@ -32,7 +33,8 @@ def convert(
     args: argparse.Namespace,
     verb: str,
 ) -> int:
-    """Does all jobs that are not skipped, and prints a line for each; problems come at the end and stop no other job.
+    """Does all jobs that are not skipped, and prints a line for each, with --json for skipped and failed ones too;
+    problems come at the end and stop no other job.
 
     function: of the names of an input and an output; writes nothing, so that a worker can be ended at any time. args:
     with the options of `options.add_batch_options`. verb: past tense, such as encoded, for the last line of a run over
@@ -46,7 +48,7 @@ def convert(
     quiet = args.quiet or any(job.target == collection.STANDARD for job in jobs)
     before = after = 0
 
-    def work(job: Job) -> str:
+    def work(job: Job) -> Output:
         nonlocal before, after
         outcome = next(outcomes)
         if isinstance(outcome, Exception):
@@ -54,12 +56,17 @@ def convert(
         collection.write(job, outcome.data, force=args.force)
         before += os.path.getsize(job.source) if os.path.isfile(job.source) else 0
         after += len(outcome.data)
-        about = {"file": job.source, "output": job.target, **outcome.about}
-        return "" if quiet else json.dumps(about) if args.json else f"{printable(job.target)}: {outcome.text}"
+        return outcome
+
+    def report(job: Job, status: str, about: Mapping[str, Any], text: str = "") -> str:
+        """The line of a file: status is ok, skipped or failed."""
+        if args.json and not quiet:
+            return json.dumps({"file": job.source, "output": job.target, "status": status, **about})
+        return "" if quiet else text
 
     outcomes = map_in_order(functools.partial(_apply, function), pairs, processes, start)
     with contextlib.closing(outcomes):
-        problems = _run(jobs, work, bars=wants_bars(args))
+        problems = _run(jobs, work, report, bars=wants_bars(args))
     if not (quiet or args.json) and (len(jobs) > 1 or any(map(os.path.isdir, args.inputs))):
         skipped = sum(job.skip for job in jobs)
         line = f"{len(jobs) - skipped - problems:,} {verb}, {skipped:,} skipped, {problems:,} failed"
@@ -87,8 +94,35 @@ def leave_the_limit_to_the_codec() -> None:
 
 
 def wants_bars(args: argparse.Namespace) -> bool:
-    """Whether to show progress: only on a terminal, and not with --quiet."""
-    return sys.stderr is not None and sys.stderr.isatty() and not args.quiet
+    """Whether to show progress: only on a terminal, and not with --quiet or --json."""
+    return sys.stderr is not None and sys.stderr.isatty() and not (args.quiet or args.json)
+
+
+def picture_bar(args: argparse.Namespace, verb: str) -> Callable[[float], None] | None:
+    """What shows the progress in each picture: a bar on a terminal, if tqdm is there and one process does the work."""
+    if args.jobs > 1 or not wants_bars(args) or not importlib.util.find_spec("tqdm"):
+        return None
+    return _PictureBar(verb)
+
+
+class _PictureBar:
+    """A bar for each picture of several tiles, and for each search; called with the fraction completed, 0 to 1."""
+
+    _bar: Any = None
+
+    def __init__(self, verb: str) -> None:
+        self._format = verb + " {percentage:3.0f} %|{bar}| {elapsed}<{remaining}"
+
+    def __call__(self, share: float) -> None:
+        if self._bar is None and share < 1:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=1, leave=False, bar_format=self._format)
+        if self._bar is not None:
+            self._bar.update(share - self._bar.n)
+            if share >= 1:
+                self._bar.close()
+                self._bar = None
 
 
 def print_error(message: str) -> None:
@@ -96,19 +130,20 @@ def print_error(message: str) -> None:
     print(f"neurocodec: {printable(message)}", file=sys.stderr)
 
 
-def _run(jobs: Sequence[Job], work: Callable[[Job], str], *, bars: bool) -> int:
+def _run(jobs: Sequence[Job], work: Callable[[Job], Output], report: Callable[..., str], *, bars: bool) -> int:
     """Does all jobs that are not skipped; prints a line for each, and at the end all problems. Returns their number.
 
-    work: does a job that has no problem, and returns its line, if any. An error ends only its own job, unless
-    NEUROCODEC_TRACEBACK is set: then it is raised.
+    work: does a job that has no problem. An error ends only its own job, unless NEUROCODEC_TRACEBACK is set: then it is
+    raised. report: the line of a job, if any.
     """
-    jobs = [job for job in jobs if not job.skip]
     problems = []
-    with _progress_bar(len(jobs), bars) as bar:
+    with _progress_bar(sum(not job.skip for job in jobs), bars) as bar:
         for job in jobs:
-            line, problem = "", job.problem
+            line, problem = report(job, "skipped", {}) if job.skip else "", job.problem
             try:
-                line = "" if problem else work(job)
+                if not (problem or job.skip):
+                    outcome = work(job)
+                    line = report(job, "ok", outcome.about, f"{printable(job.target)}: {outcome.text}")
             except BrokenPipeError:  # of the output: the reader has ended
                 raise
             except Exception as error:
@@ -118,11 +153,12 @@ def _run(jobs: Sequence[Job], work: Callable[[Job], str], *, bars: bool) -> int:
                 problem = sentence(error, "" if isinstance(error, OutputError) else job.source)
             if problem:
                 problems.append(problem)
+                line = report(job, "failed", {"error": problem})
             if bar is not None:
                 bar.clear()
             if line:
                 print(line, flush=True)
-            if bar is not None:
+            if bar is not None and not job.skip:
                 bar.update()
     for problem in problems:
         print_error(problem)

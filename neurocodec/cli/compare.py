@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "compare", help="an HTML page to compare by eye", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("input", metavar="IN")
+    parser.add_argument("input", type=options.file_name, metavar="IN")
     parser.add_argument("-o", "--output", required=True, metavar="page.html")
     options.add_rate_options(parser)
     options.add_force_option(parser)

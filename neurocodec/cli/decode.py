@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         "device": args.device,
         "max_pixels": args.max_pixels,
     }
+    if bar := batch.picture_bar(args, "decode"):
+        keywords["progress"] = bar
     decode = functools.partial(decode_file, suffix=args.format, size=args.size, keywords=keywords)
     return batch.convert(jobs, decode, args, "decoded")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import time
 from typing import Any
 
@@ -77,24 +76,8 @@ def encode_file(source: str, target: str, keywords: dict[str, Any]) -> batch.Out
 
 
 def _keywords(args: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `neurocodec.encode`. A search in this process shows a bar on a terminal, with tqdm."""
+    """The keyword arguments of `neurocodec.encode`."""
     keywords = options.encode_options(args) | {"effort": args.effort, "layout": args.layout}
-    if args.effort > 1 and args.jobs == 1 and batch.wants_bars(args) and importlib.util.find_spec("tqdm"):
-        keywords["progress"] = _SearchBar()
+    if bar := batch.picture_bar(args, "search" if args.effort > 1 else "encode"):
+        keywords["progress"] = bar
     return keywords
-
-
-class _SearchBar:
-    """A progress bar for each search; called with the fraction completed."""
-
-    _bar: Any = None
-
-    def __call__(self, share: float) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=1, leave=False, bar_format="search {percentage:3.0f} %|{bar}| {elapsed}<{remaining}")
-        self._bar.update(share - self._bar.n)
-        if share >= 1:
-            self._bar.close()
-            self._bar = None

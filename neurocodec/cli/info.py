@@ -1,4 +1,4 @@
-"""neurocodec info: what .nic files contain. Verifies their checksums; runs no network."""
+"""neurocodec info: what .nic files contain. Verifies their checksums; runs no network, except for a thumbnail."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
 
 import neurocodec
-from neurocodec.cli import batch
-from neurocodec.container import NicInfo
-from neurocodec.errors import sentence
+from neurocodec import collection
+from neurocodec.cli import batch, options
+from neurocodec.container import NicInfo, read_bytes
+from neurocodec.errors import OutputError, sentence
+
+SIZE = 256
+"""Default size of a thumbnail, in pixels."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,26 +23,64 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("info", help="what .nic files contain", description=__doc__, allow_abbrev=False)
     parser.add_argument("files", nargs="+", metavar="FILE", help=".nic files, or - for stdin")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each file")
+    parser.add_argument(
+        "--thumbnail",
+        type=options.file_name,
+        metavar="OUT",
+        help="write a small picture too, in a fraction of the time of decoding; -, alone and as PNG, to stdout",
+    )
+    parser.add_argument(
+        "--size", type=options.integer(1), metavar="N", help=f"longest side of the thumbnail, in pixels ({SIZE})"
+    )
+    options.add_force_option(parser)
     parser.set_defaults(run=run, more="files")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the descriptions; a problem with one file does not stop the others. Returns 1 if there was one, else 0."""
+    if args.thumbnail is not None and len(args.files) > 1:
+        args.parser.error("--thumbnail is for one file")
+    if args.thumbnail is None and (args.size is not None or args.force):
+        args.parser.error("--size and --force are for --thumbnail")
     problems = 0
     for number, name in enumerate(args.files):
         try:
-            info = neurocodec.info(batch.opened(name))
+            data = read_bytes(batch.opened(name))
+            info = neurocodec.info(data)
+            if args.thumbnail is not None:
+                write_thumbnail(data, args.thumbnail, args.size or SIZE, force=args.force)
         except Exception as error:
             if os.environ.get("NEUROCODEC_TRACEBACK"):
                 raise
-            batch.print_error(sentence(error, name))
+            problem = sentence(error, "" if isinstance(error, OutputError) else name)
+            batch.print_error(problem)
+            if args.json:
+                print(json.dumps({"file": name, "status": "failed", "error": problem}))
             problems += 1
             continue
+        if args.thumbnail == collection.STANDARD:
+            continue
         if args.json:
-            print(json.dumps({"file": name, **dataclasses.asdict(info)}))
+            print(json.dumps({"file": name, "status": "ok", **dataclasses.asdict(info)}))
         else:
             print("\n" * (number > 0) + describe(name, info))
     return int(problems > 0)
+
+
+def write_thumbnail(data: bytes, target: str, size: int, *, force: bool) -> None:
+    """Writes the preview of a .nic file, as PNG to standard output. Raises OutputError, and what `preview` raises."""
+    from neurocodec import files, image
+
+    name = target
+    if target == collection.STANDARD:
+        if sys.stdout.isatty():
+            raise OutputError("standard output is a terminal: redirect it, or name a file for the thumbnail")
+        name = "stdout.png"
+    else:
+        files.check_output(target, force=force)
+    image.check_format(name)
+    picture = image.to_file_bytes(neurocodec.preview(data, size), name)
+    collection.write(collection.Job("", target), picture, force=force)
 
 
 def describe(name: str, info: NicInfo) -> str:

@@ -1,7 +1,8 @@
 """Parser, error handling and exit statuses of the `neurocodec` command.
 
 Exit status: 0; 1 with one sentence on stderr for anything wrong with the input; 2 for usage; 130 when interrupted; 128
-plus the number of the signal when SIGTERM or SIGHUP ends the command.
+plus the number of the signal when SIGTERM or SIGHUP ends the command; 141, silently, when the reader of its output has
+ended.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from neurocodec import __version__
 from neurocodec.cli import bench, compare, decode, demo, desktop, doctor, encode, info, model, options, train, view
@@ -22,11 +24,22 @@ from neurocodec.workers import Ended, signals_as_interrupts
 _COMPLETE_FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 """shtab.FILE, which needs no shtab here."""
 
+CLOSED_PIPE = 141
+"""The status that a shell gives for a program that SIGPIPE ends: 128 + 13."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Puts itself into the arguments as `parser`: after parsing, that of the command."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self.set_defaults(parser=self)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Each sets `run`; one whose list of arguments may continue after options sets `more`
     to the name of that list."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="neurocodec", description="A neural image codec: pictures to .nic files and back.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"neurocodec {__version__}")
@@ -67,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return CLOSED_PIPE
     except Exception as error:
         if os.environ.get("NEUROCODEC_TRACEBACK"):
             raise
@@ -78,15 +91,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments; words that argparse leaves go to the list that may continue. Ends the program for wrong usage."""
-    parser, words = build_parser(), list(argv)
-    args, rest = parser.parse_known_args(words)
+    words = list(argv)
+    args, rest = build_parser().parse_known_args(words)
     more: list[str] | None = getattr(args, getattr(args, "more", ""), None)
     literal = words[words.index("--") + 1 :] if "--" in words else []
     if not literal or rest[-len(literal) :] != literal:
         literal = []  # argparse has put them where they belong
     rest = [word for word in rest[: len(rest) - len(literal)] if word != "--"]
     if (rest or literal) and (more is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest + literal)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(rest + literal)}")
     if more is not None:
         more.extend(rest + literal)  # argparse stops a list at the first option after it
+        if "" in more:
+            args.parser.error("a file name is empty, as an unset shell variable is")
     return args

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +68,14 @@ def add_model_option(parser: argparse.ArgumentParser) -> None:
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Adds --device."""
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda (auto)")
+    parser.add_argument("--device", type=_device, default="auto", metavar="D", help="auto, cpu or cuda (auto)")
+
+
+def _device(text: str) -> str:
+    """An argument type: the name of a device, whether or not this machine has it."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: use auto, cpu, cuda or cuda:N")
+    return text
 
 
 def add_limit_option(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +97,7 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
         "--threads", type=integer(1), metavar="N", help="threads of each process (an equal share of the cores)"
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--json", action="store_true", help="print one JSON object for each file written")
+    group.add_argument("--json", action="store_true", help="print one JSON object for each input file")
     group.add_argument("--quiet", action="store_true", help="print only errors")
 
 

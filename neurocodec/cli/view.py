@@ -18,7 +18,7 @@ OPENERS = {"darwin": ("open",), "win32": ("cmd", "/c", "start", "")}
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command."""
     parser = subparsers.add_parser("view", help="show a .nic file", description=__doc__, allow_abbrev=False)
-    parser.add_argument("file", metavar="FILE", help="a .nic file, or - for stdin")
+    parser.add_argument("file", type=options.file_name, metavar="FILE", help="a .nic file, or - for stdin")
     parser.add_argument("--realism", type=options.number(0, 1), default=0.0, metavar="R", help="as for decode (0)")
     options.add_limit_option(parser)
     parser.set_defaults(run=run)

@@ -425,7 +425,7 @@ def test_info(capsys: pytest.CaptureFixture[str], nic_file: Path) -> None:
         assert part in out
     status, out, _ = run(capsys, "info", "--json", nic_file)
     parsed = json.loads(out)
-    assert parsed.pop("file") == str(nic_file)
+    assert (parsed.pop("file"), parsed.pop("status")) == (str(nic_file), "ok")
     assert parsed == vars(about)
 
 

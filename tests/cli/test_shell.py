@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 from io import BytesIO
@@ -116,6 +117,77 @@ def test_json_has_an_object_for_each_file(tmp_path: Path, capsys: pytest.Capture
     assert [json.loads(line)["bytes"] for line in capsys.readouterr().out.splitlines()] == [r["bytes"] for r in rows]
 
 
+def test_json_tells_of_skipped_and_failed_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    good, bad = make_picture(folder / "a.png"), folder / "b.png"
+    words = ["encode", str(folder), "-o", str(out), "--json", "--model", "small"]
+    assert main(words) == 0
+    capsys.readouterr()
+    bad.write_text("no picture")
+    assert main([*words[:2], str(tmp_path / "missing.png"), *words[2:]]) == 1
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert [(row["file"], row["status"]) for row in rows] == [
+        (str(good), "skipped"),
+        (str(bad), "failed"),
+        (str(tmp_path / "missing.png"), "failed"),
+    ]
+    assert [f"neurocodec: {row['error']}" for row in rows[1:]] == captured.err.splitlines()
+    assert main(["info", str(out / "a.nic"), str(bad), "--json"]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["status"] for row in rows] == ["ok", "failed"]
+    assert "not a .nic file" in rows[1]["error"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX pipes")
+def test_a_closed_pipe_ends_the_command_silently(tmp_path: Path) -> None:
+    path = tmp_path / "a.nic"
+    path.write_bytes(neurocodec.encode(np.zeros((8, 8, 3), np.uint8), model="small"))
+    names = [str(path)] * 600  # more text than a pipe holds
+    process = subprocess.Popen([*COMMAND, "info", *names], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["encode", ""],
+        ["decode", "a.nic", "-o", "b.png", ""],
+        ["info", ""],
+        ["view", ""],
+        ["compare", "", "-o", "a.html"],
+    ],
+)
+def test_an_empty_file_name_is_named(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert "name is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["encode", "a.png", "--unknown"], "encode"),
+        (["decode", "a.nic", "--device", "tpu"], "decode"),
+        (["view", "a.nic", "b.nic"], "view"),
+        (["bench", "speed", "--unknown"], "bench speed"),
+    ],
+)
+def test_a_usage_error_shows_the_usage_of_its_command(
+    capsys: pytest.CaptureFixture[str], words: list[str], command: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    error = capsys.readouterr().err
+    assert error.startswith(f"usage: neurocodec {command} ")
+    assert error.splitlines()[-1].startswith(f"neurocodec {command}: error: ")
+
+
 def test_quiet_prints_errors_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = str(make_picture(tmp_path / "a.png"))
     assert main(["encode", source, str(tmp_path / "b.png"), "--quiet", "--model", "small"]) == 1
@@ -134,6 +206,48 @@ def test_info_of_several_files_goes_on_after_a_bad_one(tmp_path: Path, capsys: p
     out, err = capsys.readouterr()
     assert [block.splitlines()[0].split()[1] for block in out.split("\n\n")] == [str(path) for path in good]
     assert err.startswith(f"neurocodec: {bad}: ")
+
+
+def test_info_writes_a_thumbnail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "a.nic", tmp_path / "a.png"
+    source.write_bytes(neurocodec.encode(PHOTO))
+    assert main(["info", str(source), "--thumbnail", str(target)]) == 0
+    assert "512 x 512" in capsys.readouterr().out
+    assert Image.open(target).size == (256, 256)
+    piped = pipe("info", source, "--thumbnail", "-", "--size", "48")
+    with Image.open(BytesIO(piped.stdout)) as im:
+        assert (piped.returncode, im.format, im.size) == (0, "PNG", (48, 48))
+        assert im.tobytes() == neurocodec.preview(source, 48).tobytes()
+    assert main(["info", str(source), "--thumbnail", str(target), "--size", "48"]) == 1
+    assert capsys.readouterr().err.startswith(f"neurocodec: {target} exists; use --force")
+    assert main(["info", str(source), "--thumbnail", str(target), "--size", "48", "--force"]) == 0
+    assert Image.open(target).size == (48, 48)
+    assert main(["info", str(source), "--thumbnail", str(tmp_path / "b.docx")]) == 1
+    for words in ([str(source), "--thumbnail", "b.png"], ["--size", "48"], ["--force"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["info", str(source), *words])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_large_picture_shows_its_progress_on_a_terminal_alone(tmp_path: Path) -> None:
+    pytest.importorskip("tqdm")
+    import fcntl
+    import pty
+    import termios
+
+    source, target = make_picture(tmp_path / "a.png", size=(2100, 40)), tmp_path / "a.nic"
+    for words, verb in ((["encode", source, "--model", "small"], b"encode "), (["decode", target], b"decode ")):
+        for options in ([], ["--quiet"]):
+            master, slave = pty.openpty()
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+            command = [*COMMAND, *map(str, words), "--force", *options]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, cwd=ROOT)
+            os.write(slave, b"end")
+            shown = os.read(master, 1 << 16)
+            os.close(slave)
+            os.close(master)
+            assert done.returncode == 0
+            assert (verb in shown) == (not options)
 
 
 def test_threads_change_no_byte(tmp_path: Path) -> None:

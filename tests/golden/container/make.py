@@ -143,7 +143,7 @@ def invalid() -> dict[str, tuple[str, str, bytes]]:
             TILED[:26] + b"".join(tile(b"abc", i) for i in range(5)),
         ),
         "tile-extra": ("NicFormatError", "15 bytes follow", PLAIN + tile(ordinal=1)),
-        "trailing-byte": ("NicFormatError", "1 bytes follow", PLAIN + b"\0"),
+        "trailing-byte": ("NicFormatError", "1 byte follows", PLAIN + b"\0"),
     }
 
 

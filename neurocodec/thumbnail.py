@@ -1,0 +1,144 @@
+"""Small pictures of .nic files: the latents are decoded, but a linear map takes the place of g_s.
+
+The map gives the mean colour of each sixteenth of the 16×16 pixels of a latent. `tools/fit_preview.py` fits it to what
+g_s makes of photographs; it has a file of its own, because the pixels of `decode` do not depend on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Resampling
+
+from neurocodec import arguments, codec, container, image, tiling
+from neurocodec import model as model_files
+from neurocodec.alpha import decode_alpha
+from neurocodec.entropy.grid import QUALITY_STEPS, UNIT
+from neurocodec.errors import ArgumentTypeError, NicFormatError, memory_errors
+from neurocodec.integer.network import Network
+from neurocodec.integer.transforms import LOG_GAIN_BITS
+from neurocodec.model import PREVIEW_CELLS, Model
+from neurocodec.tiling import LATENT, MAX_PIXELS, Window
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GRAY = 128.0
+"""What the map's results are added to."""
+_FRACTION_BITS = 24  # of the map's coefficients; products with latents are then exact in float64, in any order
+_ALPHA_BAND = 2**24  # pixels of the alpha plane in memory at once
+
+
+@memory_errors()
+def preview(
+    data: bytes | str | os.PathLike[str] | IO[bytes],
+    size: int,
+    *,
+    model: Model | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Image:
+    """A small picture of a .nic file, in less than a third of the time that `neurocodec.decode` takes, and less memory.
+
+    data: the bytes of the file, its path, or a file open for reading. size: the longest side of the result, in pixels;
+    the picture is never enlarged. The result is a PIL image of the mode that `decode` gives, upright, with the ICC
+    profile but without EXIF and XMP. Up to a quarter of the picture's size it is an approximation, within a few levels
+    of the reduced picture; larger ones, and those of models without a map, are made by `decode`. Tiles are decoded one
+    after the other, and in memory is one at a time. Unlike those of `decode`, its pixels may change with releases, and
+    with versions of Pillow. model, max_pixels: as in `decode`.
+
+    Raises what `decode` raises.
+    """
+    nic = container.read(container.read_bytes(data))
+    if not isinstance(model, Model | None):
+        raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
+    size = arguments.integer("size", size, 1)
+    network = codec.network_of(model or model_files.find(nic.header.model_id))
+    width, height = nic.header.width, nic.header.height
+    if width * height > arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS):
+        raise NicFormatError(
+            f"the picture is {width} x {height} pixels, more than the limit of {max_pixels}: raise max_pixels if you "
+            "trust it"
+        )
+    cells = next((n for n in (1, 2, 4) if max(width, height) * n >= size * LATENT), 0)
+    arrays = model_files.find_preview(network.model) if cells else None
+    if arrays is None:
+        picture, scale = codec.decode_picture(nic, network, max_pixels=max_pixels), 1.0
+    else:
+        scale = cells / LATENT
+        picture = codec.picture_of(nic, *_reduced(nic, network, arrays, cells))
+    picture.metadata = {name: value for name, value in picture.metadata.items() if name == container.ICC}
+    im = image.to_pil(picture)
+    shrink = min(1.0, size / max(width, height))
+    sides = max(1, round(width * shrink)), max(1, round(height * shrink))
+    return im.resize(sides, Resampling.LANCZOS, box=(0, 0, width * scale, height * scale))
+
+
+def _reduced(
+    nic: container.NicFile, network: Network, arrays: Mapping[str, NDArray[np.float32]], cells: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Pixels, uint8 (h · cells, w · cells, 3) for (h, w) latents, and alpha of that size, if there is any."""
+    header = nic.header
+    codec.check_decodable(header, network.model)
+    whole = Window(0, 0, -(-header.height // LATENT), -(-header.width // LATENT))
+    matrix, offset = linear_map(network.model, arrays, header.quality_index, cells)
+    rgb = np.empty((whole.bottom * cells, whole.right * cells, 3), np.uint8)
+    windows = tiling.windows(whole.bottom, whole.right, header.tile_edge)
+    for window, tile in zip(windows, nic.tiles, strict=True):
+        y_hat = codec.decode_tile(tile, window, network, header.quality_index).y_hat
+        colours = np.rint(y_hat.reshape(-1, y_hat.shape[2]).astype(np.float64) @ matrix + offset).clip(0, 255)
+        squares = colours.astype(np.uint8).reshape(*window.shape, cells, cells, 3).swapaxes(1, 2)
+        part = rgb[window.within(whole, cells)]
+        part[:] = squares.reshape(part.shape)
+    return rgb, _reduced_alpha(nic, rgb.shape[0], rgb.shape[1], LATENT // cells)
+
+
+def _reduced_alpha(nic: container.NicFile, rows: int, columns: int, side: int) -> NDArray[np.uint8] | None:
+    """The means of the alpha plane over squares of `side` pixels, uint8 (rows, columns)."""
+    if container.ALPHA not in nic.chunks:
+        return None
+    width, height = nic.header.width, nic.header.height
+    alpha = np.empty((rows, columns), np.uint8)
+    step = max(1, _ALPHA_BAND // width // side)
+    for first in range(0, rows, step):
+        top, bottom = min(first * side, height - 1), min((first + step) * side, height)
+        band = decode_alpha(nic.chunks[container.ALPHA], width, height, (0, top, width, bottom - top))
+        missing = min(step, rows - first) * side - len(band), columns * side - width
+        band = np.pad(band, ((0, missing[0]), (0, missing[1])), mode="edge")
+        alpha[first : first + step] = np.rint(band.reshape(-1, side, columns, side).mean((1, 3)))
+    return alpha
+
+
+def linear_map(
+    model: Model, arrays: Mapping[str, NDArray[np.float32]], index: int, cells: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For a quality index: coefficients (M, 3 · cells²) of y_hat in units of 1/64, and what to add, (3 · cells²,)."""
+    log_gains = model.arrays["g_s.log_y_gain"].astype(np.float64) / 2**LOG_GAIN_BITS
+    scale = np.exp2(_row_of(log_gains, index)) * _row_of(arrays["scale"], index) / UNIT
+    return (
+        _on_grid(_mean_cells(scale[:, None] * arrays["weight"], cells)),
+        _on_grid(_mean_cells(_row_of(arrays["bias"], index), cells)) + GRAY,
+    )
+
+
+def _row_of(rows: NDArray[Any], index: int) -> NDArray[np.float64]:
+    """Rows of a parameter for each quality, interpolated."""
+    low = min(index // QUALITY_STEPS, len(rows) - 2)
+    share = index / QUALITY_STEPS - low
+    row: NDArray[np.float64] = rows[low].astype(np.float64) * (1 - share) + rows[low + 1].astype(np.float64) * share
+    return row
+
+
+def _mean_cells(colours: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
+    """(..., 3 · 4²), the colours of 4×4 cells, -> (..., 3 · cells²)."""
+    start, side = colours.shape[:-1], PREVIEW_CELLS // cells
+    means: NDArray[np.float64] = colours.reshape(*start, cells, side, cells, side, 3).mean((-4, -2))
+    return means.reshape(*start, -1)
+
+
+def _on_grid(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    grid: NDArray[np.float64] = np.rint(values * 2**_FRACTION_BITS) / 2**_FRACTION_BITS
+    return grid
