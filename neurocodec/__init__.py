@@ -33,7 +33,7 @@ from neurocodec.errors import (
 )
 
 if TYPE_CHECKING:
-    from neurocodec.codec import decode, encode
+    from neurocodec.codec import decode, decode_array, encode
 
 pillow_plugin.register()
 
@@ -59,6 +59,7 @@ __all__ = [
     "TruncatedError",
     "UnsupportedVersionError",
     "decode",
+    "decode_array",
     "encode",
     "info",
 ]
@@ -73,8 +74,8 @@ def info(data: bytes | str | os.PathLike[str] | IO[bytes]) -> NicInfo:
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `encode` and `decode`, and with them the networks, when they are first used."""
-    if name in ("encode", "decode"):
+    """Imports `encode`, `decode` and `decode_array`, and with them the networks, when they are first used."""
+    if name in ("encode", "decode", "decode_array"):
         from neurocodec import codec
 
         return getattr(codec, name)
@@ -82,4 +83,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "decode", "encode"])
+    return sorted([*globals(), "decode", "decode_array", "encode"])
