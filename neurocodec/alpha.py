@@ -1,7 +1,7 @@
 """The alpha plane <-> PNG bytes. Read without a PNG library, because the bytes may be hostile.
 
-One kind of PNG is accepted: 8-bit or 16-bit gray, not interlaced, of the picture's size. Its scan lines are a zlib stream of
-known length, which is decoded in bands of rows, down to the last row that is needed.
+One kind of PNG is accepted: gray of 8 or 16 bits, not interlaced, of the picture's size. Its scan lines are a zlib
+stream of known length, which is decoded in bands of rows, down to the last row that is needed.
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ def encode(
     source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16. Sources of more
         than 8 bits a sample are coded at up to 16; `image.load` says which.
     quality: 1 to 100, by default 50; more is larger and better. Or one target: target_bpp (file bits per pixel) or
-    target_bytes gives the best quality that fits, target_psnr (dB, 8-bit RGB at any depth) the smallest file that reaches it.
+    target_bytes gives the best quality that fits, target_psnr (dB, 8-bit RGB at any depth) the smallest file that
+    reaches it.
     effort: 1 to 10. Above 1 the encoder searches for better latents, which needs torch: smaller files at the same PSNR,
         for minutes of work on the CPU. For a target it searches up to four times.
     model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.
@@ -148,8 +149,8 @@ def decode_array(
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Decodes a .nic file to an array (H, W, C) at the depth of its source: gray, gray and alpha, RGB, or RGBA.
 
-    uint8 if the source had 8 bits a sample; uint16 if it had more, where 65535 is white and opaque. Arguments and errors
-    are those of `decode`.
+    uint8 if the source had 8 bits a sample; uint16 if it had more, where 65535 is white and opaque. Arguments and
+    errors are those of `decode`.
     """
     nic, network = parsed(data, model, device)
     picture = decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels, depth=depth_of(nic))
@@ -308,7 +309,9 @@ def decode_picture(
 ) -> image.Picture:
     """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. realism: as in `decode`.
 
-    depth: bits per sample of pixels and alpha, 8 or 16. Raises ArgumentError for a region outside the picture or a realism out of range, ModelMismatchError for another
+    depth: bits per sample of pixels and alpha, 8 or 16.
+
+    Raises ArgumentError for a region outside the picture or a realism out of range, ModelMismatchError for another
     model than the file's, NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's
     symbols, or ask for more memory than max_pixels and tiling.LARGEST allow.
     """
@@ -395,9 +398,7 @@ def alpha_of(
     return None
 
 
-def _alpha_bands(
-    nic: container.NicFile, region: tuple[int, int, int, int], depth: int
-) -> Iterator[NDArray[Any]]:
+def _alpha_bands(nic: container.NicFile, region: tuple[int, int, int, int], depth: int) -> Iterator[NDArray[Any]]:
     """The same from top to bottom, in bands of some rows each; nothing without an alpha plane."""
     for chunk, stored in _ALPHA_DEPTHS.items():
         if chunk in nic.chunks:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from neurocodec import files, metadata
 from neurocodec.container import EXIF, ICC, SIGNATURE
@@ -132,7 +132,7 @@ def samples(picture: Picture) -> NDArray[Any]:
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """An 8-bit picture as a PIL image of mode L, LA, RGB or RGBA, with icc_profile, exif and xmp in its info, as `save_pil` expects."""
+    """An 8-bit picture as a PIL image, L, LA, RGB or RGBA, with icc_profile, exif and xmp in its info for `save_pil`."""
     pixels = picture.rgb[:, :, 0] if picture.gray else picture.rgb
     im = Image.fromarray(np.ascontiguousarray(pixels))
     if picture.gray:
@@ -246,12 +246,14 @@ def _from_pil(im: Image.Image, name: str, max_pixels: int, full_depth: bool) -> 
     return Picture(rgb, gray, alpha, depth, items)
 
 
-def _fine_samples(im: Image.Image, rawmode: str) -> NDArray[np.uint16] | None:
+def _fine_samples(im: Image.Image, rawmode: str) -> NDArray[Any] | None:
     """The 16-bit samples (H, W, C) of an opened file for which Pillow has only 8-bit modes; None for others.
 
     Pillow unpacks the high byte of each sample, from files of either byte order. So a second look at the file, as if it
     had the other order, gives the low bytes. Two bytes of gray and two of alpha are those of an RGBA pixel.
     """
+    if not isinstance(im, ImageFile.ImageFile) or not im.tile:
+        return None
     if im.format == "PPM" and im.mode == "RGB" and im.tile[0][0] == "ppm":
         return _ppm_samples(im)
     kind, _, order = rawmode.partition(";16")
@@ -266,7 +268,7 @@ def _fine_samples(im: Image.Image, rawmode: str) -> NDArray[np.uint16] | None:
     return (high.astype(np.uint16) << 8) | low
 
 
-def _array_as(im: Image.Image, rawmode: str) -> NDArray[np.uint8]:
+def _array_as(im: ImageFile.ImageFile, rawmode: str) -> NDArray[np.uint8]:
     """The pixels of an opened file, uint8 (H, W, C), unpacked in another way. The image stays as it is."""
     assert im.fp is not None
     at = im.fp.tell()
@@ -275,13 +277,14 @@ def _array_as(im: Image.Image, rawmode: str) -> NDArray[np.uint8]:
         twin.seek(im.tell())
     for i, tile in enumerate(twin.tile):
         args = (rawmode, *tile[3][1:]) if isinstance(tile[3], tuple) else rawmode
-        twin.tile[i] = getattr(type(tile), "_make", tuple)((*tile[:3], args))  # a plain tuple before Pillow 11
+        make: Any = getattr(type(tile), "_make", tuple)  # a plain tuple before Pillow 11
+        twin.tile[i] = make((*tile[:3], args))
     values = _array(twin)
     im.fp.seek(at)
     return values
 
 
-def _ppm_samples(im: Image.Image) -> NDArray[np.uint16] | None:
+def _ppm_samples(im: ImageFile.ImageFile) -> NDArray[np.uint16] | None:
     """The samples of an opened binary PPM file with more than 8 bits a sample, scaled to 65535."""
     assert im.fp is not None
     _, _, offset, args = im.tile[0]
@@ -294,7 +297,9 @@ def _ppm_samples(im: Image.Image) -> NDArray[np.uint16] | None:
     im.fp.seek(at)
     if len(data) < 6 * im.width * im.height:
         return None  # Pillow says what is missing
-    return _scaled(np.frombuffer(data, ">u2").reshape(im.height, im.width, 3).clip(0, top), top, 65535).astype(np.uint16)
+    return _scaled(np.frombuffer(data, ">u2").reshape(im.height, im.width, 3).clip(0, top), top, 65535).astype(
+        np.uint16
+    )
 
 
 def _pixels(

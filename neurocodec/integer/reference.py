@@ -28,7 +28,7 @@ class IntegerLayer:
     Of layers between activations and 16-bit pixels, the weight may be int32, and sums take up to 41 bits.
     """
 
-    weight: NDArray[np.int16] | NDArray[np.int32]
+    weight: NDArray[Any]
     bias: IntArray
     shift: IntArray
 

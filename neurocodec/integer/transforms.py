@@ -110,9 +110,7 @@ class Analysis:
     def __init__(self, config: HyperpriorConfig, arrays: Arrays, exp2_table: IntArray) -> None:
         channels, latent, rows = config.channels, config.latent_channels, config.quality_rows
         self._stem = arrays.layer("stem", channels, 192, largest_input=MID_GRAY)
-        self._fine_stem = IntegerLayer(
-            self._stem.weight, self._stem.bias << FINE_BITS, self._stem.shift + FINE_BITS
-        )
+        self._fine_stem = IntegerLayer(self._stem.weight, self._stem.bias << FINE_BITS, self._stem.shift + FINE_BITS)
         self._blocks = [Block(arrays, f"blocks.{i}", channels) for i in range(config.encoder_blocks)]
         self._gain = Gain(arrays, "log_gain", rows, channels, exp2_table, 0)
         self._down = arrays.layer("down", latent, 4 * channels)

@@ -27,6 +27,8 @@ def from_tensor(x: Tensor, depth: int = 8) -> NDArray[Any]:
     levels = x.detach()[0].to(torch.float32)
     if bool(torch.isnan(levels).any()):
         raise ImageError("the picture holds NaN: the model file or the device is faulty")
-    levels = levels.clamp(0.0, 1.0).mul(2.0**depth - 1).add_(0.5).floor_().to(torch.uint8 if depth == 8 else torch.int32)
+    levels = (
+        levels.clamp(0.0, 1.0).mul(2.0**depth - 1).add_(0.5).floor_().to(torch.uint8 if depth == 8 else torch.int32)
+    )
     rgb: NDArray[Any] = levels.permute(1, 2, 0).contiguous().cpu().numpy()
     return rgb if depth == 8 else rgb.astype(np.uint16)
