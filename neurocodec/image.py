@@ -132,7 +132,7 @@ def samples(picture: Picture) -> NDArray[Any]:
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """An 8-bit picture as a PIL image, L, LA, RGB or RGBA, with icc_profile, exif and xmp in its info for `save_pil`."""
+    """An 8-bit picture as a PIL image, L, LA, RGB or RGBA, with icc_profile, exif and xmp in its info."""
     pixels = picture.rgb[:, :, 0] if picture.gray else picture.rgb
     im = Image.fromarray(np.ascontiguousarray(pixels))
     if picture.gray:
