@@ -169,7 +169,7 @@ def parsed(
 
 def depth_of(nic: container.NicFile) -> int:
     """Bits per sample of the decoded picture, 8 or 16: 16 if the source had more than 8."""
-    return 16 if container.DEPTH in nic.chunks else 8
+    return 16 if container.DEPTH in nic.chunks or container.ALPHA16 in nic.chunks else 8
 
 
 def quality_index(quality: float) -> int:

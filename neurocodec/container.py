@@ -157,6 +157,7 @@ def write(nic: NicFile) -> bytes:
             raise NicFormatError(f"{name!r} cannot name a chunk: use a letter and three letters or digits, not {_END}")
         _check_chunk(name, len(payload), payload)
         parts += _chunk(name, payload)
+    _check_alpha(nic.chunks)
     if nic.chunks:
         parts += _chunk(_END, b"")
 
@@ -314,9 +315,8 @@ def _read_chunks(view: memoryview, at: int) -> tuple[dict[str, bytes], int]:
         if name in chunks:
             raise NicFormatError(f"chunk {name} appears twice, expected at most one of each type")
         _check_chunk(name, length, payload)
-        if {name, *chunks} >= {ALPHA, ALPHA16}:
-            raise NicFormatError(f"the file has two alpha planes, {ALPHA} and {ALPHA16}: encode the picture again")
         chunks[name] = bytes(payload)
+        _check_alpha(chunks)
 
 
 def _read_tiles(view: memoryview, at: int, header: Header) -> tuple[Tile, ...]:
@@ -372,6 +372,11 @@ def _check_chunk(name: str, length: int, payload: bytes | memoryview) -> None:
         raise UnsupportedVersionError(
             f"the file needs the feature {name!r}, unknown to this release: upgrade neurocodec"
         )
+
+
+def _check_alpha(chunks: dict[str, bytes]) -> None:
+    if ALPHA in chunks and ALPHA16 in chunks:
+        raise NicFormatError(f"the file has two alpha planes, {ALPHA} and {ALPHA16}: encode the picture again")
 
 
 def _chunk(name: str, payload: bytes) -> list[bytes]:
