@@ -318,8 +318,9 @@ def decode_picture(
     region, synthesis, network = _checked(nic, coder, region, realism, max_pixels, depth)
     alpha = alpha_of(nic, region, depth)
     rgb = np.empty((region[3], region[2], 3), _TYPES[depth])
-    for window, pixels in _decoded_windows(nic, network, tiling.region_window(region), synthesis):
-        _put(pixels, window, region, rgb)
+    for row in _decoded_rows(nic, network, tiling.region_window(region), synthesis):
+        for window, pixels in row:
+            _put(pixels, window, region, rgb)
     return picture_of(nic, rgb, alpha)
 
 
@@ -342,15 +343,14 @@ def decode_bands(
     for _ in _alpha_bands(nic, region, depth):
         pass  # a malformed plane is found before a stream is decoded
     alpha = _Rows(_alpha_bands(nic, region, depth))
-    windows = _decoded_windows(nic, network, tiling.region_window(region), synthesis)
-    for top, row in itertools.groupby(windows, key=lambda item: item[0].top):
-        band = None
+    bottom = y
+    for row in _decoded_rows(nic, network, tiling.region_window(region), synthesis):
+        band = np.empty((0, width, 3), _TYPES[depth])
         for window, pixels in row:
-            if band is None:
-                first, last = max(top * LATENT, y), min(window.bottom * LATENT, y + height)
-                band = np.empty((last - first, width, 3), _TYPES[depth])
-            _put(pixels, window, (x, first, width, last - first), band)
-        assert band is not None
+            if not len(band):
+                top, bottom = bottom, min(window.bottom * LATENT, y + height)
+                band = np.empty((bottom - top, width, 3), _TYPES[depth])
+            _put(pixels, window, (x, top, width, bottom - top), band)
         yield image.samples(picture_of(nic, band, alpha.take(len(band))))
 
 
@@ -422,10 +422,10 @@ class _Rows:
         return np.concatenate(parts) if parts else None
 
 
-def _decoded_windows(
+def _decoded_rows(
     nic: container.NicFile, network: Network, shown: Window, synthesis: Synthesis
-) -> Iterator[tuple[Window, NDArray[Any]]]:
-    """The part of each tile inside the window `shown`, and its pixels.
+) -> Iterator[Iterator[tuple[Window, NDArray[Any]]]]:
+    """For each row of tiles, the part of each of them inside the window `shown`, and its pixels.
 
     In memory are the latents of about two rows of tiles, because the pixels of a tile depend on its neighbours.
     """
@@ -449,8 +449,8 @@ def _decoded_windows(
                 waiting.append(visible)
         ready = [w for w in waiting if min(w.bottom + synthesis.halo, needed.bottom) <= held.bottom]
         waiting = waiting[len(ready) :]
-        for window in ready:
-            yield window, synthesise(y_hat, held, window, synthesis)
+        for _, windows in itertools.groupby(ready, key=lambda window: window.top):
+            yield ((window, synthesise(y_hat, held, window, synthesis)) for window in windows)
 
 
 def decode_latents(nic: container.NicFile, coder: Model | Network) -> list[Latents]:
