@@ -441,6 +441,7 @@ def _decoded_rows(
         grown = Window(above, needed.left, min(row[0][0].bottom, needed.bottom), needed.right)
         kept, y_hat = y_hat[above - held.top :], np.empty((*grown.shape, y_hat.shape[2]), np.int32)
         y_hat[: len(kept)], held = kept, grown
+        del kept  # and with it the latents of the rows above
         for window, tile in row:
             latents = decode_tile(tile, window, network, header.quality_index)
             part = window.meet(needed) or window
