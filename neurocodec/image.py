@@ -265,7 +265,10 @@ def _fine_samples(im: Image.Image, rawmode: str) -> NDArray[Any] | None:
     low = _array_as(im, "RGBA" if kind == "LA" else f"{kind};16{others[order]}")
     if high is None:
         high, low = low[..., 0::2], low[..., 1::2]
-    return (high.astype(np.uint16) << 8) | low
+    samples: NDArray[Any] = high.astype(np.uint16)
+    samples <<= 8
+    samples |= low
+    return samples
 
 
 def _array_as(im: ImageFile.ImageFile, rawmode: str) -> NDArray[np.uint8]:
@@ -303,7 +306,7 @@ def _ppm_samples(im: ImageFile.ImageFile) -> NDArray[np.uint16] | None:
 
 
 def _pixels(
-    im: Image.Image, rawmode: str, name: str, full_depth: bool, fine: NDArray[np.uint16] | None
+    im: Image.Image, rawmode: str, name: str, full_depth: bool, fine: NDArray[Any] | None
 ) -> tuple[NDArray[Any], int]:
     """Pixels as uint8, or uint16 where `full_depth` allows, (H, W, 1 to 4), and bits per sample of the source.
 
@@ -336,7 +339,9 @@ def _pixels(
         return np.asarray(_cmyk_to_srgb(im)), depth
 
     try:
-        if im.mode == "P":
+        if fine is not None:
+            values, depth = fine, 16
+        elif im.mode == "P":
             values = np.asarray(im.convert("RGBA" if im.has_transparency_data else "RGB"))
         else:
             mode = _CHANNELS.get(im.mode, "RGB")
@@ -347,8 +352,6 @@ def _pixels(
         raise ImageError(_undecodable(name, error)) from error
     except (OSError, ValueError) as error:
         raise ImageError(f"{name} cannot be converted to RGB ({one_line(error)}): convert it first") from error
-    if fine is not None:
-        values, depth = fine, 16
     if values.ndim == 2:
         values = values[:, :, None]
     if im.mode in ("1", "L") and isinstance(transparent, int):
