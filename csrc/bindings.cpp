@@ -244,15 +244,18 @@ class Model : public Cleared {
     model_.reset(made);
   }
 
-  Array<int32_t> analyse(const Array<uint8_t>& rgb, int quality, const std::string& kernel, size_t threads) const {
+  template <typename Sample>
+  Array<int32_t> analyse(const Array<Sample>& rgb, int quality, const std::string& kernel, size_t threads) const {
     const nc_shape& shape = this->shape();
+    check_aligned(rgb, "The array of pixels");
     if (rgb.ndim() != 3 || rgb.shape(2) != 3 || rgb.shape(0) % 16 != 0 || rgb.shape(1) % 16 != 0) {
       throw std::invalid_argument("The pixels are not of shape (16 h, 16 w, 3).");
     }
     const auto height = static_cast<size_t>(rgb.shape(0)) / 16, width = static_cast<size_t>(rgb.shape(1)) / 16;
     Array<int32_t> y({height, width, shape.latent_channels});
     run(quality, kernel, threads, [&, from = rgb.data(), to = y.mutable_data()](const nc_run& how, char* m, size_t n) {
-      return nc_analyse(model_.get(), &how, from, height, width, to, m, n);
+      if constexpr (sizeof(Sample) == 2) return nc_analyse16(model_.get(), &how, from, height, width, to, m, n);
+      else return nc_analyse(model_.get(), &how, from, height, width, to, m, n);
     });
     return y;
   }
@@ -291,13 +294,15 @@ class Model : public Cleared {
     return latents.tuple();
   }
 
-  Array<uint8_t> synthesise(const Array<int32_t>& y_hat, int quality, const std::string& kernel, size_t threads) const {
+  template <typename Sample>
+  Array<Sample> synthesise(const Array<int32_t>& y_hat, int quality, const std::string& kernel, size_t threads) const {
     check_latents(y_hat);
     const auto height = static_cast<size_t>(y_hat.shape(0)), width = static_cast<size_t>(y_hat.shape(1));
-    Array<uint8_t> rgb({16 * height, 16 * width, size_t{3}});
+    Array<Sample> rgb({16 * height, 16 * width, size_t{3}});
     run(quality, kernel, threads,
         [&, from = y_hat.data(), to = rgb.mutable_data()](const nc_run& how, char* m, size_t n) {
-          return nc_synthesise(model_.get(), &how, from, height, width, to, m, n);
+          if constexpr (sizeof(Sample) == 2) return nc_synthesise16(model_.get(), &how, from, height, width, to, m, n);
+          else return nc_synthesise(model_.get(), &how, from, height, width, to, m, n);
         });
     return rgb;
   }
@@ -423,12 +428,16 @@ PYBIND11_MODULE(_native, m) {
   py::class_<Model>(m, "Model")
       .def(py::init<const std::map<std::string, size_t>&, const std::map<std::string, py::array>&>(), py::arg("shape"),
            py::arg("arrays"))
-      .def("analyse", &Model::analyse, py::arg("rgb").noconvert(), py::arg("quality_index"), py::arg("kernel"),
+      .def("analyse", &Model::analyse<uint8_t>, py::arg("rgb").noconvert(), py::arg("quality_index"), py::arg("kernel"),
            py::arg("threads"))
+      .def("analyse", &Model::analyse<uint16_t>, py::arg("rgb").noconvert(), py::arg("quality_index"),
+           py::arg("kernel"), py::arg("threads"))
       .def("encode", &Model::encode, py::arg("y").noconvert(), py::arg("z_hat").noconvert(), py::arg("quality_index"),
            py::arg("kernel"), py::arg("threads"), py::arg("gpu_layout") = false)
       .def("decode", &Model::decode, py::arg("stream"), py::arg("height"), py::arg("width"), py::arg("quality_index"),
            py::arg("kernel"), py::arg("threads"))
-      .def("synthesise", &Model::synthesise, py::arg("y_hat").noconvert(), py::arg("quality_index"), py::arg("kernel"),
-           py::arg("threads"));
+      .def("synthesise", &Model::synthesise<uint8_t>, py::arg("y_hat").noconvert(), py::arg("quality_index"),
+           py::arg("kernel"), py::arg("threads"))
+      .def("synthesise16", &Model::synthesise<uint16_t>, py::arg("y_hat").noconvert(), py::arg("quality_index"),
+           py::arg("kernel"), py::arg("threads"));
 }

@@ -141,6 +141,29 @@ void need_encoder(const nc_model* model) {
   }
 }
 
+template <typename Sample>
+int analyse(const nc_model* model, const nc_run* run, const Sample* rgb, size_t h, size_t w, int32_t* y, char* message,
+            size_t message_size) {
+  return guarded(message, message_size, [&] {
+    need_encoder(model);
+    const nc::Run how = checked(model, run, h, w);
+    check_array(rgb, "rgb");
+    check_array(y, "y");
+    model->model.analyse(how, rgb, h, w, run->quality_index, y);
+  });
+}
+
+template <typename Sample>
+int synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, Sample* rgb,
+               char* message, size_t message_size) {
+  return guarded(message, message_size, [&] {
+    const nc::Run how = checked(model, run, h, w);
+    check_array(y_hat, "y_hat");
+    check_array(rgb, "rgb");
+    model->model.synthesise(how, y_hat, h, w, run->quality_index, rgb);
+  });
+}
+
 }  // namespace
 
 const char* nc_kernel(size_t i) {
@@ -170,13 +193,12 @@ const nc_shape* nc_model_shape(const nc_model* model) { return model == nullptr 
 
 int nc_analyse(const nc_model* model, const nc_run* run, const uint8_t* rgb, size_t h, size_t w, int32_t* y,
                char* message, size_t message_size) {
-  return guarded(message, message_size, [&] {
-    need_encoder(model);
-    const nc::Run how = checked(model, run, h, w);
-    check_array(rgb, "rgb");
-    check_array(y, "y");
-    model->model.analyse(how, rgb, h, w, run->quality_index, y);
-  });
+  return analyse(model, run, rgb, h, w, y, message, message_size);
+}
+
+int nc_analyse16(const nc_model* model, const nc_run* run, const uint16_t* rgb, size_t h, size_t w, int32_t* y,
+                 char* message, size_t message_size) {
+  return analyse(model, run, rgb, h, w, y, message, message_size);
 }
 
 int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const int32_t* z, size_t h, size_t w, int layout,
@@ -221,10 +243,10 @@ int nc_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, s
 
 int nc_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint8_t* rgb,
                   char* message, size_t message_size) {
-  return guarded(message, message_size, [&] {
-    const nc::Run how = checked(model, run, h, w);
-    check_array(y_hat, "y_hat");
-    check_array(rgb, "rgb");
-    model->model.synthesise(how, y_hat, h, w, run->quality_index, rgb);
-  });
+  return synthesise(model, run, y_hat, h, w, rgb, message, message_size);
+}
+
+int nc_synthesise16(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint16_t* rgb,
+                    char* message, size_t message_size) {
+  return synthesise(model, run, y_hat, h, w, rgb, message, message_size);
 }

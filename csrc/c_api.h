@@ -71,9 +71,11 @@ int nc_model_new(const nc_shape* shape, const nc_array* arrays, size_t count, nc
 void nc_model_free(nc_model* model);
 const nc_shape* nc_model_shape(const nc_model* model);
 
-/* rgb: (16 h, 16 w, 3); y: (h, w, M) in units of 1/64. */
+/* rgb: (16 h, 16 w, 3); y: (h, w, M) in units of 1/64. In 16 bits, 65535 is white. */
 int nc_analyse(const nc_model* model, const nc_run* run, const uint8_t* rgb, size_t h, size_t w, int32_t* y,
                char* message, size_t message_size);
+int nc_analyse16(const nc_model* model, const nc_run* run, const uint16_t* rgb, size_t h, size_t w, int32_t* y,
+                 char* message, size_t message_size);
 
 /* y -> a stream of *stream_size bytes, to be freed by nc_free, and the latents that it decodes to: see nc_decode.
  * z: the z_hat to code, or NULL for what h_a makes of y. layout: NC_CPU_LAYOUT or NC_GPU_LAYOUT. */
@@ -88,9 +90,11 @@ void nc_free(uint8_t* stream);
 int nc_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, size_t stream_size, size_t h, size_t w,
               int32_t* z_hat, int32_t* symbols, int32_t* y_hat, uint32_t* checksum, char* message, size_t message_size);
 
-/* y_hat: (h, w, M) in units of 1/64; rgb: (16 h, 16 w, 3). */
+/* y_hat: (h, w, M) in units of 1/64; rgb: (16 h, 16 w, 3). In 16 bits, 65535 is white. */
 int nc_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint8_t* rgb,
                   char* message, size_t message_size);
+int nc_synthesise16(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint16_t* rgb,
+                    char* message, size_t message_size);
 
 #ifdef __cplusplus
 }

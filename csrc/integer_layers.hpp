@@ -604,6 +604,10 @@ inline void gain(Kernel kernel, const int16_t* x, const int32_t* mantissa, const
 // What becomes of the sums of a layer: a bias for each output, which holds the rounding, a shift, and two limits.
 struct Rounded {
   std::vector<int32_t> bias, shift;
+
+  // The bias of an output alone.
+  int32_t plain_bias(size_t o) const { return bias[o] - (shift[o] > 0 ? int32_t{1} << (shift[o] - 1) : 0); }
+
 #ifdef NC_WASM
   std::vector<int32_t> scale;  // 2^(30 - shift)
 #endif
@@ -642,27 +646,16 @@ class Pointwise {
   size_t inputs() const { return inputs_; }
   const std::vector<int32_t>& bias() const { return rounded_.bias; }
   const std::vector<int32_t>& shift() const { return rounded_.shift; }
+  int32_t plain_bias(size_t o) const { return rounded_.plain_bias(o); }
 
   // Outputs of `positions` positions. at(p): the inputs of position p, of which one more than there are must be
   // readable if their number is odd; bias_of(p): its biases, rounding included; to(p): where its outputs go.
   template <typename Out, typename At, typename BiasOf, typename To>
   void run(Kernel kernel, size_t positions, const At& at, const BiasOf& bias_of, int32_t low, int32_t high,
            const To& to) const {
-    Sums sums[kTile];
-    const size_t panels = (outputs_ + kPanel - 1) / kPanel;
-    for (size_t n = 0; n < panels; n += kPanels) {
-      const size_t some = std::min(kPanels, panels - n);
-      const size_t count_out = std::min(some * kPanel, outputs_ - n * kPanel);
-      for (size_t p = 0; p < positions; p += kTile) {
-        const size_t count = std::min(kTile, positions - p);
-        const int16_t* x[kTile];
-        for (size_t i = 0; i < kTile; ++i) x[i] = at(p + std::min(i, count - 1));
-        multiply(kernel, x, count, n, some, sums);
-        for (size_t i = 0; i < count; ++i) {
-          finish(kernel, sums[i], bias_of(p + i) + n * kPanel, n * kPanel, count_out, low, high, to(p + i) + n * kPanel);
-        }
-      }
-    }
+    each(kernel, positions, at, [&](size_t p, size_t first, size_t count, const int32_t* sums) {
+      finish(kernel, sums, bias_of(p) + first, first, count, low, high, to(p) + first);
+    });
   }
 
   // The same for positions that follow each other, with 16-bit results and the layer's own biases.
@@ -673,7 +666,34 @@ class Pointwise {
         high, [&](size_t p) { return out + p * outputs_; });
   }
 
+  // Of positions that follow each other, the sums of weight · input alone, for results that do not fit 16 bits.
+  void sums(Kernel kernel, const int16_t* x, size_t positions, int32_t* out) const {
+    each(
+        kernel, positions, [&](size_t p) { return x + p * inputs_; },
+        [&](size_t p, size_t first, size_t count, const int32_t* sums) {
+          std::copy_n(sums, count, out + p * outputs_ + first);
+        });
+  }
+
  private:
+  // use(p, first, count, sums): the sums of position p for outputs first, first + 1, ...
+  template <typename At, typename Use>
+  void each(Kernel kernel, size_t positions, const At& at, const Use& use) const {
+    Sums sums[kTile];
+    const size_t panels = (outputs_ + kPanel - 1) / kPanel;
+    for (size_t n = 0; n < panels; n += kPanels) {
+      const size_t some = std::min(kPanels, panels - n);
+      const size_t count_out = std::min(some * kPanel, outputs_ - n * kPanel);
+      for (size_t p = 0; p < positions; p += kTile) {
+        const size_t count = std::min(kTile, positions - p);
+        const int16_t* x[kTile];
+        for (size_t i = 0; i < kTile; ++i) x[i] = at(p + std::min(i, count - 1));
+        multiply(kernel, x, count, n, some, sums);
+        for (size_t i = 0; i < count; ++i) use(p + i, n * kPanel, count_out, sums[i]);
+      }
+    }
+  }
+
   void multiply(Kernel kernel, const int16_t* const* x, size_t count, size_t panel, size_t panels, Sums* sums) const {
     const size_t offset = panel * pairs_ * 2 * kPanel;
     const int16_t* const plain = plain_.data() + offset;

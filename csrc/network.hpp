@@ -313,6 +313,8 @@ class Block {
   Pointwise out_, gate_in_, gate_out_;
 };
 
+inline int64_t clamp64(int64_t value, int64_t low, int64_t high) { return std::min(std::max(value, low), high); }
+
 inline void apply(const Run& run, const Gain& gains, int quality, Map& x) {
   const Gain::Factors by = gains.at(quality);
   run.bands(x.height, [&](size_t first, size_t last) {
@@ -396,20 +398,12 @@ class Analysis {
     }
   }
 
-  void operator()(const Run& run, const uint8_t* rgb, size_t height, size_t width, int quality, int32_t* y) const {
+  // Sample: uint8_t or uint16_t.
+  template <typename Sample>
+  void operator()(const Run& run, const Sample* rgb, size_t height, size_t width, int quality, int32_t* y) const {
     Map x(2 * height, 2 * width, stem_.outputs());
     run.bands(x.height, [&](size_t first, size_t last) {
-      std::vector<int16_t> row(x.width * kPixelChannels + 1);
-      for (size_t r = first; r < last; ++r) {
-        for (size_t i = 0; i < kPatch; ++i) {
-          const uint8_t* from = rgb + (kPatch * r + i) * 16 * width * 3;
-          for (size_t c = 0; c < x.width; ++c) {
-            int16_t* const to = row.data() + c * kPixelChannels + i * 3 * kPatch;
-            for (size_t k = 0; k < 3 * kPatch; ++k) to[k] = static_cast<int16_t>(*from++ - 128);
-          }
-        }
-        stem_.run(run.kernel, row.data(), x.width, x.row(r));
-      }
+      for (size_t r = first; r < last; ++r) stem(run.kernel, rgb + kPatch * r * 16 * width * 3, x.width, x.row(r));
     });
     for (const Block& block : blocks_) block(run, x);
     apply(run, gain_, quality, x);
@@ -426,6 +420,46 @@ class Analysis {
   }
 
  private:
+  // A row of patches: eight rows of pixels, patches * 8 wide.
+  void stem(Kernel kernel, const uint8_t* rgb, size_t patches, int16_t* out) const {
+    std::vector<int16_t> row(patches * kPixelChannels + 1);
+    for_patches(rgb, patches, [&](size_t at, uint8_t sample) { row[at] = static_cast<int16_t>(sample - 128); });
+    stem_.run(kernel, row.data(), patches, out);
+  }
+
+  // Of 16-bit pixels as well: they have 8 fractional bits, v = 256 a + b, and a and b are inputs as 8-bit pixels are.
+  void stem(Kernel kernel, const uint16_t* rgb, size_t patches, int16_t* out) const {
+    std::vector<int16_t> row[2];
+    std::vector<int32_t> sums[2];
+    for (auto& part : row) part.resize(patches * kPixelChannels + 1);
+    for_patches(rgb, patches, [&](size_t at, uint16_t sample) {
+      const int32_t v = static_cast<int32_t>((256u * sample + 128) / 257) - 32768, a = (v + 128) >> 8;
+      row[0][at] = static_cast<int16_t>(a);
+      row[1][at] = static_cast<int16_t>(v - 256 * a);
+    });
+    for (size_t i = 0; i < 2; ++i) {
+      sums[i].resize(patches * stem_.outputs());
+      stem_.sums(kernel, row[i].data(), patches, sums[i].data());
+    }
+    for (size_t p = 0; p < sums[0].size(); ++p) {
+      const size_t o = p % stem_.outputs();
+      const int32_t shift = stem_.shift()[o] + 8;
+      const int64_t sum = 256 * (int64_t{sums[0][p]} + stem_.plain_bias(o)) + sums[1][p];
+      out[p] = static_cast<int16_t>(clamp64((sum + (int64_t{1} << (shift - 1))) >> shift, -32768, 32767));
+    }
+  }
+
+  // use(place in a row of patches, sample) for eight rows of pixels.
+  template <typename Sample, typename Use>
+  static void for_patches(const Sample* rgb, size_t patches, const Use& use) {
+    for (size_t i = 0; i < kPatch; ++i) {
+      for (size_t c = 0; c < patches; ++c) {
+        const size_t to = c * kPixelChannels + i * 3 * kPatch;
+        for (size_t k = 0; k < 3 * kPatch; ++k) use(to + k, *rgb++);
+      }
+    }
+  }
+
   size_t latent_channels_;
   Pointwise stem_;
   Gain gain_;
@@ -452,7 +486,9 @@ class Synthesis {
     }
   }
 
-  void operator()(const Run& run, const int32_t* y_hat, size_t height, size_t width, int quality, uint8_t* rgb) const {
+  // Sample: uint8_t or uint16_t.
+  template <typename Sample>
+  void operator()(const Run& run, const int32_t* y_hat, size_t height, size_t width, int quality, Sample* rgb) const {
     Map x(height, width, latent_channels_);
     const Gain::Factors by = y_gain_.at(quality);
     for (size_t p = 0; p < height * width; ++p) {
@@ -467,21 +503,41 @@ class Synthesis {
     apply(run, gain_, quality, x);
     for (const Block& block : blocks_) block(run, x);
     run.bands(x.height, [&](size_t first, size_t last) {
-      std::vector<int16_t> row(x.width * kPixelChannels);
-      for (size_t r = first; r < last; ++r) {
-        head_.run(run.kernel, x.row(r), x.width, row.data(), 0, 255);
-        for (size_t i = 0; i < kPatch; ++i) {
-          uint8_t* to = rgb + (kPatch * r + i) * 16 * width * 3;
-          for (size_t c = 0; c < x.width; ++c) {
-            const int16_t* const from = row.data() + c * kPixelChannels + i * 3 * kPatch;
-            for (size_t k = 0; k < 3 * kPatch; ++k) *to++ = static_cast<uint8_t>(from[k]);
-          }
-        }
-      }
+      for (size_t r = first; r < last; ++r) head(run.kernel, x.row(r), x.width, rgb + kPatch * r * 16 * width * 3);
     });
   }
 
  private:
+  // Of a row of patches, eight rows of pixels.
+  void head(Kernel kernel, const int16_t* x, size_t patches, uint8_t* rgb) const {
+    std::vector<int16_t> row(patches * kPixelChannels);
+    head_.run(kernel, x, patches, row.data(), 0, 255);
+    for_pixels(rgb, patches, [&](size_t at, size_t) { return static_cast<uint8_t>(row[at]); });
+  }
+
+  // In 65535 steps instead of 255: the sums times 257.
+  void head(Kernel kernel, const int16_t* x, size_t patches, uint16_t* rgb) const {
+    std::vector<int32_t> sums(patches * kPixelChannels);
+    head_.sums(kernel, x, patches, sums.data());
+    for_pixels(rgb, patches, [&](size_t at, size_t o) {
+      const int32_t shift = head_.shift()[o];
+      const int64_t half = shift > 0 ? int64_t{1} << (shift - 1) : 0;
+      return static_cast<uint16_t>(
+          clamp64((257 * (int64_t{sums[at]} + head_.plain_bias(o)) + half) >> shift, 0, 65535));
+    });
+  }
+
+  // Samples from make(place in a row of patches, output of the layer).
+  template <typename Sample, typename Make>
+  static void for_pixels(Sample* rgb, size_t patches, const Make& make) {
+    for (size_t i = 0; i < kPatch; ++i) {
+      for (size_t c = 0; c < patches; ++c) {
+        const size_t from = c * kPixelChannels;
+        for (size_t o = i * 3 * kPatch; o < (i + 1) * 3 * kPatch; ++o) *rgb++ = make(from + o, o);
+      }
+    }
+  }
+
   size_t latent_channels_;
   Gain y_gain_;
   Pointwise up_;

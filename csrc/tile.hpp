@@ -41,8 +41,9 @@ class Model {
   const Shape& shape() const { return shape_; }
   bool encodes() const { return g_a_ != nullptr; }
 
-  // rgb: (16 height, 16 width, 3); y: (height, width, M) in units of 1/64. The model must encode.
-  void analyse(const Run& run, const uint8_t* rgb, size_t height, size_t width, int quality, int32_t* y) const {
+  // rgb: (16 height, 16 width, 3), uint8_t or uint16_t; y: (height, width, M) in units of 1/64. The model must encode.
+  template <typename Sample>
+  void analyse(const Run& run, const Sample* rgb, size_t height, size_t width, int quality, int32_t* y) const {
     (*g_a_)(run, rgb, height, width, quality, y);
   }
 
@@ -103,8 +104,9 @@ class Model {
     return decoder.finish();
   }
 
-  // y_hat: (height, width, M) in units of 1/64; rgb: (16 height, 16 width, 3).
-  void synthesise(const Run& run, const int32_t* y_hat, size_t height, size_t width, int quality, uint8_t* rgb) const {
+  // y_hat: (height, width, M) in units of 1/64; rgb: (16 height, 16 width, 3), uint8_t or uint16_t.
+  template <typename Sample>
+  void synthesise(const Run& run, const int32_t* y_hat, size_t height, size_t width, int quality, Sample* rgb) const {
     g_s_(run, y_hat, height, width, quality, rgb);
   }
 

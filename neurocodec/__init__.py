@@ -33,7 +33,7 @@ from neurocodec.errors import (
 )
 
 if TYPE_CHECKING:
-    from neurocodec.codec import decode, encode
+    from neurocodec.codec import decode, decode_array, encode
     from neurocodec.thumbnail import preview
 
 pillow_plugin.register()
@@ -60,6 +60,7 @@ __all__ = [
     "TruncatedError",
     "UnsupportedVersionError",
     "decode",
+    "decode_array",
     "encode",
     "info",
     "preview",
@@ -75,8 +76,8 @@ def info(data: bytes | str | os.PathLike[str] | IO[bytes]) -> NicInfo:
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `encode`, `decode` and `preview`, and with them the networks, when they are first used."""
-    if name in ("encode", "decode"):
+    """Imports what runs networks, `encode`, `decode`, `decode_array` and `preview`, when it is first used."""
+    if name in ("encode", "decode", "decode_array"):
         from neurocodec import codec
 
         return getattr(codec, name)
@@ -88,4 +89,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "decode", "encode", "preview"])
+    return sorted([*globals(), "decode", "decode_array", "encode", "preview"])

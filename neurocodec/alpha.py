@@ -1,7 +1,7 @@
 """The alpha plane <-> PNG bytes. Read without a PNG library, because the bytes may be hostile.
 
-One kind of PNG is accepted: 8-bit gray, not interlaced, of the picture's size. Its scan lines are a zlib stream of
-known length, which is decoded in bands of rows, down to the last row that is needed.
+One kind of PNG is accepted: gray of 8 or 16 bits, not interlaced, of the picture's size. Its scan lines are a zlib
+stream of known length, which is decoded in bands of rows, down to the last row that is needed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -27,34 +27,43 @@ _LAST_FILTER = 4
 _AGAIN = "the file is damaged, encode the picture again"
 
 
-def encode_alpha(alpha: NDArray[np.uint8]) -> bytes:
-    """Alpha plane, uint8 (H, W) -> PNG bytes, lossless."""
+def encode_alpha(alpha: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Alpha plane, uint8 or uint16 (H, W) -> PNG bytes of that depth, lossless."""
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(alpha)).save(out, format="PNG", compress_level=9)
     return out.getvalue()
 
 
 def decode_alpha(
-    data: bytes, width: int, height: int, region: tuple[int, int, int, int] | None = None
-) -> NDArray[np.uint8]:
-    """PNG bytes -> alpha plane, uint8 (height, width), or that of a region (x, y, width, height) inside it, in pixels.
+    data: bytes, width: int, height: int, region: tuple[int, int, int, int] | None = None, depth: int = 8
+) -> NDArray[Any]:
+    """PNG bytes -> alpha plane, uint8 or for a depth of 16 uint16, (height, width), or that of a region, in pixels.
 
-    Memory: the result and a few bands, whatever the data say. Rows below the region are not checked. Raises
-    NicFormatError for any other PNG and for damaged data.
+    region: (x, y, width, height), inside the plane. Memory: the result and a few bands, whatever the data say. Rows
+    below the region are not checked. Raises NicFormatError for any other PNG and for damaged data.
     """
+    _, _, columns, rows = region or (0, 0, width, height)
+    alpha, top = np.empty((rows, columns), np.uint8 if depth == 8 else np.uint16), 0
+    for band in alpha_bands(data, width, height, region, depth):
+        alpha[top : top + len(band)], top = band, top + len(band)
+    return alpha
+
+
+def alpha_bands(
+    data: bytes, width: int, height: int, region: tuple[int, int, int, int] | None = None, depth: int = 8
+) -> Iterator[NDArray[Any]]:
+    """The same from top to bottom, in bands of some rows each."""
     x, y, columns, rows = region or (0, 0, width, height)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    alpha = np.empty((rows, columns), np.uint8)
-    above, top = np.zeros(width, np.uint8), 0
-    for lines in _bands(_data_chunks(memoryview(data), header), width + 1, height):
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    above, top = np.zeros(width, np.uint8 if depth == 8 else np.uint16), 0
+    for lines in _bands(_data_chunks(memoryview(data), header), width * depth // 8 + 1, width, height):
         band = _unfilter(lines, above)
         first, last = max(top, y), min(top + len(band), y + rows)
         if first < last:
-            alpha[first - y : last - y] = band[first - top : last - top, x : x + columns]
+            yield band[first - top : last - top, x : x + columns]
         above, top = band[-1], top + len(band)
         if y + rows <= top < height:
             break
-    return alpha
 
 
 def _data_chunks(png: memoryview, header: bytes) -> Iterator[memoryview]:
@@ -72,8 +81,8 @@ def _data_chunks(png: memoryview, header: bytes) -> Iterator[memoryview]:
             raise NicFormatError(f"the checksum of a chunk of the alpha plane does not match: {_AGAIN}")
         if not previous and (name != b"IHDR" or payload != header):
             raise NicFormatError(
-                f"the alpha plane has the header {bytes(payload[:13]).hex()}, expected {header.hex()}, 8-bit gray and "
-                "of the picture's size: encode the picture again"
+                f"the alpha plane has the header {bytes(payload[:13]).hex()}, expected {header.hex()}, "
+                f"{header[8]}-bit gray and of the picture's size: encode the picture again"
             )
         ended = ended or (previous == b"IDAT" and name != b"IDAT")
         if name == b"IDAT" and not ended:
@@ -86,9 +95,9 @@ def _data_chunks(png: memoryview, header: bytes) -> Iterator[memoryview]:
     raise NicFormatError(f"the alpha plane has more than {_MAX_CHUNKS} chunks: {_AGAIN}")
 
 
-def _bands(pieces: Iterable[memoryview], line_bytes: int, lines: int) -> Iterator[NDArray[np.uint8]]:
+def _bands(pieces: Iterable[memoryview], line_bytes: int, width: int, lines: int) -> Iterator[NDArray[np.uint8]]:
     """The content of a zlib stream, uint8 (a few lines, line_bytes); it must hold exactly `lines` of them."""
-    wrong = NicFormatError(f"the alpha plane does not hold {line_bytes - 1} x {lines} samples: {_AGAIN}")
+    wrong = NicFormatError(f"the alpha plane does not hold {width} x {lines} samples: {_AGAIN}")
     engine, held, left = zlib.decompressobj(), bytearray(), line_bytes * lines
     try:
         for piece in pieces:
@@ -111,13 +120,14 @@ def _bands(pieces: Iterable[memoryview], line_bytes: int, lines: int) -> Iterato
         raise wrong
 
 
-def _unfilter(lines: NDArray[np.uint8], above: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Scan lines, uint8 (n, 1 + width), each led by its filter's number -> samples (n, width).
+def _unfilter(lines: NDArray[np.uint8], above: NDArray[Any]) -> NDArray[Any]:
+    """Scan lines, uint8 (n, 1 + bytes), each led by its filter's number -> samples (n, width), of the type of `above`.
 
     above: the samples of the line before them. Pillow's zip decoder undoes the filters; it sees no header.
     """
     if lines[:, 0].max() > _LAST_FILTER:
         raise NicFormatError(f"the alpha plane has an unknown filter: {_AGAIN}")
     size = (len(above), 1 + len(lines))
-    stream = zlib.compress(b"\0" + above.tobytes() + lines.tobytes(), 0)
-    return np.asarray(Image.frombytes("L", size, stream, "zip", "L"))[1:]
+    mode, rawmode = ("L", "L") if above.dtype == np.uint8 else ("I;16", "I;16B")
+    stream = zlib.compress(b"\0" + above.astype(above.dtype.newbyteorder(">")).tobytes() + lines.tobytes(), 0)
+    return np.asarray(Image.frombytes(mode, size, stream, "zip", rawmode))[1:]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from neurocodec import arguments, container, image, tiling
 from neurocodec import model as model_files
-from neurocodec.alpha import decode_alpha, encode_alpha
+from neurocodec.alpha import alpha_bands, decode_alpha, encode_alpha
 from neurocodec.entropy.grid import QUALITY_STEPS
 from neurocodec.entropy.native import extension
 from neurocodec.errors import (
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 QUALITY = 50.0
+_TYPES = {8: np.uint8, 16: np.uint16}
+_ALPHA_DEPTHS = {container.ALPHA: 8, container.ALPHA16: 16}
 
 
 @memory_errors()
@@ -64,7 +66,8 @@ def encode(
 ) -> bytes:
     """Encodes a picture and returns the bytes of a .nic file.
 
-    source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16.
+    source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16. Sources of more
+        than 8 bits a sample are coded at up to 16; `image.load` says which.
     quality: 1 to 100, by default 50; more is larger and better. Or one target: target_bpp (file bits per pixel) or
         target_bytes gives a file that fits, of the best quality or at most 1 % smaller than the limit; target_psnr (dB,
         8-bit RGB) one that reaches it, the smallest or with at most 0.05 dB more. They take two to six times as long.
@@ -92,7 +95,8 @@ def encode(
     if target_psnr is not None:
         target_psnr = arguments.number("target_psnr", target_psnr, 0, above=True)
     effort = arguments.integer("effort", effort, 1, 10)
-    picture = image.load(source, max_pixels=arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS))
+    max_pixels = arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS)
+    picture = image.load(source, max_pixels=max_pixels, full_depth=True)
     network = network_of(model if isinstance(model, Model) else model_files.load(model), arguments.device(device))
     if target_psnr is not None and effort == 1:
         network = _Rereading(network)
@@ -125,6 +129,8 @@ def decode(
 ) -> Image:
     """Decodes a .nic file to a PIL image of mode L, LA, RGB or RGBA; ICC profile, EXIF and XMP are in its info.
 
+    It has 8 bits a sample, whatever the source had: see `decode_array`.
+
     data: the bytes of the file, its path, or a file open for reading.
     region: (x, y, width, height) in pixels, to decode only that part.
     realism: from 0, the reconstruction of least distortion, to 1, the most realistic one, which invents detail; above 0
@@ -137,12 +143,53 @@ def decode(
     generative decoder, MissingPackageError for realism without torch, ArgumentError for a region outside the picture
     and other arguments of a wrong type or out of range, OutOfMemoryError.
     """
+    nic, network = parsed(data, model, device)
+    picture = decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels, progress=progress)
+    return image.to_pil(picture)
+
+
+@memory_errors()
+def decode_array(
+    data: bytes | str | os.PathLike[str] | IO[bytes],
+    *,
+    realism: float = 0.0,
+    region: tuple[int, int, int, int] | None = None,
+    model: Model | None = None,
+    device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[float], None] | None = None,
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decodes a .nic file to an array (H, W, C) at the depth of its source: gray, gray and alpha, RGB, or RGBA.
+
+    uint8 if the source had 8 bits a sample; uint16 if it had more, where 65535 is white and opaque. Arguments and
+    errors are those of `decode`.
+    """
+    nic, network = parsed(data, model, device)
+    picture = decode_picture(
+        nic,
+        network,
+        region=region,
+        realism=realism,
+        max_pixels=max_pixels,
+        progress=progress,
+        depth=depth_of(nic),
+    )
+    return image.samples(picture)
+
+
+def parsed(
+    data: bytes | str | os.PathLike[str] | IO[bytes], model: Model | None, device: str
+) -> tuple[container.NicFile, Network]:
+    """The parsed file, and what decodes it. Arguments and errors are those of `decode`."""
     nic = container.read(container.read_bytes(data))
     if not isinstance(model, Model | None):
         raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
-    network = network_of(model or model_files.find(nic.header.model_id), arguments.device(device))
-    picture = decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels, progress=progress)
-    return image.to_pil(picture)
+    return nic, network_of(model or model_files.find(nic.header.model_id), arguments.device(device))
+
+
+def depth_of(nic: container.NicFile) -> int:
+    """Bits per sample of the decoded picture, 8 or 16: 16 if the source had more than 8."""
+    return 16 if container.DEPTH in nic.chunks or container.ALPHA16 in nic.chunks else 8
 
 
 def quality_index(quality: float) -> int:
@@ -207,7 +254,7 @@ def encode_picture(
     return container.write(container.NicFile(header, chunks_of(picture), tuple(tiles)))
 
 
-def analyse(padded: NDArray[np.uint8], window: Window, network: Network, index: int) -> NDArray[np.int32]:
+def analyse(padded: NDArray[Any], window: Window, network: Network, index: int) -> NDArray[np.int32]:
     """y of one tile, (h, w, M) in units of 1/64. padded: pixels of the whole picture, sides multiples of 16."""
     whole = Window(0, 0, padded.shape[0] // LATENT, padded.shape[1] // LATENT)
     seen = window.grow(network.model.config.analysis_halo, whole.bottom, whole.right)
@@ -217,7 +264,7 @@ def analyse(padded: NDArray[np.uint8], window: Window, network: Network, index: 
 def _search_tile(
     first: tuple[bytes, Latents],
     picture: image.Picture,
-    padded: NDArray[np.uint8],
+    padded: NDArray[Any],
     window: Window,
     network: Network,
     index: int,
@@ -235,6 +282,8 @@ def _search_tile(
     whole = Window(0, 0, padded.shape[0] // LATENT, padded.shape[1] // LATENT)
     seen = window.grow(config.synthesis_halo, whole.bottom, whole.right)
     pixels = picture.rgb[seen.within(whole, LATENT)]
+    if pixels.dtype == np.uint16:
+        pixels = pixels / np.float32(257)
     around = analyse(padded, seen, network, index)
     z_hat = first[1].z_hat
     y = search(
@@ -261,7 +310,8 @@ def chunks_of(picture: image.Picture) -> dict[str, bytes]:
     """What a file holds besides the pixels, by the names of its chunks."""
     chunks = dict(picture.metadata)
     if picture.alpha is not None:
-        chunks[container.ALPHA] = encode_alpha(picture.alpha)
+        alpha = image.narrowed(picture.alpha)
+        chunks[container.ALPHA if alpha.dtype == np.uint8 else container.ALPHA16] = encode_alpha(alpha)
     if picture.depth > 8:
         chunks[container.DEPTH] = bytes([picture.depth])
     return {name: payload for name, payload in chunks.items() if payload}
@@ -278,44 +328,134 @@ def decode_picture(
     realism: float = 0.0,
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[float], None] | None = None,
+    depth: int = 8,
 ) -> image.Picture:
     """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. Others: as in `decode`.
+
+    depth: bits per sample of pixels and alpha, 8 or 16.
 
     Raises ArgumentError for a region outside the picture or a realism out of range, ModelMismatchError for another
     model than the file's, NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's
     symbols, or ask for more memory than max_pixels and tiling.LARGEST allow.
     """
+    region, synthesis, network = _checked(nic, coder, region, realism, max_pixels, depth)
+    alpha = alpha_of(nic, region, depth)
+    rgb = np.empty((region[3], region[2], 3), _TYPES[depth])
+    for row in _decoded_rows(nic, network, tiling.region_window(region), synthesis, progress):
+        for window, pixels in row:
+            _put(pixels, window, region, rgb)
+    return picture_of(nic, rgb, alpha)
+
+
+def decode_bands(
+    nic: container.NicFile,
+    coder: Model | Network,
+    *,
+    region: tuple[int, int, int, int] | None = None,
+    realism: float = 0.0,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[float], None] | None = None,
+    depth: int = 8,
+) -> Iterator[NDArray[Any]]:
+    """The picture that `decode_picture` returns, from top to bottom, as arrays (rows, W, C): one for each row of tiles.
+
+    C: as in `decode_array`. In memory are about two rows of tiles. Errors are raised when the first band is asked for,
+    except that a stream is decoded, and its damage found, when its band is.
+    """
+    region, synthesis, network = _checked(nic, coder, region, realism, max_pixels, depth)
+    x, y, width, height = region
+    for _ in _alpha_bands(nic, region, depth):
+        pass  # a malformed plane is found before a stream is decoded
+    alpha = _Rows(_alpha_bands(nic, region, depth))
+    bottom = y
+    for row in _decoded_rows(nic, network, tiling.region_window(region), synthesis, progress):
+        band = np.empty((0, width, 3), _TYPES[depth])
+        for window, pixels in row:
+            if not len(band):
+                top, bottom = bottom, min(window.bottom * LATENT, y + height)
+                band = np.empty((bottom - top, width, 3), _TYPES[depth])
+            _put(pixels, window, (x, top, width, bottom - top), band)
+        yield image.samples(picture_of(nic, band, alpha.take(len(band))))
+
+
+def _checked(
+    nic: container.NicFile,
+    coder: Model | Network,
+    region: tuple[int, int, int, int] | None,
+    realism: float,
+    max_pixels: int,
+    depth: int,
+) -> tuple[tuple[int, int, int, int], Synthesis, Network]:
+    """The region, and what decodes it, after all checks that need no decoding."""
     header, network = nic.header, _network(coder)
     realism = arguments.number("realism", realism, 0, 1)
-    x, y, width, height = region = arguments.region(region, header.width, header.height)
+    _, _, width, height = region = arguments.region(region, header.width, header.height)
     if width * height > arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS):
         raise NicFormatError(
             f"the picture is {width} x {height} pixels, more than the limit of {max_pixels}: decode regions of it, or "
             "raise max_pixels if you trust it"
         )
     check_decodable(header, network.model)
-    alpha = None
-    if container.ALPHA in nic.chunks:
-        alpha = decode_alpha(nic.chunks[container.ALPHA], header.width, header.height, region)
-
-    synthesis = synthesis_of(network, header.quality_index, realism)
-    rgb = np.empty((height, width, 3), np.uint8)
-    for window, pixels in _decoded_windows(nic, network, tiling.region_window(region), synthesis, progress):
-        top, left = window.top * LATENT, window.left * LATENT
-        inside = pixels[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
-        top, left = max(0, top - y), max(0, left - x)
-        rgb[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-    return picture_of(nic, rgb, alpha)
+    return region, synthesis_of(network, header.quality_index, realism, depth), network
 
 
-def _decoded_windows(
+def _put(pixels: NDArray[Any], window: Window, region: tuple[int, int, int, int], rgb: NDArray[Any]) -> None:
+    """Copies the pixels of a window to where they belong in those of a region."""
+    x, y, width, height = region
+    top, left = window.top * LATENT, window.left * LATENT
+    inside = pixels[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
+    top, left = max(0, top - y), max(0, left - x)
+    rgb[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+
+
+def alpha_of(
+    nic: container.NicFile, region: tuple[int, int, int, int] | None = None, depth: int = 8
+) -> NDArray[Any] | None:
+    """The alpha plane of a file or a region of it, uint8 or uint16 (height, width) as depth is 8 or 16; None without.
+
+    Raises NicFormatError for a malformed plane.
+    """
+    for chunk, stored in _ALPHA_DEPTHS.items():
+        if chunk in nic.chunks:
+            plane = decode_alpha(nic.chunks[chunk], nic.header.width, nic.header.height, region, stored)
+            return image.at_depth(plane, depth)
+    return None
+
+
+def _alpha_bands(nic: container.NicFile, region: tuple[int, int, int, int], depth: int) -> Iterator[NDArray[Any]]:
+    """The same from top to bottom, in bands of some rows each; nothing without an alpha plane."""
+    for chunk, stored in _ALPHA_DEPTHS.items():
+        if chunk in nic.chunks:
+            bands = alpha_bands(nic.chunks[chunk], nic.header.width, nic.header.height, region, stored)
+            yield from (image.at_depth(band, depth) for band in bands)
+
+
+class _Rows:
+    """Rows that come in bands, to be taken in other numbers."""
+
+    def __init__(self, bands: Iterator[NDArray[Any]]) -> None:
+        self._bands, self._left = bands, next(bands, None)
+
+    def take(self, count: int) -> NDArray[Any] | None:
+        """The next rows; None if there were never any."""
+        parts = []
+        while count and self._left is not None:
+            parts.append(self._left[:count])
+            count -= len(parts[-1])
+            self._left = self._left[len(parts[-1]) :] if len(parts[-1]) < len(self._left) else next(self._bands, None)
+        return np.concatenate(parts) if parts else None
+
+
+def _decoded_rows(
     nic: container.NicFile,
     network: Network,
     shown: Window,
     synthesis: Synthesis,
     progress: Callable[[float], None] | None = None,
-) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-    """The part of each tile inside the window `shown`, and its pixels. progress: as in `decode`.
+) -> Iterator[Iterator[tuple[Window, NDArray[Any]]]]:
+    """For each row of tiles, the part of each of them inside the window `shown`, and its pixels.
+
+    progress: as in `decode`.
 
     In memory are the latents of about two rows of tiles, because the pixels of a tile depend on its neighbours.
     """
@@ -325,6 +465,15 @@ def _decoded_windows(
     y_hat = np.empty((*held.shape, network.model.config.latent_channels), np.int32)
     waiting: list[Window] = []  # for the row of tiles below them
     completed = 0
+
+    def reported(parts: Iterator[tuple[Window, NDArray[Any]]]) -> Iterator[tuple[Window, NDArray[Any]]]:
+        nonlocal completed
+        for window, pixels in parts:
+            yield window, pixels
+            completed += math.prod(window.shape)
+            if progress:
+                progress(completed / math.prod(shown.shape))
+
     tiles = [(w, tile) for w, tile in zip(_windows(header), nic.tiles, strict=True) if w.meet(needed)]
     for _, group in itertools.groupby(tiles, key=lambda item: item[0].top):
         row = list(group)
@@ -332,6 +481,7 @@ def _decoded_windows(
         grown = Window(above, needed.left, min(row[0][0].bottom, needed.bottom), needed.right)
         kept, y_hat = y_hat[above - held.top :], np.empty((*grown.shape, y_hat.shape[2]), np.int32)
         y_hat[: len(kept)], held = kept, grown
+        del kept  # and with it the latents of the rows above
         for window, tile in row:
             latents = decode_tile(tile, window, network, header.quality_index)
             part = window.meet(needed) or window
@@ -340,11 +490,8 @@ def _decoded_windows(
                 waiting.append(visible)
         ready = [w for w in waiting if min(w.bottom + synthesis.halo, needed.bottom) <= held.bottom]
         waiting = waiting[len(ready) :]
-        for window in ready:
-            yield window, synthesise(y_hat, held, window, synthesis)
-            completed += math.prod(window.shape)
-            if progress:
-                progress(completed / math.prod(shown.shape))
+        for _, windows in itertools.groupby(ready, key=lambda window: window.top):
+            yield reported((window, synthesise(y_hat, held, window, synthesis)) for window in windows)
 
 
 def decode_latents(nic: container.NicFile, coder: Model | Network) -> list[Latents]:
@@ -367,37 +514,37 @@ def decode_tile(tile: container.Tile, window: Window, network: Network, index: i
 
 @dataclass(frozen=True)
 class Synthesis:
-    """y_hat, int32 (h, w, M) in units of 1/64, to pixels, uint8 (16 h, 16 w, 3).
+    """y_hat, int32 (h, w, M) in units of 1/64, to pixels, uint8 or uint16 (16 h, 16 w, 3).
 
     halo: how many latents beyond a window its pixels depend on.
     """
 
-    run: Callable[[NDArray[np.int32]], NDArray[np.uint8]]
+    run: Callable[[NDArray[np.int32]], NDArray[Any]]
     halo: int
 
 
-def synthesis_of(network: Network, index: int, realism: float) -> Synthesis:
+def synthesis_of(network: Network, index: int, realism: float, depth: int = 8) -> Synthesis:
     """g_s, or above realism 0 the generative decoder. Raises ModelNotFoundError without one, MissingPackageError."""
     if realism == 0:
-        return Synthesis(lambda y_hat: network.synthesise(y_hat, index), network.model.config.synthesis_halo)
+        return Synthesis(lambda y_hat: network.synthesise(y_hat, index, depth), network.model.config.synthesis_halo)
     try:
         from neurocodec.models import generators
     except ModuleNotFoundError as error:
         raise MissingPackageError("realism above 0 needs torch: pip install 'neurocodec[torch]'") from error
     generator = generators.of(network.model)
-    return Synthesis(generators.synthesis(generator, index, realism), generator.halo)
+    return Synthesis(generators.synthesis(generator, index, realism, depth), generator.halo)
 
 
-def synthesise(y_hat: NDArray[np.int32], held: Window, window: Window, synthesis: Synthesis) -> NDArray[np.uint8]:
-    """Pixels of one window, uint8 (16 h, 16 w, 3). y_hat: the latents of the window `held`, in units of 1/64."""
+def synthesise(y_hat: NDArray[np.int32], held: Window, window: Window, synthesis: Synthesis) -> NDArray[Any]:
+    """Pixels of one window, (16 h, 16 w, 3). y_hat: the latents of the window `held`, in units of 1/64."""
     seen = window.grow(synthesis.halo, held.bottom, held.right).meet(held) or window
     return synthesis.run(y_hat[seen.within(held)])[window.within(seen, LATENT)]
 
 
-def picture_of(nic: container.NicFile, rgb: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> image.Picture:
+def picture_of(nic: container.NicFile, rgb: NDArray[Any], alpha: NDArray[Any] | None) -> image.Picture:
     """Decoded pixels as a picture, with the metadata of the file.
 
-    rgb: uint8 (H, W, 3), which may be changed. alpha: uint8 (H, W), or None.
+    rgb: uint8 or uint16 (H, W, 3), which may be changed. alpha: of the same type (H, W), or None.
     """
     return image.Picture(
         rgb=np.ascontiguousarray(_to_gray(rgb) if nic.header.gray else rgb),
@@ -407,10 +554,10 @@ def picture_of(nic: container.NicFile, rgb: NDArray[np.uint8], alpha: NDArray[np
     )
 
 
-def _to_gray(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _to_gray(rgb: NDArray[Any]) -> NDArray[Any]:
     """Sets each channel to the rounded mean of the three, in place, and returns the array."""
     for row in rgb:
-        row[:] = ((row.sum(axis=1, dtype=np.uint16) + 1) // 3)[:, None]
+        row[:] = ((row.sum(axis=1, dtype=np.uint32) + 1) // 3)[:, None]
     return rgb
 
 
@@ -489,7 +636,8 @@ def _encode_to_psnr(
 
 
 def _psnr(data: bytes, picture: image.Picture, network: Network) -> float:
-    return psnr(decode_picture(container.read(data), network, max_pixels=container.MAX_PIXELS).rgb, picture.rgb)
+    decoded = decode_picture(container.read(data), network, max_pixels=container.MAX_PIXELS)
+    return psnr(decoded.rgb, image.to_8_bits(picture.rgb))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ ICC = "iccp"
 EXIF = "exif"
 XMP = "xmpd"
 ALPHA = "Alph"
+ALPHA16 = "Al16"  # instead of ALPHA, where 8 bits would lose some of it
 DEPTH = "dept"
 ARCHITECTURE = "Arch"  # names a network of another project: docs/interop.md
 METADATA = {ICC: "ICC", EXIF: "EXIF", XMP: "XMP"}
@@ -101,9 +102,9 @@ class NicInfo:
 
     mode: of the decoded picture: L, LA, RGB or RGBA. quality: the user's number, 1 to 100. model_id: 16 hex digits.
     tiles: their number. bytes: file length. bpp: file bits per pixel. metadata: bytes of each kind that is there, by
-    the names ICC, EXIF and XMP. source_depth: bits per sample of the source picture. note: sentences for the user, or
-    empty. architecture: the content of chunk Arch, such as compressai/mbt2018-mean/mse/3, or empty; files that have it
-    are of quality 1.
+    the names ICC, EXIF and XMP. source_depth: bits per sample of the source picture; above 8 the file decodes to 16.
+    note: sentences for the user, or empty. architecture: the content of chunk Arch, such as
+    compressai/mbt2018-mean/mse/3, or empty; files that have it are of quality 1, and decode to 8 bits.
     """
 
     width: int
@@ -157,6 +158,7 @@ def write(nic: NicFile) -> bytes:
             raise NicFormatError(f"{name!r} cannot name a chunk: use a letter and three letters or digits, not {_END}")
         _check_chunk(name, len(payload), payload)
         parts += _chunk(name, payload)
+    _check_alpha(nic.chunks)
     if nic.chunks:
         parts += _chunk(_END, b"")
 
@@ -231,13 +233,14 @@ def info_of(nic: NicFile, size: int) -> NicInfo:
     header, chunks = nic.header, nic.chunks
     depth = chunks[DEPTH][0] if DEPTH in chunks else 8
     architecture = chunks.get(ARCHITECTURE, b"").decode("ascii")
+    kept = "they were reduced to 8" if architecture else "PNG, TIFF and PPM are written with 16"
     notes = [
-        f"The source had {depth} bits per sample; they were reduced to 8." if depth > 8 else "",
+        f"The source had {depth} bits per sample; {kept}." if depth > 8 else "",
         "Its network computes in floating point: another machine may fail to decode it, with an error."
         if architecture
         else "",
     ]
-    has_alpha = ALPHA in chunks
+    has_alpha = ALPHA in chunks or ALPHA16 in chunks
     return NicInfo(
         width=header.width,
         height=header.height,
@@ -317,6 +320,7 @@ def _read_chunks(view: memoryview, at: int) -> tuple[dict[str, bytes], int]:
             raise NicFormatError(f"chunk {name} appears twice, expected at most one of each type")
         _check_chunk(name, length, payload)
         chunks[name] = bytes(payload)
+        _check_alpha(chunks)
 
 
 def _read_tiles(view: memoryview, at: int, header: Header) -> tuple[Tile, ...]:
@@ -370,10 +374,15 @@ def _check_chunk(name: str, length: int, payload: bytes | memoryview) -> None:
         raise NicFormatError(
             f"chunk {name} holds {bytes(payload[:64])!r}, expected a name such as compressai/mbt2018-mean/mse/3"
         )
-    if name[0].isupper() and name not in (ALPHA, ARCHITECTURE):
+    if name[0].isupper() and name not in (ALPHA, ALPHA16, ARCHITECTURE):
         raise UnsupportedVersionError(
             f"the file needs the feature {name!r}, unknown to this release: upgrade neurocodec"
         )
+
+
+def _check_alpha(chunks: dict[str, bytes]) -> None:
+    if ALPHA in chunks and ALPHA16 in chunks:
+        raise NicFormatError(f"the file has two alpha planes, {ALPHA} and {ALPHA16}: encode the picture again")
 
 
 def _chunk(name: str, payload: bytes) -> list[bytes]:

@@ -1,10 +1,10 @@
-"""Pictures: files, PIL images and arrays <-> 8-bit RGB with alpha and metadata.
+"""Pictures: files, PIL images and arrays <-> 8-bit or 16-bit RGB with alpha and metadata.
 
     file · PIL · array -> load -> Picture -> pad_to_multiple -> pixels for the encoder; alpha.py codes the alpha plane
     pixels from the decoder, alpha -> Picture -> to_pil -> save_pil -> file
 
-Pixels are turned upright by the EXIF orientation, 16 bits are reduced to 8, and every mode of Pillow becomes gray or
-RGB, with or without alpha. Colours do not change otherwise.
+Pixels are turned upright by the EXIF orientation, and every mode of Pillow becomes gray or RGB, with or without alpha.
+More than 8 bits a sample become 16 or 8, as asked. Colours do not change otherwise.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import contextlib
 import io
 import os
 import struct
+import sys
 import zlib
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from neurocodec import files, metadata
 from neurocodec.container import EXIF, ICC, SIGNATURE
@@ -38,42 +39,50 @@ _ICONS = ("ICNS", "ICO")  # Pillow resizes them
 _ALPHA_IS_LOST = ("BMP", "DIB", "PPM")  # Pillow writes RGBA, but readers drop the alpha
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
 _ROWS = 256  # converted at once
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 @dataclass
 class Picture:
     """A picture as the codec sees it.
 
-    rgb: uint8 (H, W, 3). gray: the three channels are equal, and the decoder returns L or LA. alpha: uint8 (H, W), 255
-    is opaque, or None. depth: bits per sample of the source, at least 8. metadata: see `metadata.attach`; the ICC
-    profile is one for gray or RGB, whichever the picture is, and the orientation is 1.
+    rgb: uint8 (H, W, 3), or uint16 if loaded at full depth. gray: the three channels are equal, and the decoder returns
+    L or LA. alpha: of the same type (H, W), 255 or 65535 is opaque, or None. depth: bits per sample of the source, at
+    least 8. metadata: see `metadata.attach`; the ICC profile is one for gray or RGB, whichever the picture is, and the
+    orientation is 1.
     """
 
-    rgb: NDArray[np.uint8]
+    rgb: NDArray[Any]
     gray: bool = False
-    alpha: NDArray[np.uint8] | None = None
+    alpha: NDArray[Any] | None = None
     depth: int = 8
     metadata: dict[str, bytes] = field(default_factory=dict)
 
 
 def load(
-    source: str | os.PathLike[str] | IO[bytes] | Image.Image | NDArray[Any], *, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | IO[bytes] | Image.Image | NDArray[Any],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    full_depth: bool = False,
 ) -> Picture:
     """The picture in a file that Pillow can open (its first frame), in a PIL image, or in an array.
 
     A file is given by its path, or open for reading. Arrays are uint8 or uint16, (H, W) or (H, W, C) with 1 to 4
     channels: gray, gray and alpha, RGB, RGBA; 255 or 65535 is white and opaque. Modes I and I;16 have 16 bits, F the
     range 0 to 255. CMYK is converted to sRGB through its profile. A PIL image is used as Pillow holds it. Once its
-    pixels are loaded, only TIFF images still say that they had more than 8 bits, and only 16-bit PNG images that they
-    were gray. max_pixels: larger pictures are refused before their pixels are loaded.
+    pixels are loaded, colours have 8 bits; only TIFF images still say that they had more, and only 16-bit PNG images
+    that they were gray. max_pixels: larger pictures are refused before their pixels are loaded.
+
+    full_depth: 16 bits, if the source has more than 8: PNG, TIFF, binary PPM and PGM, arrays, and images of modes I,
+    I;16 and F. HEIC and JPEG XL are read if pillow-heif or pillow-jxl-plugin is installed, at 8 bits.
 
     Raises ImageError if the file is missing or damaged, or has the wrong type, shape or range, ArgumentTypeError for a
     source of another kind.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels)
+        return _from_array(source, max_pixels, full_depth)
     if isinstance(source, Image.Image):
-        return _from_pil(source, f"the image of mode {source.mode}", max_pixels)
+        return _from_pil(source, f"the image of mode {source.mode}", max_pixels, full_depth)
     if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
         raise ArgumentTypeError(
             f"the source is a {type(source).__name__}, expected a path, an open file, a PIL image or a NumPy array"
@@ -81,12 +90,14 @@ def load(
     name = printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "the open file"
     try:
         with files.reading(source) as file:
+            start = file.read(12)
+            file.seek(0)
+            _register_plugin(start)
             try:
                 with Image.open(file) as im:
-                    return _from_pil(im, name, max_pixels)
+                    return _from_pil(im, name, max_pixels, full_depth)
             except UnidentifiedImageError:
-                file.seek(0)
-                raise ImageError(_unidentified(name, file.read(len(SIGNATURE)))) from None
+                raise ImageError(_unidentified(name, start)) from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: {one_line(error)} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file") from None
     except NeurocodecError:
@@ -97,8 +108,31 @@ def load(
         raise ImageError(_undecodable(name, error)) from error
 
 
+def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint16 samples, or their uint8 unchanged, as uint8: to nearest."""
+    return values if values.dtype == np.uint8 else _scaled(values, 65535, 255).astype(np.uint8)
+
+
+def at_depth(values: NDArray[Any], depth: int) -> NDArray[Any]:
+    """uint8 or uint16 samples as samples of 8 or 16 bits."""
+    if depth == 8:
+        return to_8_bits(values)
+    return values if values.dtype == np.uint16 else values.astype(np.uint16) * 257
+
+
+def narrowed(values: NDArray[Any]) -> NDArray[Any]:
+    """uint16 samples as uint8 if nothing is lost; else unchanged."""
+    return to_8_bits(values) if values.dtype == np.uint16 and not (values % 257).any() else values
+
+
+def samples(picture: Picture) -> NDArray[Any]:
+    """The picture as an array (H, W, C): gray, gray and alpha, RGB, or RGBA; it may share memory with the picture."""
+    colour = picture.rgb[:, :, :1] if picture.gray else picture.rgb
+    return colour if picture.alpha is None else np.dstack([colour, picture.alpha])
+
+
 def to_pil(picture: Picture) -> Image.Image:
-    """A PIL image of mode L, LA, RGB or RGBA, with icc_profile, exif and xmp in its info, as `save_pil` expects."""
+    """An 8-bit picture as a PIL image, L, LA, RGB or RGBA, with icc_profile, exif and xmp in its info."""
     pixels = picture.rgb[:, :, 0] if picture.gray else picture.rgb
     im = Image.fromarray(np.ascontiguousarray(pixels))
     if picture.gray:
@@ -151,8 +185,8 @@ def check_format(path: str | os.PathLike[str]) -> str:
     return "JPEG" if kind == "MPO" else kind  # an MPO of one picture
 
 
-def pad_to_multiple(rgb: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) -> the same with H and W rounded up to a multiple; the right and bottom edges are repeated.
+def pad_to_multiple(rgb: NDArray[Any], multiple: int) -> NDArray[Any]:
+    """(H, W, 3) -> the same with H and W rounded up to a multiple; the right and bottom edges are repeated.
 
     Nothing is copied where nothing is added.
     """
@@ -172,7 +206,7 @@ def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _from_array(values: NDArray[Any], max_pixels: int) -> Picture:
+def _from_array(values: NDArray[Any], max_pixels: int, full_depth: bool) -> Picture:
     if values.dtype.kind != "u" or values.dtype.itemsize > 2:
         raise ImageError(
             f"the array has dtype {values.dtype}, expected uint8 or uint16: "
@@ -187,20 +221,22 @@ def _from_array(values: NDArray[Any], max_pixels: int) -> Picture:
         )
     _check_size("the array", values.shape[1], values.shape[0], max_pixels)
     depth = 8 * values.dtype.itemsize
-    return Picture(*_split(_to_8_bits(values, 2**16 - 1) if depth == 16 else values.copy()), depth=depth)
+    values = values.astype(values.dtype.newbyteorder("=")) if full_depth or depth == 8 else to_8_bits(values)
+    return Picture(*_split(values), depth=depth)
 
 
-def _from_pil(im: Image.Image, name: str, max_pixels: int) -> Picture:
+def _from_pil(im: Image.Image, name: str, max_pixels: int, full_depth: bool) -> Picture:
     """The picture in a PIL image, opened or in memory; `name` is for errors."""
     _check_size(name, *im.size, max_pixels)
     rawmode = _rawmode(im)
     try:
         tiff_exif = metadata.tiff_exif(im)
+        fine = _fine_samples(im, rawmode) if full_depth else None
         im.load()
     except Exception as error:  # Pillow's parsers raise nearly any class on damaged files
         raise ImageError(_undecodable(name, error)) from error
 
-    values, depth = _pixels(im, rawmode, name)
+    values, depth = _pixels(im, rawmode, name, full_depth, fine)
     items, orientation = metadata.exif_and_xmp(im)
     rgb, gray, alpha = _split(metadata.turn(values, orientation))
     if tiff_exif:
@@ -210,8 +246,72 @@ def _from_pil(im: Image.Image, name: str, max_pixels: int) -> Picture:
     return Picture(rgb, gray, alpha, depth, items)
 
 
-def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8], int]:
-    """Pixels as uint8 (H, W, 1 to 4), and bits per sample of the source."""
+def _fine_samples(im: Image.Image, rawmode: str) -> NDArray[Any] | None:
+    """The 16-bit samples (H, W, C) of an opened file for which Pillow has only 8-bit modes; None for others.
+
+    Pillow unpacks the high byte of each sample, from files of either byte order. So a second look at the file, as if it
+    had the other order, gives the low bytes. Two bytes of gray and two of alpha are those of an RGBA pixel.
+    """
+    if not isinstance(im, ImageFile.ImageFile) or not im.tile:
+        return None
+    if im.format == "PPM" and im.mode == "RGB" and im.tile[0][0] == "ppm":
+        return _ppm_samples(im)
+    kind, _, order = rawmode.partition(";16")
+    native = "L" if sys.byteorder == "little" else "B"
+    if im.format not in ("PNG", "TIFF") or kind not in ("RGB", "RGBA", "LA") or order not in ("B", "L", "N"):
+        return None
+    others = {"B": "L", "L": "B", "N": "B" if native == "L" else "L"}
+    high = None if kind == "LA" else _array_as(im, rawmode)
+    low = _array_as(im, "RGBA" if kind == "LA" else f"{kind};16{others[order]}")
+    if high is None:
+        high, low = low[..., 0::2], low[..., 1::2]
+    samples: NDArray[Any] = high.astype(np.uint16)
+    samples <<= 8
+    samples |= low
+    return samples
+
+
+def _array_as(im: ImageFile.ImageFile, rawmode: str) -> NDArray[np.uint8]:
+    """The pixels of an opened file, uint8 (H, W, C), unpacked in another way. The image stays as it is."""
+    assert im.fp is not None
+    at = im.fp.tell()
+    twin = Image.open(im.fp)  # rewinds the file
+    if im.tell():
+        twin.seek(im.tell())
+    for i, tile in enumerate(twin.tile):
+        args = (rawmode, *tile[3][1:]) if isinstance(tile[3], tuple) else rawmode
+        make: Any = getattr(type(tile), "_make", tuple)  # a plain tuple before Pillow 11
+        twin.tile[i] = make((*tile[:3], args))
+    values = _array(twin)
+    im.fp.seek(at)
+    return values
+
+
+def _ppm_samples(im: ImageFile.ImageFile) -> NDArray[np.uint16] | None:
+    """The samples of an opened binary PPM file with more than 8 bits a sample, scaled to 65535."""
+    assert im.fp is not None
+    _, _, offset, args = im.tile[0]
+    top = args[-1] if isinstance(args, tuple) else args
+    if not isinstance(top, int) or top <= 255:
+        return None
+    at = im.fp.tell()
+    im.fp.seek(offset)
+    data = im.fp.read(6 * im.width * im.height)
+    im.fp.seek(at)
+    if len(data) < 6 * im.width * im.height:
+        return None  # Pillow says what is missing
+    return _scaled(np.frombuffer(data, ">u2").reshape(im.height, im.width, 3).clip(0, top), top, 65535).astype(
+        np.uint16
+    )
+
+
+def _pixels(
+    im: Image.Image, rawmode: str, name: str, full_depth: bool, fine: NDArray[Any] | None
+) -> tuple[NDArray[Any], int]:
+    """Pixels as uint8, or uint16 where `full_depth` allows, (H, W, 1 to 4), and bits per sample of the source.
+
+    fine: what `_fine_samples` gives.
+    """
     transparent = im.info.get("transparency")
     bits = im.tag_v2.get(_BITS_PER_SAMPLE, ()) if hasattr(im, "tag_v2") else ()
     depth = 16 if ";16" in rawmode or bits[:1] == (16,) else 8
@@ -226,16 +326,22 @@ def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8]
             )
         if im.mode == "F" and 0 < wide.max() <= 1:
             raise ImageError(f"{name} holds values from 0 to 1, expected 0 to 255 in mode F: multiply it by 255")
-        gray = np.floor(wide + 0.5).astype(np.uint8) if im.mode == "F" else _to_8_bits(wide, top)
+        white, kind = (65535, np.uint16) if full_depth else (255, np.uint8)
+        if im.mode == "F":
+            gray = np.floor(wide * (white // 255) + 0.5).astype(kind)
+        else:
+            gray = _scaled(wide, top, white).astype(kind)
         depth = {255: 32, 4095: 12, 65535: 16}[top]
-        planes = [gray, _alpha_from_key(wide == transparent)] if isinstance(transparent, int) else [gray]
+        planes = [gray, _alpha_from_key(wide == transparent, kind)] if isinstance(transparent, int) else [gray]
         return np.stack(planes, axis=-1), depth
 
     if im.mode == "CMYK":
         return np.asarray(_cmyk_to_srgb(im)), depth
 
     try:
-        if im.mode == "P":
+        if fine is not None:
+            values, depth = fine, 16
+        elif im.mode == "P":
             values = np.asarray(im.convert("RGBA" if im.has_transparency_data else "RGB"))
         else:
             mode = _CHANNELS.get(im.mode, "RGB")
@@ -258,10 +364,10 @@ def _pixels(im: Image.Image, rawmode: str, name: str) -> tuple[NDArray[np.uint8]
         values = np.dstack([values, _alpha_from_key(levels == key)])
     elif im.mode == "RGB" and isinstance(transparent, (tuple, list)) and len(transparent) == 3:
         depth = 16 if max(transparent) > 255 else depth
-        matches = (values == np.array(transparent) >> (8 if depth == 16 else 0)).all(axis=-1)
+        matches = (values == np.array(transparent) >> (8 if depth == 16 and fine is None else 0)).all(axis=-1)
         if im.format == "PNG" and not rawmode and any(transparent) and not matches.any():  # of 8 or 16 bits?
             raise ImageError(_loaded_before(name, transparent))
-        values = np.dstack([values, _alpha_from_key(matches)])
+        values = np.dstack([values, _alpha_from_key(matches, values.dtype.type)])
     return values, depth
 
 
@@ -287,17 +393,17 @@ def _cmyk_to_srgb(im: Image.Image) -> Image.Image:
     return im.convert("RGB")
 
 
-def _to_8_bits(values: NDArray[Any], top: int) -> NDArray[np.uint8]:
-    """Integers 0 to top -> 0 to 255, to nearest."""
-    return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
+def _scaled(values: NDArray[Any], top: int, white: int) -> NDArray[np.uint32]:
+    """Integers 0 to top -> 0 to white, at most 65535, to nearest."""
+    return (values.astype(np.uint32) * white + top // 2) // top
 
 
-def _alpha_from_key(transparent: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.where(transparent, 0, 255).astype(np.uint8)
+def _alpha_from_key(transparent: NDArray[np.bool_], kind: type[np.unsignedinteger[Any]] = np.uint8) -> NDArray[Any]:
+    return np.where(transparent, 0, np.iinfo(kind).max).astype(kind)
 
 
-def _split(values: NDArray[Any]) -> tuple[NDArray[np.uint8], bool, NDArray[np.uint8] | None]:
-    """uint8 (H, W, 1 to 4) -> rgb (H, W, 3), whether it is gray, alpha (H, W) or None."""
+def _split(values: NDArray[Any]) -> tuple[NDArray[Any], bool, NDArray[Any] | None]:
+    """(H, W, 1 to 4) -> rgb (H, W, 3), whether it is gray, alpha (H, W) or None."""
     channels = values.shape[2]
     colour = values[:, :, :1].repeat(3, axis=2) if channels <= 2 else np.ascontiguousarray(values[:, :, :3])
     alpha = values[:, :, -1].copy() if channels in (2, 4) else None
@@ -319,9 +425,29 @@ def _loaded_before(name: str, transparent: Any) -> str:
     )
 
 
+def _plugin_for(start: bytes) -> str:
+    """The package with which Pillow reads a file that starts like this, or empty."""
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
+        return "pillow-heif"
+    return "pillow-jxl-plugin" if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")) else ""
+
+
+def _register_plugin(start: bytes) -> None:
+    """Makes Pillow read a HEIC or JPEG XL file that starts like this, if the package for it is installed."""
+    with contextlib.suppress(ImportError):
+        if (package := _plugin_for(start)) == "pillow-heif":
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+        elif package:
+            import pillow_jxl  # noqa: F401 (registers itself)
+
+
 def _unidentified(name: str, start: bytes) -> str:
-    if start == SIGNATURE:
+    if start.startswith(SIGNATURE):
         return f"{name} is a .nic file already, expected a picture: decode it first, with `neurocodec decode`"
+    if package := _plugin_for(start):
+        return f"{name} needs {package}, or is damaged: pip install {package}, or convert it to PNG first"
     return f"{name} is not a picture that Pillow can read: convert it to PNG or JPEG first"
 
 

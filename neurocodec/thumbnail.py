@@ -16,7 +16,6 @@ from PIL.Image import Resampling
 
 from neurocodec import arguments, codec, container, image, tiling
 from neurocodec import model as model_files
-from neurocodec.alpha import decode_alpha
 from neurocodec.entropy.grid import QUALITY_STEPS, UNIT
 from neurocodec.errors import ArgumentTypeError, NicFormatError, memory_errors
 from neurocodec.integer.network import Network
@@ -98,14 +97,15 @@ def _reduced(
 
 def _reduced_alpha(nic: container.NicFile, rows: int, columns: int, side: int) -> NDArray[np.uint8] | None:
     """The means of the alpha plane over squares of `side` pixels, uint8 (rows, columns)."""
-    if container.ALPHA not in nic.chunks:
+    if container.ALPHA not in nic.chunks and container.ALPHA16 not in nic.chunks:
         return None
     width, height = nic.header.width, nic.header.height
     alpha = np.empty((rows, columns), np.uint8)
     step = max(1, _ALPHA_BAND // width // side)
     for first in range(0, rows, step):
         top, bottom = min(first * side, height - 1), min((first + step) * side, height)
-        band = decode_alpha(nic.chunks[container.ALPHA], width, height, (0, top, width, bottom - top))
+        band = codec.alpha_of(nic, (0, top, width, bottom - top))
+        assert band is not None
         missing = min(step, rows - first) * side - len(band), columns * side - width
         band = np.pad(band, ((0, missing[0]), (0, missing[1])), mode="edge")
         alpha[first : first + step] = np.rint(band.reshape(-1, side, columns, side).mean((1, 3)))

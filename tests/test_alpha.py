@@ -39,26 +39,35 @@ def png(*chunks: tuple[bytes, bytes]) -> bytes:
 
 
 @settings(max_examples=50)
-@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)), st.data())
+@given(
+    hnp.arrays(st.sampled_from([np.uint8, np.uint16]), hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)), st.data()
+)
 def test_alpha_is_lossless_and_so_is_every_region(alpha: Any, data: Any) -> None:
     height, width = alpha.shape
+    depth = 8 * alpha.itemsize
     encoded = encode_alpha(alpha)
     assert encoded == encode_alpha(alpha.copy())
-    np.testing.assert_array_equal(decode_alpha(encoded, width, height), alpha)
+    decoded = decode_alpha(encoded, width, height, depth=depth)
+    assert decoded.dtype == alpha.dtype
+    np.testing.assert_array_equal(decoded, alpha)
+    with pytest.raises(NicFormatError, match=f"{24 - depth}-bit gray"):
+        decode_alpha(encoded, width, height, depth=24 - depth)
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     w, h = data.draw(st.integers(1, width - x)), data.draw(st.integers(1, height - y))
-    np.testing.assert_array_equal(decode_alpha(encoded, width, height, (x, y, w, h)), alpha[y : y + h, x : x + w])
+    part = decode_alpha(encoded, width, height, (x, y, w, h), depth)
+    np.testing.assert_array_equal(part, alpha[y : y + h, x : x + w])
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 @pytest.mark.parametrize("shape", [(1200, 1100), (3, 600_000), (300_000, 4)])
-def test_planes_of_several_bands_use_every_filter(shape: tuple[int, int]) -> None:
+def test_planes_of_several_bands_use_every_filter(shape: tuple[int, int], kind: Any) -> None:
     y, x = np.mgrid[: shape[0], : shape[1]]
-    alpha = (x * 3 + y * 5 + (x * y >> 7) + np.random.default_rng(0).integers(0, 4, shape)).astype(np.uint8)
-    data = encode_alpha(alpha)
-    np.testing.assert_array_equal(decode_alpha(data, shape[1], shape[0]), alpha)
+    alpha = (x * 3 + y * 5 + (x * y >> 7) + np.random.default_rng(0).integers(0, 4, shape)).astype(kind)
+    data, depth = encode_alpha(alpha), 8 * np.dtype(kind).itemsize
+    np.testing.assert_array_equal(decode_alpha(data, shape[1], shape[0], depth=depth), alpha)
     region = (shape[1] // 3, shape[0] // 2, shape[1] // 2, shape[0] // 3)
     expected = alpha[region[1] : region[1] + region[3], region[0] : region[0] + region[2]]
-    np.testing.assert_array_equal(decode_alpha(data, shape[1], shape[0], region), expected)
+    np.testing.assert_array_equal(decode_alpha(data, shape[1], shape[0], region, depth), expected)
 
 
 def test_an_alpha_plane_may_come_in_pieces_with_chunks_that_readers_ignore() -> None:

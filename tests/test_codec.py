@@ -119,12 +119,62 @@ def test_alpha_is_lossless(small_model, photo):
     assert (decoded[..., 3] == rgba[..., 3]).all()
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_go_through(channels, base_model, photo):
+    rng = np.random.default_rng(0)
+    fine = (photo[200:290, 100:233].astype(np.uint16) * 257 + rng.integers(0, 200, (90, 133, 3))).clip(0, 65535)
+    alpha = rng.integers(0, 65536, (90, 133, 1))
+    parts = [fine[..., :1] if channels <= 2 else fine, *([alpha] if channels in (2, 4) else [])]
+    source = np.concatenate(parts, axis=2).astype(np.uint16)
+    data = codec.encode(source, quality=100, model=base_model)
+    decoded, coarse = codec.decode_array(data, model=base_model), codec.decode(data, model=base_model)
+    assert (decoded.dtype, decoded.shape) == (np.uint16, source.shape)
+    if channels in (2, 4):
+        assert (decoded[..., -1] == source[..., -1]).all()
+    colours = slice(None, -1 if channels in (2, 4) else None)
+    levels = np.atleast_3d(np.asarray(coarse))[..., colours]
+    assert coarse.mode == {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    assert np.abs(decoded[..., colours] / 257 - levels).max() < (1 if channels <= 2 else 0.51)
+    assert psnr(decoded[..., colours] / 257, source[..., colours] / 257) > psnr(levels, source[..., colours] / 257)
+    part = codec.decode_array(data, model=base_model, region=(17, 5, 60, 33))
+    assert (part == decoded[5:38, 17:77]).all()
+    about = neurocodec.info(data)
+    assert (about.source_depth, about.has_alpha, about.mode) == (16, channels in (2, 4), coarse.mode)
+
+
+def test_eight_bits_in_sixteen_are_coded_as_eight(small_model, photo):
+    rgba = np.dstack([photo[:50, :60], photo[100:150, :60, :1]])
+    plain = container.read(codec.encode(rgba, model=small_model))
+    wide = container.read(codec.encode(rgba.astype(np.uint16) * 257, model=small_model))
+    assert wide.tiles == plain.tiles
+    assert wide.chunks == {**plain.chunks, container.DEPTH: b"\x10"}
+    assert container.ALPHA in wide.chunks  # nothing of it needs 16 bits
+    assert codec.decode_array(container.write(plain), model=small_model).dtype == np.uint8
+
+
+@pytest.mark.parametrize("region", [None, (3, 1000, 30, 1100), (0, 2047, 40, 1)])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_bands_are_the_picture(depth, region, small_model):
+    rng = np.random.default_rng(0)
+    source = rng.integers(0, 65536, (2100, 40, 4), dtype=np.uint16)
+    nic = container.read(codec.encode(source, model=small_model))
+    bands = list(codec.decode_bands(nic, small_model, region=region, depth=depth))
+    whole = image.samples(codec.decode_picture(nic, small_model, region=region, depth=depth))
+    assert whole.dtype == (np.uint8 if depth == 8 else np.uint16)
+    assert [len(band) for band in bands] == {None: [1024, 1024, 52], 1000: [24, 1024, 52], 2047: [1]}[
+        region and region[1]
+    ]
+    assert (np.concatenate(bands) == whole).all()
+
+
 def test_a_malformed_alpha_plane_is_found_before_a_stream_is_decoded(small_model, photo, monkeypatch):
     nic = container.read(codec.encode(photo[:20, :20], model=small_model))
     wrong = container.NicFile(nic.header, {container.ALPHA: b"no PNG"}, nic.tiles)
     monkeypatch.setattr(codec, "decode_tile", lambda *_: pytest.fail("decodes a stream"))
     with pytest.raises(NicFormatError, match="alpha plane"):
         codec.decode_picture(wrong, small_model)
+    with pytest.raises(NicFormatError, match="alpha plane"):
+        next(codec.decode_bands(wrong, small_model))
 
 
 def test_metadata_survives_and_orientation_is_applied(small_model, photo):

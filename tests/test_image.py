@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from neurocodec import container, errors, image
@@ -351,6 +352,100 @@ def test_sixteen_bit_colour_png(tmp_path: Path, channels: int, colour: int) -> N
     if channels != 3:
         assert picture.alpha is not None
         assert np.abs(picture.alpha - expected[:, :, -1]).max() <= 1
+
+
+def fine_file(kind: str, samples: np.ndarray[Any, Any]) -> bytes:
+    """A file of 16-bit samples (H, W, C)."""
+    height, width, channels = samples.shape
+    if kind == "png":
+        return png(samples, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels])
+    if kind in ("ppm", "pgm"):
+        head = b"P%d\n# a comment\n%d %d\n65535\n" % (6 if channels == 3 else 5, width, height)
+        return head + samples.astype(">u2").tobytes()
+    if kind == "tiff of another byte order":
+        body, start = samples.astype(">u2").tobytes(), 8 + 2 + 10 * 12 + 4
+        tags = [(256, 3, 1, width << 16), (257, 3, 1, height << 16), (258, 3, 3, start), (259, 3, 1, 1 << 16)]
+        tags += [(262, 3, 1, 2 << 16), (273, 4, 1, start + 6), (277, 3, 1, 3 << 16), (278, 3, 1, height << 16)]
+        tags += [(279, 4, 1, len(body)), (284, 3, 1, 1 << 16)]
+        folder = b"".join(struct.pack(">HHII", *tag) for tag in tags)
+        return (
+            struct.pack(">2sHIH", b"MM", 42, 8, len(tags)) + folder + bytes(4) + struct.pack(">HHH", 16, 16, 16) + body
+        )
+    imagecodecs = pytest.importorskip("imagecodecs")
+    options = {} if kind == "tiff" else {"compression": "deflate", "predictor": 2}
+    data: bytes = imagecodecs.tiff_encode(samples.squeeze(), **options)
+    return data
+
+
+FINE = [*(("png", n) for n in (1, 2, 3, 4)), ("ppm", 3), ("pgm", 1), ("tiff of another byte order", 3)]
+FINE += [(kind, n) for kind in ("tiff", "tiff, compressed") for n in (1, 3, 4)]
+
+
+@pytest.mark.parametrize(("kind", "channels"), FINE)
+def test_sixteen_bits_are_read_at_full_depth(tmp_path: Path, kind: str, channels: int) -> None:
+    y, x = np.mgrid[:40, :300]
+    samples = ((x * 211 + y * 97)[..., None] + RNG.integers(0, 999, (40, 300, channels))).astype(np.uint16)
+    path = written(tmp_path, "fine", fine_file(kind, samples))
+    with path.open("rb") as file:
+        for source in (path, file, Image.open(path)):
+            fine = load(source, full_depth=True)
+            assert (fine.depth, fine.rgb.dtype) == (16, np.uint16)
+            assert (image.samples(fine) == samples).all()
+    opened = Image.open(path)
+    load(opened, full_depth=True)
+    same(load(opened), load(loaded(path)))  # the image is left as Pillow loads it
+    assert load(path).rgb.dtype == np.uint8
+
+
+def test_full_depth_of_other_sources(tmp_path: Path) -> None:
+    samples = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+    assert (load(samples, full_depth=True).rgb == samples).all()
+    assert load(RGB, full_depth=True).rgb.dtype == np.uint8
+    gray = Image.fromarray(samples[..., 0])
+    assert (load(gray, full_depth=True).rgb == as_gray(samples[..., 0])).all()
+    levels = Image.fromarray((samples[..., 0] / 257).astype(np.float32))
+    assert (load(levels, full_depth=True).rgb == as_gray(samples[..., 0])).all()
+    twelve = samples >> 4
+    picture = load(written(tmp_path, "a.ppm", b"P6 7 5 4095\n" + twelve.astype(">u2").tobytes()), full_depth=True)
+    assert (picture.rgb == np.rint(twelve / 4095 * 65535)).all()
+    with pytest.raises(errors.ImageError, match="damaged"):
+        load(written(tmp_path, "cut.ppm", b"P6 7 5 4095\n" + bytes(200)), full_depth=True)
+    key = samples[2, 3]
+    data = png(samples, 16, 2, (b"tRNS", key.astype(">u2").tobytes()))
+    alpha = load(written(tmp_path, "a.png", data), full_depth=True).alpha
+    assert alpha is not None
+    assert (alpha == np.where((samples == key).all(2), 0, 65535)).all()
+
+
+def test_samples_change_their_depth_without_loss_where_they_can() -> None:
+    wide = image.at_depth(RGB, 16)
+    assert (image.to_8_bits(wide) == RGB).all()
+    assert image.narrowed(wide).dtype == np.uint8
+    wide[0, 0, 0] ^= 1
+    assert (image.narrowed(wide) == wide).all()
+
+
+@pytest.mark.parametrize(("package", "suffix"), [("pillow_heif", "heic"), ("pillow_jxl", "jxl")])
+def test_formats_of_optional_packages(tmp_path: Path, package: str, suffix: str) -> None:
+    module = pytest.importorskip(package)
+    if package == "pillow_heif":
+        module.register_heif_opener()
+    source = Image.fromarray(RGB).resize((64, 48))
+    source.save(tmp_path / f"a.{suffix}", quality=95)
+    script = "import sys, neurocodec.image as i; p = i.load(sys.argv[1]); print(p.rgb.shape, p.rgb.mean())"
+    command = [sys.executable, "-c", script, str(tmp_path / f"a.{suffix}")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert out.startswith("(48, 64, 3)")
+    assert abs(float(out.split()[-1]) - np.asarray(source).mean()) < 3
+
+
+@pytest.mark.parametrize(
+    ("start", "package"),
+    [(b"\0\0\0\x18ftypheic", "pillow-heif"), (b"\xff\x0a" + bytes(20), "pillow-jxl-plugin")],
+)
+def test_a_missing_package_is_named(tmp_path: Path, start: bytes, package: str) -> None:
+    with pytest.raises(errors.ImageError, match=f"needs {package}"):
+        load(written(tmp_path, "a", start + bytes(40)))
 
 
 # Orientation and metadata

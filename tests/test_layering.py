@@ -20,7 +20,7 @@ LEVELS: tuple[set[str], ...] = (
     {"alpha", "entropy", "container", "tiling", "metrics", "perceptual"},
     {"metadata"},
     {"image"},
-    {"model"},
+    {"bands", "model"},
     {"integer"},
     {"models"},
     {"codec"},
@@ -42,6 +42,7 @@ NO_TORCH = (
         "container",
         "alpha",
         "image",
+        "bands",
         "metadata",
         "tiling",
         "model",
@@ -54,12 +55,28 @@ NO_TORCH = (
     *("integer.reference", "integer.native", "integer.network", "integer.entropy", "integer.transforms"),
 )
 CODING = (
-    *("", "codec", "model", "container", "alpha", "image", "metadata", "tiling", "errors", "arguments", "files"),
+    *(
+        "",
+        "codec",
+        "model",
+        "container",
+        "alpha",
+        "image",
+        "bands",
+        "metadata",
+        "tiling",
+        "errors",
+        "arguments",
+        "files",
+    ),
     *("entropy", "integer", "conformance", "pillow_plugin", "pillow_reader"),
 )
 CORE = {"numpy", "PIL", "safetensors", "neurocodec"}
-OPTIONAL = {("files", "pooch"), ("integer.gpu", "torch")}
-"""Imported when they are used: for downloads, and for coding on a GPU."""
+OPTIONAL = {
+    *(("files", "pooch"), ("integer.gpu", "torch")),
+    *(("image", "pillow_heif"), ("image", "pillow_jxl")),
+}
+"""Imported when they are used: for downloads, for coding on a GPU, and to read HEIC and JPEG XL."""
 FORBIDDEN = ("compressai", "torchvision", "scipy", "pandas", "matplotlib")
 
 

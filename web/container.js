@@ -104,14 +104,14 @@ export function info(bytes) {
   return {
     width,
     height,
-    mode: (gray ? "L" : "RGB") + (chunks.has("Alph") ? "A" : ""),
+    mode: (gray ? "L" : "RGB") + (alphaOf(chunks) ? "A" : ""),
     quality: 1 + (99 * qualityIndex) / QUALITY_INDEX_MAX,
     qualityIndex,
     modelId,
     tiles: tiles.length,
     bytes: bytes.length,
     bpp: (8 * bytes.length) / (width * height),
-    hasAlpha: chunks.has("Alph"),
+    hasAlpha: alphaOf(chunks) !== undefined,
     metadata: Object.fromEntries(METADATA.filter(([name]) => chunks.has(name)).map(([name, kind]) => [kind, size(name)])),
     sourceDepth: chunks.get("dept")?.[0] ?? 8,
     version: VERSION,
@@ -148,6 +148,9 @@ function readChunks(bytes, chunks) {
     if (chunks.has(name)) throw new NicError(`chunk ${name} appears twice, expected at most one of each type`);
     checkChunk(name, payload);
     chunks.set(name, payload);
+    if (chunks.has("Alph") && chunks.has("Al16")) {
+      throw new NicError("the file has two alpha planes, Alph and Al16: encode the picture again");
+    }
   }
 }
 
@@ -160,7 +163,7 @@ function checkChunk(name, payload) {
       `chunk Arch holds b${quoted(text(payload.subarray(0, 64)))}, expected a name such as compressai/mbt2018-mean/mse/3`,
     );
   }
-  if (name[0] < "a" && name !== "Alph" && name !== "Arch") {
+  if (name[0] < "a" && !["Alph", "Al16", "Arch"].includes(name)) {
     throw unsupported(`the file needs the feature '${name}', unknown to this release: upgrade neurocodec`);
   }
 }
@@ -207,26 +210,32 @@ const MAX_ALPHA_CHUNKS = 2 ** 16;
 const AGAIN = "the file is damaged, encode the picture again";
 const PNG_SIGNATURE = "89504e470d0a1a0a";
 
-/** The header that the PNG of an alpha plane must have: 8-bit gray, not interlaced. */
-function alphaHeader(width, height) {
+/** The alpha plane of a file: { png, depth }, or undefined. */
+export function alphaOf(chunks) {
+  if (chunks.has("Alph")) return { png: chunks.get("Alph"), depth: 8 };
+  return chunks.has("Al16") ? { png: chunks.get("Al16"), depth: 16 } : undefined;
+}
+
+/** The header that the PNG of an alpha plane must have: gray of 8 or 16 bits, not interlaced. */
+function alphaHeader(width, height, depth) {
   const header = new Uint8Array(13);
   const view = viewOf(header);
   view.setUint32(0, width);
   view.setUint32(4, height);
-  header[8] = 8;
+  header[8] = depth;
   return hex(header);
 }
 
 /** Checks the header of a PNG that holds an alpha plane of this size. */
-export function checkAlpha(png, width, height) {
-  dataChunks(png, width, height).next();
+export function checkAlpha({ png, depth }, width, height) {
+  dataChunks(png, width, height, depth).next();
 }
 
 /** The pieces of the zlib stream in the PNG of an alpha plane; as in neurocodec/alpha.py. */
-function* dataChunks(png, width, height) {
+function* dataChunks(png, width, height, depth) {
   if (hex(png.subarray(0, 8)) !== PNG_SIGNATURE) throw new NicError(`the alpha plane is not a PNG: ${AGAIN}`);
   const view = viewOf(png);
-  const header = alphaHeader(width, height);
+  const header = alphaHeader(width, height, depth);
   let previous = "";
   let ended = false;
   for (let at = 8, count = 0; count < MAX_ALPHA_CHUNKS; ++count) {
@@ -239,7 +248,7 @@ function* dataChunks(png, width, height) {
     }
     if (!previous && (name !== "IHDR" || hex(payload) !== header)) {
       throw new NicError(
-        `the alpha plane has the header ${hex(payload.subarray(0, 13))}, expected ${header}, 8-bit gray and of the ` +
+        `the alpha plane has the header ${hex(payload.subarray(0, 13))}, expected ${header}, ${depth}-bit gray and of the ` +
           "picture's size: encode the picture again",
       );
     }
@@ -255,12 +264,13 @@ function* dataChunks(png, width, height) {
   throw new NicError(`the alpha plane has more than ${MAX_ALPHA_CHUNKS} chunks: ${AGAIN}`);
 }
 
-/** Calls put(y, samples) with each row of the alpha plane in a PNG, 0 to height - 1; no more than a row is held. */
-export async function decodeAlpha(png, width, height, put) {
-  const parts = [...dataChunks(png, width, height)];
+/** Calls put(y, samples) with each row of an alpha plane, 0 to height - 1, in 8 bits; no more than a row is held. */
+export async function decodeAlpha({ png, depth }, width, height, put) {
+  const parts = [...dataChunks(png, width, height, depth)];
+  const bytes = depth / 8;
   const missing = new NicError(`the alpha plane does not hold ${width} x ${height} samples: ${AGAIN}`);
-  const line = new Uint8Array(width + 1);  // a filter type, then the samples
-  let above = new Uint8Array(width);
+  const line = new Uint8Array(width * bytes + 1);  // a filter type, then the samples
+  let above = new Uint8Array(width * bytes);
   let filled = 0;
   let y = 0;
   const reader = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
@@ -275,8 +285,8 @@ export async function decodeAlpha(png, width, height, put) {
         filled += some.length;
         at += some.length;
         if (filled === line.length) {
-          above = unfilter(line, above);
-          put(y++, above);
+          above = unfilter(line, above, bytes);
+          put(y++, depth === 8 ? above : inEightBits(above));
           filled = 0;
         }
       }
@@ -287,16 +297,17 @@ export async function decodeAlpha(png, width, height, put) {
   if (y !== height || filled !== 0) throw missing;
 }
 
-function unfilter(line, above) {
+function unfilter(line, above, bytes) {
   const row = new Uint8Array(above.length);
-  let left = 0;
-  let corner = 0;
   for (let x = 0; x < row.length; ++x) {
-    row[x] = line[x + 1] + predicted(line[0], left, above[x], corner);
-    left = row[x];  // eight bits of it
-    corner = above[x];
+    row[x] = line[x + 1] + predicted(line[0], row[x - bytes] ?? 0, above[x], above[x - bytes] ?? 0);
   }
   return row;
+}
+
+/** 16-bit samples, big-endian, to the nearest of 255 levels. */
+function inEightBits(row) {
+  return Uint8Array.from({ length: row.length / 2 }, (_, x) => Math.round((256 * row[2 * x] + row[2 * x + 1]) / 257));
 }
 
 function predicted(filter, left, above, corner) {

@@ -3,7 +3,7 @@
 // A parsed file -> pixels: the WebAssembly module with a model in it, and what neurocodec/codec.py does around it. It runs
 // in a worker (worker.js), or in any other program that has WebAssembly.
 
-import { NicError, checkAlpha, decodeAlpha, hex, refuseForeign } from "./container.js";
+import { NicError, alphaOf, checkAlpha, decodeAlpha, hex, refuseForeign } from "./container.js";
 
 const LATENT = 16;  // pixels to a side
 const LARGEST_TILE = 4096;  // pixels to a side: a short forged file must not use up the memory
@@ -95,10 +95,11 @@ export class Core {
     if (Math.min(longest, header.tileEdge ?? longest) > LARGEST_TILE) {
       throw new NicError(`the file has tiles of more than ${LARGEST_TILE} pixels; this release refuses them.`);
     }
-    if (chunks.has("Alph")) checkAlpha(chunks.get("Alph"), header.width, header.height);
+    const alpha = alphaOf(chunks);
+    if (alpha) checkAlpha(alpha, header.width, header.height);
     const data = this.#guard(() => this.#pixels(file, { x, y, width, height }));
-    if (chunks.has("Alph")) {
-      await decodeAlpha(chunks.get("Alph"), header.width, header.height, (row, samples) => {
+    if (alpha) {
+      await decodeAlpha(alpha, header.width, header.height, (row, samples) => {
         if (row < y || row >= y + height) return;
         for (let i = 0, to = (row - y) * width * 4 + 3; i < width; ++i, to += 4) data[to] = samples[x + i];
       });

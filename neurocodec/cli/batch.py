@@ -20,9 +20,10 @@ from neurocodec.workers import available_cores, limit_threads, map_in_order, rai
 
 
 class Output(NamedTuple):
-    """What a job makes. data: the bytes of the output file. about: fields for --json. text: the same for people."""
+    """What a job makes. data: the bytes of the output file, or their number if the job has written it. about: fields
+    for --json. text: the same for people."""
 
-    data: bytes
+    data: bytes | int
     about: dict[str, Any]
     text: str
 
@@ -36,12 +37,13 @@ def convert(
     """Does all jobs that are not skipped, and prints a line for each, with --json for skipped and failed ones too;
     problems come at the end and stop no other job.
 
-    function: of the names of an input and an output; writes nothing, so that a worker can be ended at any time. args:
+    function: of the names of an input and an output; in a worker it writes nothing, so that it can be ended at any
+    time; `alone` says whether there are workers. args:
     with the options of `options.add_batch_options`. verb: past tense, such as encoded, for the last line of a run over
     several files. Returns 1 if there was a problem, else 0.
     """
     pairs = [(job.source, job.target) for job in jobs if not job.problem and not job.skip]
-    processes = max(1, min(args.jobs, len(pairs)))
+    processes = _processes(jobs, args)
     if args.threads and processes == 1:
         limit_threads(args.threads)
     start = functools.partial(limit_threads, args.threads or max(1, available_cores() // processes))
@@ -53,9 +55,10 @@ def convert(
         outcome = next(outcomes)
         if isinstance(outcome, Exception):
             raise outcome
-        collection.write(job, outcome.data, force=args.force)
+        if isinstance(outcome.data, bytes):
+            collection.write(job, outcome.data, force=args.force)
         before += os.path.getsize(job.source) if os.path.isfile(job.source) else 0
-        after += len(outcome.data)
+        after += len(outcome.data) if isinstance(outcome.data, bytes) else outcome.data
         return outcome
 
     def report(job: Job, status: str, about: Mapping[str, Any], text: str = "") -> str:
@@ -74,6 +77,15 @@ def convert(
         change = f"{ratio:.1%}" if ratio < 1 else f"{ratio:.1f} times as many"
         print(line + (f"; {before:,} bytes became {after:,} ({change})" if before else ""), flush=True)
     return int(problems > 0)
+
+
+def alone(jobs: Sequence[Job], args: argparse.Namespace) -> bool:
+    """Whether `convert` does the jobs in this process."""
+    return _processes(jobs, args) == 1
+
+
+def _processes(jobs: Sequence[Job], args: argparse.Namespace) -> int:
+    return max(1, min(int(args.jobs), sum(not job.problem and not job.skip for job in jobs)))
 
 
 def opened(source: str) -> str | BinaryIO:

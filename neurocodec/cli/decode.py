@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
+import itertools
+import os
 import time
 from typing import Any
 
-from neurocodec import collection
+from neurocodec import collection, files
 from neurocodec.cli import batch, options
+from neurocodec.errors import memory_errors
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,7 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "decode",
         help="pictures from .nic files",
         description=".nic files, or whole folders of them, to pictures. OUT mirrors an input folder; existing pictures "
-        "in it are skipped, so that a run can be continued.",
+        "in it are skipped, so that a run can be continued. PNG, TIFF and PPM are written in bands, so that large "
+        "pictures need little memory, and with 16 bits a sample if the source had more than 8.",
         allow_abbrev=False,
     )
     parser.add_argument("inputs", nargs="+", metavar="IN", help=".nic files, folders of them, or - for stdin")
@@ -65,7 +70,14 @@ def run(args: argparse.Namespace) -> int:
     }
     if bar := batch.picture_bar(args, "decode"):
         keywords["progress"] = bar
-    decode = functools.partial(decode_file, suffix=args.format, size=args.size, keywords=keywords)
+    decode = functools.partial(
+        decode_file,
+        suffix=args.format,
+        size=args.size,
+        writes=batch.alone(jobs, args),
+        force=args.force,
+        keywords=keywords,
+    )
     return batch.convert(jobs, decode, args, "decoded")
 
 
@@ -82,23 +94,50 @@ def _suffix(name: str) -> str:
     return suffix
 
 
-def decode_file(source: str, target: str, suffix: str, size: int | None, keywords: dict[str, Any]) -> batch.Output:
-    """The picture file of a .nic file.
+def decode_file(
+    source: str, target: str, suffix: str, size: int | None, writes: bool, force: bool, keywords: dict[str, Any]
+) -> batch.Output:
+    """The picture file of a .nic file; PNG, TIFF and PPM in bands, with 16 bits a sample if the source had more than 8.
 
-    suffix: of the format on stdout. size: longest side in pixels. keywords: as for `neurocodec.decode`.
+    suffix: of the format on stdout. size: longest side in pixels. writes: whether files in bands are written here, over
+    older ones if `force` is set; otherwise they are returned. keywords: as for `neurocodec.decode`.
     """
     from PIL.Image import Resampling
 
-    import neurocodec
-    from neurocodec.image import check_format, to_file_bytes
+    from neurocodec import bands, codec, image
+    from neurocodec.container import info_of
 
     started = time.perf_counter()
     name = f"stdout{suffix}" if target == collection.STANDARD else target
-    check_format(name)  # before the work
-    im = neurocodec.decode(batch.opened(source), **keywords)
-    if size is not None:
-        im.thumbnail((size, size), resample=Resampling.LANCZOS)
-    data = to_file_bytes(im, name)
-    seconds = time.perf_counter() - started
-    about = {"width": im.width, "height": im.height, "mode": im.mode, "bytes": len(data), "seconds": seconds}
-    return batch.Output(data, about, f"{im.width} x {im.height}, {im.mode}, {seconds:.2f} s")
+    kind = image.check_format(name)  # before the work
+    keywords = dict(keywords)
+    with memory_errors():
+        nic, network = codec.parsed(batch.opened(source), None, keywords.pop("device"))
+        full, depth = codec.depth_of(nic), 8
+        data: bytes | int
+        if kind in bands.KINDS and size is None:
+            depth = full
+            rows = codec.decode_bands(nic, network, **keywords, depth=depth)
+            first = next(rows)  # after all checks
+            width, height = keywords["region"][2:] if keywords["region"] else (nic.header.width, nic.header.height)
+            mode, pieces = info_of(nic, 0).mode, itertools.chain([first], rows)
+            del first
+            if writes and target != collection.STANDARD:
+                files.make_folder(os.path.dirname(target) or ".")
+                with files.writing(target, force=force) as file:
+                    bands.write(file, name, (width, height), mode, depth, nic.chunks, pieces)
+                    data = file.tell()
+            else:
+                out = io.BytesIO()
+                bands.write(out, name, (width, height), mode, depth, nic.chunks, pieces)
+                data = out.getvalue()
+        else:
+            im = image.to_pil(codec.decode_picture(nic, network, **keywords))
+            if size is not None:
+                im.thumbnail((size, size), resample=Resampling.LANCZOS)
+            data = image.to_file_bytes(im, name)
+            (width, height), mode = im.size, im.mode
+    seconds, length = time.perf_counter() - started, data if isinstance(data, int) else len(data)
+    about = {"width": width, "height": height, "mode": mode, "depth": depth, "bytes": length, "seconds": seconds}
+    bits = "" if full == 8 else f", {depth} bits" if depth == full else f", {depth} of {full} bits"
+    return batch.Output(data, about, f"{width} x {height}, {mode}{bits}, {seconds:.2f} s")

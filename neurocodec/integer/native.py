@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +51,7 @@ class NativeNetwork:
         """Maximum thread count."""
         return self._threads or available_threads()
 
-    def analyse(self, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
+    def analyse(self, rgb: NDArray[np.uint8] | NDArray[np.uint16], quality_index: int) -> NDArray[np.int32]:
         check_encodes(self.model)
         y: NDArray[np.int32] = self._native.analyse(np.ascontiguousarray(rgb), quality_index, self.kernel, self.threads)
         return y
@@ -73,8 +75,7 @@ class NativeNetwork:
         z_hat, symbols, y_hat, _ = result
         return Latents(z_hat, tuple(symbols), y_hat)
 
-    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int) -> NDArray[np.uint8]:
-        rgb: NDArray[np.uint8] = self._native.synthesise(
-            np.ascontiguousarray(y_hat), quality_index, self.kernel, self.threads
-        )
+    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8) -> NDArray[Any]:
+        run = self._native.synthesise if depth == 8 else self._native.synthesise16
+        rgb: NDArray[Any] = run(np.ascontiguousarray(y_hat), quality_index, self.kernel, self.threads)
         return rgb

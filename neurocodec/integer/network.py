@@ -43,11 +43,11 @@ class Latents:
 
 
 class Network(Protocol):
-    """What codes tiles. y and y_hat are int32 (h, w, M) in units of 1/64, pixels uint8 (16 h, 16 w, 3)."""
+    """What codes tiles. y and y_hat are int32 (h, w, M) in units of 1/64, pixels uint8 or uint16 (16 h, 16 w, 3)."""
 
     model: Model
 
-    def analyse(self, rgb: NDArray[np.uint8], quality_index: int) -> NDArray[np.int32]:
+    def analyse(self, rgb: NDArray[np.uint8] | NDArray[np.uint16], quality_index: int) -> NDArray[np.int32]:
         """Pixels -> y. Raises ModelMismatchError if the model has no encoder."""
 
     def encode(
@@ -65,8 +65,8 @@ class Network(Protocol):
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         """The stream of a tile of (height, width) latents -> its latents. Raises NicFormatError or a subclass."""
 
-    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int) -> NDArray[np.uint8]:
-        """y_hat -> pixels."""
+    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8) -> NDArray[Any]:
+        """y_hat -> pixels of 8 or 16 bits."""
 
 
 class LayerwiseNetwork:
@@ -128,8 +128,8 @@ class LayerwiseNetwork:
         decoder.finish()
         return Latents.of(stages, y_hat)
 
-    def synthesise(self, y_hat: Any, quality_index: QualityIndex) -> Any:
-        return self._g_s(self.arithmetic, y_hat, quality_index)
+    def synthesise(self, y_hat: Any, quality_index: QualityIndex, depth: int = 8) -> Any:
+        return self._g_s(self.arithmetic, y_hat, quality_index, depth)
 
 
 def nearest_symbols(y: Any, means: Any) -> Any:

@@ -23,9 +23,12 @@ QualityIndex = int | IntArray
 
 @dataclass(frozen=True, eq=False)
 class IntegerLayer:
-    """A 1×1 or depthwise 3×3 layer. weight: int16 (out, in) or (C, 3, 3); bias and shift (f): int64 (out,)."""
+    """A 1×1 or depthwise 3×3 layer. weight: int16 (out, in) or (C, 3, 3); bias and shift (f): int64 (out,).
 
-    weight: NDArray[np.int16]
+    Of layers between activations and 16-bit pixels, the weight may be int32, and sums take up to 41 bits.
+    """
+
+    weight: NDArray[Any]
     bias: IntArray
     shift: IntArray
 
@@ -114,7 +117,7 @@ class NumpyArithmetic:
         return values.astype(np.int64)
 
     def store(self, x: IntArray, dtype: type[np.generic] = np.int32) -> NDArray[Any]:
-        """As another type, int32 or uint8, in which the values fit."""
+        """As another type, int32, uint8 or uint16, in which the values fit."""
         return x.astype(dtype)
 
     def zeros(self, shape: tuple[int, ...]) -> IntArray:

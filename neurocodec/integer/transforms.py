@@ -28,6 +28,10 @@ SIXTH = 21845
 """2^15 · 2/3: a gate in [-3, 3], with 13 fractional bits, times this is gate / 6 with 15."""
 MID_GRAY = 128
 """Subtracted from 8-bit pixels before the first layer."""
+FINE_BITS = 8
+"""Fractional bits of 16-bit pixels before the first layer, in units of 8-bit pixels."""
+FINE_WHITE, STEPS_A_LEVEL = 65535, 257
+"""White in 16 bits, and steps from one of 255 levels to the next."""
 
 
 def q15(do: Arithmetic, a: Any, b: Any) -> Any:
@@ -101,11 +105,12 @@ class Block:
 
 
 class Analysis:
-    """g_a: pixels, uint8 (16 h, 16 w, 3) -> y, int32 (h, w, M) in units of 1/64."""
+    """g_a: pixels, uint8 or uint16 (16 h, 16 w, 3) -> y, int32 (h, w, M) in units of 1/64."""
 
     def __init__(self, config: HyperpriorConfig, arrays: Arrays, exp2_table: IntArray) -> None:
         channels, latent, rows = config.channels, config.latent_channels, config.quality_rows
         self._stem = arrays.layer("stem", channels, 192, largest_input=MID_GRAY)
+        self._fine_stem = IntegerLayer(self._stem.weight, self._stem.bias << FINE_BITS, self._stem.shift + FINE_BITS)
         self._blocks = [Block(arrays, f"blocks.{i}", channels) for i in range(config.encoder_blocks)]
         self._gain = Gain(arrays, "log_gain", rows, channels, exp2_table, 0)
         self._down = arrays.layer("down", latent, 4 * channels)
@@ -113,7 +118,10 @@ class Analysis:
         self._y_gain = Gain(arrays, "log_y_gain", rows, latent, exp2_table, MEAN_BITS - TRANSFORM_BITS)
 
     def __call__(self, do: Arithmetic, rgb: Any, quality_index: QualityIndex) -> Any:
-        x = _pointwise(do, do.unshuffle(do.load(rgb) - MID_GRAY, 8), self._stem)  # (2 h, 2 w, C)
+        if rgb.dtype == np.uint16:
+            x = _pointwise(do, do.unshuffle(do.load(fine_pixels(rgb)), 8), self._fine_stem)  # (2 h, 2 w, C)
+        else:
+            x = _pointwise(do, do.unshuffle(do.load(rgb) - MID_GRAY, 8), self._stem)
         for block in self._blocks:
             x = block(do, x)
         x = _pointwise(do, do.unshuffle(self._gain(do, x, quality_index)), self._down)  # (h, w, M)
@@ -145,8 +153,13 @@ class HyperAnalysis:
         return do.store(do.clamp(do.shift(z, ACTIVATION_BITS), -127, 127))
 
 
+def fine_pixels(rgb: NDArray[np.uint16]) -> NDArray[np.int16]:
+    """16-bit pixels as the first layer reads them: of 8-bit pixels 257 p, the 8-bit input times 256."""
+    return (((rgb.astype(np.int32) << FINE_BITS) + STEPS_A_LEVEL // 2) // STEPS_A_LEVEL - LIMIT).astype(np.int16)
+
+
 class Synthesis:
-    """g_s: y_hat, int32 (h, w, M) in units of 1/64 -> pixels, uint8 (16 h, 16 w, 3)."""
+    """g_s: y_hat, int32 (h, w, M) in units of 1/64 -> pixels, uint8 or uint16 (16 h, 16 w, 3)."""
 
     def __init__(self, config: HyperpriorConfig, arrays: Arrays, exp2_table: IntArray) -> None:
         channels, latent, rows = config.channels, config.latent_channels, config.quality_rows
@@ -156,16 +169,20 @@ class Synthesis:
         self._gain = Gain(arrays, "log_gain", rows, channels, exp2_table, 0)
         self._blocks = [Block(arrays, f"blocks.{i}", channels) for i in range(config.decoder_blocks)]
         self._head = arrays.layer("head", 192, channels)
+        self._fine_head = IntegerLayer(
+            self._head.weight.astype(np.int32) * STEPS_A_LEVEL, self._head.bias * STEPS_A_LEVEL, self._head.shift
+        )
 
-    def __call__(self, do: Arithmetic, y_hat: Any, quality_index: QualityIndex) -> Any:
+    def __call__(self, do: Arithmetic, y_hat: Any, quality_index: QualityIndex, depth: int = 8) -> Any:
         x = self._y_gain(do, do.load(y_hat), quality_index)
         for block in self._latent_blocks:
             x = block(do, x)
         x = self._gain(do, do.shuffle(_pointwise(do, x, self._up)), quality_index)  # (2 h, 2 w, C)
         for block in self._blocks:
             x = block(do, x)
-        pixels = do.pointwise(x, self._head, np.zeros(192, np.int64), 0, 255)
-        return do.store(do.shuffle(pixels, 8), np.uint8)
+        head, white, kind = (self._head, 255, np.uint8) if depth == 8 else (self._fine_head, FINE_WHITE, np.uint16)
+        pixels = do.pointwise(x, head, np.zeros(192, np.int64), 0, white)
+        return do.store(do.shuffle(pixels, 8), kind)
 
 
 def exp2_table_of(arrays: Arrays) -> IntArray:

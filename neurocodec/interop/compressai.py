@@ -34,7 +34,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from neurocodec import arguments, codec, container, image
-from neurocodec.alpha import decode_alpha
 from neurocodec.entropy import coder
 from neurocodec.entropy.tables import MAX_ROWS, Tables
 from neurocodec.errors import (
@@ -234,9 +233,7 @@ def decode(data: bytes | str | os.PathLike[str], model: Model | None = None, *, 
     with _own_precision():
         x_hat = model.g_s(_tensor(_decode_tile(nic.tiles[0], header, model), model.device).float())
         rgb = from_tensor(x_hat)[: header.height, : header.width]
-    alpha = nic.chunks.get(container.ALPHA)
-    plane = None if alpha is None else decode_alpha(alpha, header.width, header.height)
-    return image.to_pil(codec.picture_of(nic, rgb, plane))
+    return image.to_pil(codec.picture_of(nic, rgb, codec.alpha_of(nic)))
 
 
 @dataclass

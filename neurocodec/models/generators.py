@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,15 +59,16 @@ def file_of(generator: Generator, model: Model) -> GeneratorFile:
 
 
 def synthesis(
-    generator: Generator, quality_index: int, realism: float
-) -> Callable[[NDArray[np.int32]], NDArray[np.uint8]]:
-    """y_hat, int32 (h, w, M) in units of 1/64, to pixels, uint8 (16 h, 16 w, 3), whatever the caller set in torch."""
+    generator: Generator, quality_index: int, realism: float, depth: int = 8
+) -> Callable[[NDArray[np.int32]], NDArray[Any]]:
+    """y_hat, int32 (h, w, M) in units of 1/64, to pixels of a depth of 8 or 16 bits, uint8 or uint16 (16 h, 16 w, 3),
+    whatever the caller set in torch."""
     row = torch.tensor([quality_index / QUALITY_STEPS], dtype=torch.float32, device="cpu")
     beta = torch.tensor([realism], dtype=torch.float32, device="cpu")
 
-    def run(y_hat: NDArray[np.int32]) -> NDArray[np.uint8]:
+    def run(y_hat: NDArray[np.int32]) -> NDArray[Any]:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             latents = torch.from_numpy(y_hat).permute(2, 0, 1)[None].float() / UNIT
-            return from_tensor(generator(latents, row, beta))
+            return from_tensor(generator(latents, row, beta), depth)
 
     return run

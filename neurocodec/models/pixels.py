@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,14 +17,18 @@ def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))[None].to(torch.float32) / 255.0
 
 
-def from_tensor(x: Tensor) -> NDArray[np.uint8]:
+def from_tensor(x: Tensor, depth: int = 8) -> NDArray[Any]:
     """x, float (1, 3, H, W) -> uint8 (H, W, 3): clamped to [0, 1], scaled to 255, halves rounded up.
+
+    With a depth of 16, uint16 and 65535.
 
     Raises ImageError if x holds NaN.
     """
     levels = x.detach()[0].to(torch.float32)
     if bool(torch.isnan(levels).any()):
         raise ImageError("the picture holds NaN: the model file or the device is faulty")
-    levels = levels.clamp(0.0, 1.0).mul(255.0).add_(0.5).floor_().to(torch.uint8)
-    rgb: NDArray[np.uint8] = levels.permute(1, 2, 0).contiguous().cpu().numpy()
-    return rgb
+    levels = (
+        levels.clamp(0.0, 1.0).mul(2.0**depth - 1).add_(0.5).floor_().to(torch.uint8 if depth == 8 else torch.int32)
+    )
+    rgb: NDArray[Any] = levels.permute(1, 2, 0).contiguous().cpu().numpy()
+    return rgb if depth == 8 else rgb.astype(np.uint16)

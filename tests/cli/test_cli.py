@@ -22,7 +22,7 @@ from paths import ROOT, SMALL_MODEL
 from PIL import Image
 
 import neurocodec
-from neurocodec import codec, files
+from neurocodec import codec, container, files, image
 from neurocodec import model as model_files
 from neurocodec.cli.main import main
 from neurocodec.models import generators
@@ -380,6 +380,46 @@ def test_decode_region_and_format(capsys: pytest.CaptureFixture[str], nic_file: 
         assert (im.format, im.size) == ("WEBP", (20, 10))
 
 
+def test_decode_keeps_the_depth_where_the_format_can(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    fine = np.random.default_rng(1).integers(0, 65536, (30, 40, 4), dtype=np.uint16)
+    source = tmp_path / "fine.nic"
+    source.write_bytes(neurocodec.encode(fine))
+    expected = neurocodec.decode_array(source)
+    assert (expected[..., 3] == fine[..., 3]).all()
+    for name in ("a.png", "a.tif"):
+        out = run(capsys, "decode", source, "-o", tmp_path / name)[1]
+        assert "RGBA, 16 bits" in out
+        assert (image.samples(image.load(tmp_path / name, full_depth=True)) == expected).all()
+    assert "RGBA, 8 of 16 bits" in run(capsys, "decode", source, "-o", tmp_path / "a.webp")[1]
+    assert (np.asarray(Image.open(tmp_path / "a.webp")) == np.asarray(neurocodec.decode(source))).all()
+    assert "RGBA, 8 of 16 bits" in run(capsys, "decode", source, "-o", tmp_path / "b.png", "--size", 20)[1]
+    assert "PPM cannot hold the alpha" in fails_with(capsys, "decode", source, "-o", tmp_path / "a.ppm")
+    line = json.loads(run(capsys, "decode", source, "-o", tmp_path / "c.png", "--json", "--region", 3, 4, 5, 6)[1])
+    assert (line["depth"], line["bytes"]) == (16, (tmp_path / "c.png").stat().st_size)
+    part = image.samples(image.load(tmp_path / "c.png", full_depth=True))
+    assert (part == expected[4:10, 3:8]).all()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_damage_in_a_later_tile_leaves_no_picture(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, jobs: int, small_model: Any
+) -> None:
+    """The first row of tiles is written when the second is found to be damaged."""
+    nic = container.read(neurocodec.encode(np.zeros((2100, 32, 3), np.uint8)))
+    *first, last = nic.tiles
+    wrong = container.Tile(last.stream, last.symbols_crc ^ 1)
+    damaged = container.write(dataclasses.replace(nic, tiles=(*first, wrong)))
+    rows = codec.decode_bands(container.read(damaged), small_model)
+    assert next(rows).shape == (1024, 32, 3)
+    (tmp_path / "a.nic").write_bytes(damaged)
+    (tmp_path / "old.png").write_bytes(b"old")
+    for target in ("b.png", "old.png"):
+        words = ("decode", tmp_path / "a.nic", "-o", tmp_path / target, "--force", "-j", jobs)
+        assert "other symbols" in fails_with(capsys, *words)
+    assert names(tmp_path) == ["a.nic", "old.png"]
+    assert (tmp_path / "old.png").read_bytes() == b"old"
+
+
 def test_decode_says_what_is_wrong(
     capsys: pytest.CaptureFixture[str], nic_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,7 +427,7 @@ def test_decode_says_what_is_wrong(
     assert "region" in fails_with(capsys, "decode", nic_file, "--region", 0, 0, 400, 300)
     assert "realism" in fails_with(capsys, "decode", nic_file, "--realism", "0.5")
     with monkeypatch.context() as patch:
-        patch.setattr(codec, "decode", lambda *_, **__: pytest.fail("decoded for nothing"))
+        patch.setattr(codec, "parsed", lambda *_, **__: pytest.fail("decoded for nothing"))
         for name in ("a.xyz", "b.nic"):
             assert "use .png" in fails_with(capsys, "decode", nic_file, "-o", folder / name)
     data = nic_file.read_bytes()

@@ -16,6 +16,7 @@ from neurocodec.errors import ModelMismatchError
 from neurocodec.integer.entropy import context_input
 from neurocodec.integer.native import NativeNetwork, kernels
 from neurocodec.integer.network import LayerwiseNetwork, nearest_symbols
+from neurocodec.integer.transforms import fine_pixels
 from neurocodec.model import Model
 from neurocodec.models.freeze import freeze
 from neurocodec.models.scales import measure_scales
@@ -62,6 +63,32 @@ def test_all_implementations_equal_the_definition(lively, shape, quality_index):
         assert (network.synthesise(latents.y_hat, quality_index) == pixels).all(), name
 
 
+@pytest.mark.parametrize("quality_index", QUALITY_INDEXES)
+def test_sixteen_bit_pixels_are_exact_and_contain_those_of_eight(lively, quality_index):
+    definition = LayerwiseNetwork(lively, REFERENCE)
+    rgb = random_pixels(3, 6)
+    fine = np.random.default_rng(3).integers(0, 65536, rgb.shape, dtype=np.uint16)
+    fine[:, :48] = rgb[:, :48].astype(np.uint16) * 257 + fine[:, :48] % 200
+    wide = rgb.astype(np.uint16) * 257
+    y, plain = definition.analyse(fine, quality_index), definition.analyse(rgb, quality_index)
+    assert (y != plain).any()
+    pixels, coarse = definition.synthesise(y, quality_index, 16), definition.synthesise(y, quality_index)
+    assert pixels.dtype == np.uint16
+    assert np.abs(pixels / 257 - coarse).max() <= 0.5
+    assert len(np.unique(pixels)) > 256
+    for name, network in [("NumPy", definition), *fast_networks(lively)]:
+        assert (network.analyse(fine, quality_index) == y).all(), name
+        assert (network.analyse(wide, quality_index) == plain).all(), name
+        assert (network.synthesise(y, quality_index, 16) == pixels).all(), name
+
+
+def test_every_16_bit_level_is_the_nearest_of_256_steps_a_level():
+    levels = np.arange(65536)
+    values = fine_pixels(levels.astype(np.uint16)).astype(np.int64)
+    assert np.abs(257 * (values + 32768) - 256 * levels).max() <= 128
+    assert (values[::257] == 256 * (np.arange(256) - 128)).all()
+
+
 @pytest.mark.parametrize("largest", [1 << 14, MAX_LATENT])
 def test_extreme_latents_saturate_alike(lively, largest):
     """What a forged stream may hold, and pixels of noise: activations are clamped everywhere, and nothing overflows."""
@@ -70,7 +97,8 @@ def test_extreme_latents_saturate_alike(lively, largest):
     noise = (rng.integers(0, 2, (48, 80, 3)) * 255).astype(np.uint8)
     definition = LayerwiseNetwork(lively, REFERENCE)
     for name, network in fast_networks(lively):
-        assert (network.synthesise(y_hat, 500) == definition.synthesise(y_hat, 500)).all(), name
+        for depth in (8, 16):
+            assert (network.synthesise(y_hat, 500, depth) == definition.synthesise(y_hat, 500, depth)).all(), name
         assert (network.analyse(noise, 960) == definition.analyse(noise, 960)).all(), name
         assert network.encode(y_hat, 500)[0] == definition.encode(y_hat, 500)[0], name
 

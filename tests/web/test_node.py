@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -63,6 +64,17 @@ def test_damaged_containers_give_the_sentences_of_python(weights: Path) -> None:
         if path.name == "architecture-foreign.nic":  # a page cannot install packages
             message, expected = message.partition(":")[0], expected.partition(":")[0]
         assert (result["error"], message) == (type(raised.value).__name__, expected), path.name
+
+
+def test_sixteen_bit_alpha_is_decoded_at_eight(small_model: Model, weights: Path, tmp_path: Path) -> None:
+    fine = np.random.default_rng(0).integers(0, 65536, (20, 30, 4), dtype=np.uint16)
+    fine[..., 3] = np.arange(600).reshape(20, 30) * 109  # PNG filters it
+    data = neurocodec.encode(fine, model=small_model)
+    assert container.ALPHA16 in container.read(data).chunks
+    (tmp_path / "fine.nic").write_bytes(data)
+    (result,) = run(weights, [(tmp_path / "fine.nic", None)])
+    pixels = np.asarray(neurocodec.decode(data, model=small_model))
+    assert result["sha256"] == hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
 def _damaged(data: bytes, model: Model) -> list[bytes]:

@@ -53,6 +53,7 @@ CHUNKED = (
     + END
     + tile(b"")
 )
+FINE = header(flags=1) + chunk(b"Al16", b"a PNG") + chunk(b"dept", b"\x0c") + END + tile()
 TILED = header(513, 257, flags=1 << 2) + b"".join(tile(bytes([i] * i), i) for i in range(6))
 
 
@@ -61,7 +62,8 @@ def flipped(data: bytes, at: int) -> bytes:
 
 
 def valid() -> dict[str, bytes]:
-    return {"plain": PLAIN, "chunks": CHUNKED, "tiles": TILED, "largest": header(2**15, 2**15, quality=960) + tile()}
+    largest = header(2**15, 2**15, quality=960) + tile()
+    return {"plain": PLAIN, "chunks": CHUNKED, "alpha-16": FINE, "tiles": TILED, "largest": largest}
 
 
 def invalid() -> dict[str, tuple[str, str, bytes]]:
@@ -104,6 +106,11 @@ def invalid() -> dict[str, tuple[str, str, bytes]]:
         ),
         "chunk-damaged": ("ChecksumError", "iccp", flipped(CHUNKED, 26 + 8)),
         "chunk-twice": ("NicFormatError", "twice", chunks + 2 * chunk(b"exif", b"x") + END + tile()),
+        "alpha-twice": (
+            "NicFormatError",
+            "two alpha planes",
+            chunks + chunk(b"Alph", b"x") + chunk(b"Al16", b"x") + END + tile(),
+        ),
         "chunk-unknown-required": (
             "UnsupportedVersionError",
             "Newf",
