@@ -207,7 +207,8 @@ def config_from_dict(tables: dict[str, Any], overrides: Sequence[str] = ()) -> C
 
     Overrides are as for `load_config`. Raises ConfigError.
     """
-    kind: type[Config] = GenerativeConfig if "realism" in tables else Config
+    realism = "realism" in tables or any(word.strip().startswith("realism.") for word in overrides)
+    kind: type[Config] = GenerativeConfig if realism else Config
     sections = (
         "[model], [data] and [training], and to train a generative decoder [data], [training], [generator] and "
         "[realism]"
