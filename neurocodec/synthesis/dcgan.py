@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from neurocodec.errors import ArgumentValueError, ConfigError
 from neurocodec.perceptual.adversarial import discriminator_loss, generator_loss
 from neurocodec.synthesis import pictures
+from neurocodec.synthesis.blocks import start_small
 from neurocodec.synthesis.system import Options, SynthesisConfig, TrainedSystem
 from neurocodec.training.config import Count, NotNegative, Range
 from neurocodec.training.distributed import Processes
@@ -104,14 +105,6 @@ class Discriminator(nn.Module):
 def sides(size: int) -> list[int]:
     """The sides between 4, and the picture's, which is left out, times two: 4 -> 8, 16, ..., size."""
     return [8 << i for i in range((size // 8).bit_length())]
-
-
-def start_small(module: nn.Module) -> None:
-    """N(0, 0.02) for convolutions, N(1, 0.02) for the gains of batch normalisation (section 4 of the paper)."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
 
 
 class Dcgan(TrainedSystem[Settings, DcganOptions]):

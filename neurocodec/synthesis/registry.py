@@ -23,6 +23,10 @@ SYSTEMS = {
     "texture": Entry("gatys.Texture", ("IN",), "more of a texture, from noise (Gatys 2015)"),
     "style": Entry("gatys.Style", ("PHOTOGRAPH", "PAINTING"), "a photograph in a painting's style (Gatys 2016)"),
     "inversion": Entry("gatys.Inversion", ("IN",), "what a layer of VGG16 knows of a picture (Mahendran 2015)"),
+    "superresolution": Entry(
+        "superresolution.SuperResolution", ("MODEL", "IN"), "2 or 4 times the size (SRResNet, SRGAN, ESRGAN 2017-18)"
+    ),
+    "artefacts": Entry("artefacts.Artefacts", ("MODEL", "IN"), "without JPEG artefacts or noise (DnCNN 2017)"),
     "dcgan": Entry("dcgan.Dcgan", ("MODEL", "SEED"), "pictures from noise (Radford 2015)"),
 }
 

@@ -29,7 +29,10 @@ threads = 1
 {settings}
 """
 
+GAN = "features = 'alexnet'\nfeature_weight = 0.01\ngan_weight = 0.01\ndiscriminator_channels = 4\nguard_window = 5"
 TINY: dict[str, dict[str, Any]] = {
+    "superresolution": {"crop": 32, "settings": f"channels = 4\nblocks = 1\nrelativistic = true\n{GAN}"},
+    "artefacts": {"crop": 32, "settings": f"channels = 4\nlayers = 4\n{GAN}"},
     "dcgan": {"crop": 32, "settings": "size = 32\nlatent = 8\nchannels = 4\nguard_window = 5"},
 }
 """Of each system: crop and, where they are not those below, batch, more training settings, and its own settings."""
