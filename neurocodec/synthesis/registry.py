@@ -27,6 +27,9 @@ SYSTEMS = {
         "superresolution.SuperResolution", ("MODEL", "IN"), "2 or 4 times the size (SRResNet, SRGAN, ESRGAN 2017-18)"
     ),
     "artefacts": Entry("artefacts.Artefacts", ("MODEL", "IN"), "without JPEG artefacts or noise (DnCNN 2017)"),
+    "pix2pix": Entry("pix2pix.Pix2Pix", ("MODEL", "IN"), "a photograph from its edges (Isola 2017)"),
+    "faststyle": Entry("faststyle.FastStyle", ("MODEL", "IN"), "one painting's style in one pass (Johnson 2016)"),
+    "cyclegan": Entry("cyclegan.CycleGan", ("MODEL", "IN"), "one kind of pictures to another, unpaired (Zhu 2017)"),
     "dcgan": Entry("dcgan.Dcgan", ("MODEL", "SEED"), "pictures from noise (Radford 2015)"),
 }
 
