@@ -28,12 +28,16 @@ from neurocodec.bench.quality import frechet_distance
 from neurocodec.models.pixels import from_tensor
 from neurocodec.perceptual.features import load_alexnet
 from neurocodec.perceptual.lpips import load_lpips
-from neurocodec.synthesis import pictures
+from neurocodec.synthesis import gatys, pictures
 from neurocodec.synthesis.artefacts import Artefacts, jpeg
 from neurocodec.synthesis.cyclegan import CycleGan
 from neurocodec.synthesis.dcgan import Dcgan
+from neurocodec.synthesis.faststyle import FastStyle, FastStyleConfig
+from neurocodec.synthesis.latent import PULSE_SCALE, Latent
 from neurocodec.synthesis.pix2pix import Pix2Pix, edges
+from neurocodec.synthesis.spade import SpadeSystem
 from neurocodec.synthesis.superresolution import SuperResolution, enlarge, shrink
+from neurocodec.training.distributed import Processes
 
 MODES = np.array([colorsys.hsv_to_rgb(k / 8, 0.9, 0.9) for k in range(8)], np.float32)
 """The colours of the eight modes, (8, 3)."""
@@ -233,6 +237,76 @@ def cyclegan(args: argparse.Namespace) -> None:
     compare(args, {"warm": lambda y: y, "to cold": network.to_b}, pairs, side=args.side)
 
 
+@torch.no_grad()
+def spade(args: argparse.Namespace) -> None:
+    """models: with SPADE, and with concatenation. The agreement of layouts: of what is made, and of what was asked."""
+    loaded = [SpadeSystem.load(model)[0] for model in args.models]
+    truths = torch.cat(load_pictures(args, args.side))
+    columns = {"labels": loaded[0].painted(loaded[0].layout(truths))}
+    figures: dict[str, Any] = {"pictures": len(truths)}
+    for name, network in zip(("SPADE", "concatenation"), loaded, strict=False):
+        layout = network.layout(truths)
+        columns[name] = rounded(network(network.one_hot(layout)))
+        figures[f"{name} agreement"] = float((network.layout(columns[name]) == layout).float().mean())
+        figures[f"{name} lpips"] = float(load_lpips()(columns[name], truths).mean())
+    report(figures)
+    save_sheet(args, {name: x[:4] for name, x in {**columns, "truth": truths}.items()})
+
+
+def faststyle(args: argparse.Namespace) -> None:
+    """Style and content loss, relative as in training, of the network and of Gatys' optimisation; seconds of both."""
+    network, settings = FastStyle.load(args.models[0])
+    system = FastStyle(FastStyleConfig(faststyle=settings), Processes(torch.device("cpu")))
+    columns: dict[str, list[Tensor]] = {"photograph": [], "network": [], "Gatys": []}
+    sums = {name: np.zeros(3) for name in columns}
+    photographs = load_pictures(args, args.side)
+    painting = pictures.read(settings.painting, settings.painting_size)
+    for x in photographs:
+        started = time.process_time()
+        with torch.no_grad():
+            painted = rounded(network(x))
+        middle = time.process_time()
+        optimised = gatys.transfer(x, painting, iterations=args.iterations)[0]
+        seconds = (0.0, middle - started, time.process_time() - middle)
+        for name, y, spent in zip(columns, (x, painted, optimised), seconds, strict=True):
+            with torch.no_grad():
+                terms = system.terms(x, y)
+            sums[name] += (float(terms["style"]), float(terms["content"]), spent)
+            columns[name].append(y.detach())
+    keys = ("style", "content", "seconds")
+    means = {name: dict(zip(keys, map(float, total / len(photographs)), strict=True)) for name, total in sums.items()}
+    report({f"{name} {key}": value for name, row in means.items() for key, value in row.items()})
+    save_sheet(args, {name: torch.cat(xs) for name, xs in columns.items()})
+
+
+def latent(args: argparse.Namespace) -> None:
+    """Recovery of the generator's own samples, and of photographs; consistency of PULSE at a quarter of the side."""
+    network, settings = Latent.load(args.models[0])
+    network.requires_grad_(False)
+    count, side = args.count or 16, settings.size
+    z = pictures.noise((count, settings.latent), 7)
+    samples = network.generator(z)
+    photographs = torch.cat(load_pictures(args, side))[:count]
+    columns = {}
+    for name, x in (("samples", samples), ("photographs", photographs)):
+        coded, optimised = network.encode(x), network.invert(x, 200, 0.05, 0.1)
+        columns |= {name: x[:8], "encoder": network.generator(coded)[:8], "optimised": network.generator(optimised)[:8]}
+        figures: dict[str, Any] = {"of": name}
+        for way, found in (("encoder", coded), ("optimised", optimised)):
+            figures[f"{way} psnr"] = float(
+                np.mean([psnr(a[None], b[None]) for a, b in zip(network.generator(found), x, strict=True)])
+            )
+            if name == "samples":
+                figures[f"{way} z rmse"] = float((found - z).square().mean().sqrt())
+        report(figures)
+    small = torch.nn.functional.interpolate(samples, scale_factor=1 / PULSE_SCALE, mode="area")
+    enlarged = torch.cat([network.generator(network.pulse(y[None], 200, 0.05, 8, 1)) for y in small])
+    again = torch.nn.functional.interpolate(enlarged, scale_factor=1 / PULSE_SCALE, mode="area")
+    report({"pulse consistency psnr": psnr(again, small), "pulse psnr": psnr(enlarged, samples)})
+    shown = {"samples": samples[:8], "small": small[:8], "PULSE": enlarged[:8], "photographs": photographs[:8]}
+    save_sheet(args, shown | {name: columns[name] for name in ("encoder", "optimised")})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(required=True)
@@ -243,12 +317,13 @@ def main() -> int:
     action.add_argument("photographs")
     action.add_argument("folder")
     action.set_defaults(run=make_grades)
-    for function in (dcgan_modes, dcgan, superresolution, artefacts, pix2pix, cyclegan):
+    for function in (dcgan_modes, dcgan, superresolution, artefacts, pix2pix, cyclegan, spade, faststyle, latent):
         action = actions.add_parser(function.__name__.replace("_", "-"))
         action.add_argument("models", nargs="+", metavar="MODEL")
         action.add_argument("--pictures", help="a folder")
         action.add_argument("--count", type=int, help="of them (all)")
         action.add_argument("--side", type=int, default=64, help="of their middles, where they are cut (64)")
+        action.add_argument("--iterations", type=int, default=40, help="of Gatys' optimisation (40)")
         action.add_argument("--sheet", help="a picture to write")
         action.set_defaults(run=function)
     args = parser.parse_args()

@@ -76,13 +76,13 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(B, 3, size, size) in [0, 1] -> logits (B, 1, 1, 1).
+    """(B, 3, size, size) in [0, 1] -> logits (B, outputs, 1, 1): one, or for an encoder as many as z has.
 
     Leaky ReLU of slope 0.2, batch normalisation in all layers but the first and the last; or, with spectral_norm,
     spectral normalisation in all layers and no other.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, outputs: int = 1) -> None:
         super().__init__()
         widths = [settings.channels * settings.size // side for side in sides(settings.size)[::-1]]
         layers: list[nn.Module] = []
@@ -91,7 +91,7 @@ class Discriminator(nn.Module):
             if i and not settings.spectral_norm:
                 layers.append(nn.BatchNorm2d(after))
             layers.append(nn.LeakyReLU(0.2))
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, bias=False)).apply(start_small)
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], outputs, 4, bias=False)).apply(start_small)
         if settings.spectral_norm:
             for layer in self.layers:
                 if isinstance(layer, nn.Conv2d):

@@ -30,7 +30,9 @@ SYSTEMS = {
     "pix2pix": Entry("pix2pix.Pix2Pix", ("MODEL", "IN"), "a photograph from its edges (Isola 2017)"),
     "faststyle": Entry("faststyle.FastStyle", ("MODEL", "IN"), "one painting's style in one pass (Johnson 2016)"),
     "cyclegan": Entry("cyclegan.CycleGan", ("MODEL", "IN"), "one kind of pictures to another, unpaired (Zhu 2017)"),
+    "spade": Entry("spade.SpadeSystem", ("MODEL", "IN"), "a photograph from a layout of labels (Park 2019)"),
     "dcgan": Entry("dcgan.Dcgan", ("MODEL", "SEED"), "pictures from noise (Radford 2015)"),
+    "latent": Entry("latent.Latent", ("MODEL", "IN"), "what a DCGAN makes of a picture (Zhu 2020, PULSE 2020)"),
 }
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from neurocodec.perceptual import features, lpips
 from neurocodec.perceptual.weights import SHAPES
+from neurocodec.synthesis import dcgan
+from neurocodec.synthesis.system import save_model
 
 
 @functools.cache
@@ -46,4 +48,6 @@ def pictures(tmp_path_factory):
             picture = photo.convert("RGB").crop((i * 50, i * 40, i * 50 + 160, i * 40 + 144)).resize((80, 72))
             picture.save(folder / f"{i}.png")
             ImageOps.invert(picture).save(other / f"{i}.png")
+    settings = dcgan.Settings(size=32, latent=8, channels=4)
+    save_model(folder.parent / "dcgan", "dcgan", settings, dcgan.Generator(settings))
     return folder

@@ -44,6 +44,15 @@ TINY: dict[str, dict[str, Any]] = {
         "data": "in_turn = true\nmix = {{'{other}' = 0.5}}",
         "settings": "channels = 4\nblocks = 1\npool = 5\ndiscriminator_channels = 4\nguard_window = 5",
     },
+    "spade": {
+        "crop": 48,
+        "settings": "labels = 4\nlevels = 2\nchannels = 4\nhidden = 4\nfeature_weight = 0.0\n"
+        "discriminator_channels = 4\nguard_window = 5",
+    },
+    "latent": {
+        "crop": 32,
+        "settings": "model = '{dcgan}'\nsize = 32\nlatent = 8\nchannels = 4\nguard_window = 5",
+    },
     "dcgan": {"crop": 32, "settings": "size = 32\nlatent = 8\nchannels = 4\nguard_window = 5"},
 }
 """Of each system: crop and, where they are not those below, batch, more training settings, and its own settings."""
@@ -52,7 +61,7 @@ TINY: dict[str, dict[str, Any]] = {
 def write_config(folder: Path, system: str, pictures: Path) -> Path:
     path = folder / f"{system}.toml"
     values = {"batch": 2, "data": "", "training": "", "settings": ""} | TINY[system]
-    names = {"painting": pictures / "0.png", "other": pictures.parent / "other"}
+    names = {"painting": pictures / "0.png", "other": pictures.parent / "other", "dcgan": pictures.parent / "dcgan"}
     filled = {key: str(value).format(**names) for key, value in values.items()}
     path.write_text(COMMON.format(folder=pictures, system=system, **filled))
     return path
