@@ -93,6 +93,12 @@ def load_pictures(args: argparse.Namespace, side: int = 0) -> list[Tensor]:
     ]
 
 
+def middle(x: Tensor, side: int) -> Tensor:
+    """The middle of a picture, (1, 3, H, W) -> (1, 3, at most side, at most side)."""
+    top, left = (max(0, (length - side) // 2) for length in x.shape[2:])
+    return x[:, :, top : top + side, left : left + side]
+
+
 def rounded(x: Tensor) -> Tensor:
     """As in a file of 8 bits."""
     return (255 * x.clamp(0, 1)).round() / 255
@@ -120,8 +126,8 @@ def compare(
     *,
     side: int = 128,
 ) -> None:
-    """Mean PSNR and LPIPS of each way to make a picture; and a sheet of middles. pairs: truths, and what it is made
-    from."""
+    """Mean PSNR of each way to make a picture, and LPIPS of middles of up to 256²; and a sheet of middles. pairs:
+    truths, and what it is made from."""
     lpips = load_lpips()
     figures: dict[str, Any] = {"pictures": len(pairs)}
     columns: dict[str, list[Tensor]] = {}
@@ -131,14 +137,13 @@ def compare(
             started = time.process_time()
             x_hat = rounded(function(y))
             seconds = time.process_time() - started
-            sums[name] += (psnr(x_hat, x), float(lpips(x_hat, x)), seconds)
-            columns.setdefault(name, []).append(x_hat)
-        columns.setdefault("truth", []).append(x)
+            sums[name] += (psnr(x_hat, x), float(lpips(middle(x_hat, 256), middle(x, 256))), seconds)
+            columns.setdefault(name, []).append(middle(x_hat, side))
+        columns.setdefault("truth", []).append(middle(x, side))
     for name, total in sums.items():
         figures[f"{name} psnr"], figures[f"{name} lpips"], figures[f"{name} seconds"] = map(float, total / len(pairs))
     report(figures)
-    cut = {name: [pictures.centre_crops([from_tensor(x)], side) for x in xs[:4]] for name, xs in columns.items()}
-    save_sheet(args, {name: torch.cat(xs) for name, xs in cut.items()})
+    save_sheet(args, {name: torch.cat(xs[:4]) for name, xs in columns.items()})
 
 
 @torch.no_grad()
@@ -193,8 +198,9 @@ def superresolution(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def artefacts(args: argparse.Namespace) -> None:
+    """On middles of 256²."""
     network, settings = Artefacts.load(args.models[0])
-    truths = load_pictures(args)
+    truths = [middle(x, 256) for x in load_pictures(args)]
     if settings.damage == "jpeg":
         for quality in (10, 20, 30, 40, 50):
             print(f"quality {quality}", end=" ")
