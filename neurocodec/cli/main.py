@@ -16,7 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from neurocodec import __version__
-from neurocodec.cli import bench, compare, decode, demo, desktop, doctor, encode, info, model, options, train, view
+from neurocodec.cli import (
+    bench,
+    compare,
+    decode,
+    demo,
+    desktop,
+    doctor,
+    encode,
+    info,
+    model,
+    options,
+    synth,
+    train,
+    view,
+)
 from neurocodec.cli.batch import print_error
 from neurocodec.errors import sentence
 from neurocodec.workers import Ended, signals_as_interrupts
@@ -46,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, prog="neurocodec"
     )
-    for module in (encode, decode, info, view, compare, bench, train, model, demo, doctor, desktop):
+    for module in (encode, decode, info, view, compare, bench, train, synth, model, demo, doctor, desktop):
         module.add_parser(subparsers)
     _complete_file_names(parser)
     return parser
