@@ -34,6 +34,7 @@ PROGRAMS = ("neurocodec", "python", "torchrun", "pip", "make", "git")
 
 NOT_RUN = {
     "train": "takes minutes; tests/training trains",
+    "synth": "takes minutes; tests/synthesis trains",
     "bench": "takes minutes; tests/bench measures",
     "doctor": "takes long; tests/test_conformance.py runs it",
     "demo": "takes long; tests/cli runs it",
@@ -207,13 +208,21 @@ def parse(words: list[str]) -> None:
         name = overrides.pop(0) if overrides and "=" not in overrides[0] else ""
         assert name or args.resume or args.init_from, shlex.join(words)
         load_config(name or "base", overrides)
+    if words[:2] == ["synth", "train"]:
+        from neurocodec.synthesis import registry, system
+
+        system.load_config(registry.trained_system(args.system), args.words[0], [*args.words[1:], *rest])
+    if words[:2] == ["synth", "apply"]:
+        from neurocodec.synthesis import registry, system
+
+        settings = [word for word in [*args.words, *rest] if "=" in word]
+        system.options_of(registry.system(args.system), settings)
+        assert len(args.words) + len(rest) - len(settings) == len(registry.SYSTEMS[args.system].inputs)
 
 
 def check_script(words: list[str]) -> None:
     """A script of this checkout, which has the options that the page gives it."""
     source = (ROOT / words[0]).read_text("utf-8")
-    if words[0].startswith("examples/"):
-        source += (ROOT / "examples" / "pixels.py").read_text("utf-8")  # the options that they share
     if "neurocodec.cli.main" in source:
         return
     options = [word for word in words[1:] if word.startswith("-")]

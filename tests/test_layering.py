@@ -28,7 +28,7 @@ LEVELS: tuple[set[str], ...] = (
     {"pillow_plugin"},
     {""},  # neurocodec itself: the public names
     {"training", "interop"},
-    {"bench"},
+    {"bench", "synthesis"},
     {"cli"},
     {"__main__"},
 )

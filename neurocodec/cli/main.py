@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from neurocodec import __version__
-from neurocodec.cli import bench, compare, decode, demo, desktop, doctor, encode, info, model, train, view
+from neurocodec.cli import bench, compare, decode, demo, desktop, doctor, encode, info, model, synth, train, view
 from neurocodec.cli.batch import print_error
 from neurocodec.errors import sentence
 from neurocodec.workers import Ended, signals_as_interrupts
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, prog="neurocodec"
     )
-    for module in (encode, decode, info, view, compare, bench, train, model, demo, doctor, desktop):
+    for module in (encode, decode, info, view, compare, bench, train, synth, model, demo, doctor, desktop):
         module.add_parser(subparsers)
     return parser
 

@@ -8,7 +8,7 @@ import functools
 import os
 from pathlib import Path
 
-from neurocodec.errors import MissingPackageError
+from neurocodec.cli.options import training_packages
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,16 +45,12 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         parser.error("name a configuration: base, base-gpu, realism, hific or a .toml file")
     if not (name or args.folder or args.resume):
         parser.error("name the folder of the new run with --run, or a configuration")
-    try:
+    with training_packages():
         from neurocodec.training import checkpoint
         from neurocodec.training.config import GenerativeConfig, config_from_dict, load_config
         from neurocodec.training.loop import train
         from neurocodec.training.rate_distortion import RateDistortion
         from neurocodec.training.realism import Realism
-    except ModuleNotFoundError as error:
-        if error.name not in ("filelock", "tqdm", "tomli", "torch"):
-            raise
-        raise MissingPackageError(f"training needs {error.name}: pip install 'neurocodec[train]'") from error
 
     config = load_config(name, overrides) if name else config_from_dict(checkpoint.read(source)["config"], overrides)
     if args.init_from:

@@ -1,7 +1,7 @@
 """Training configuration: TOML sections into dataclasses.
 
 [model], [data] and [training] describe a run that trains a base model; [data], [training], [generator] and [realism]
-one that trains a generative decoder.
+one that trains a generative decoder. Any other run of the loop has [data], [training] and sections of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from neurocodec.errors import ConfigError
 from neurocodec.model import GeneratorConfig, HyperpriorConfig
@@ -21,6 +21,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+R = TypeVar("R", bound="RunConfig")
 
 SHIPPED = Path(__file__).parent / "configs"
 
@@ -53,6 +55,7 @@ class DataConfig:
     """
 
     folder: str = ""
+    shorter_side: Whole = 0  # larger pictures are scaled down to it when they are decoded; 0 keeps their size
     mix: dict[str, float] = field(default_factory=dict)  # further folders, and the share of the crops from each
     cache: str = ""  # decoded pictures; default: inside the run folder
     validation_every: Annotated[int, at_least(2)] = 40
@@ -77,8 +80,8 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """One run. It ends after `steps` steps or, if `minutes` is above zero, after that much wall clock."""
+class LoopConfig:
+    """What the loop reads. A run ends after `steps` steps or, if `minutes` is above 0, after that much wall clock."""
 
     steps: Count = 10_000
     minutes: NotNegative = 0.0
@@ -88,19 +91,25 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA
     threads: Whole = 0  # CPU threads a process; 0 leaves torch's choice
     compile: bool = False  # torch.compile of the network: for GPUs
-    optimizer: Literal["adam", "soap"] = "adam"  # soap (pytorch-optimizer): on the 1×1 matrices only
     learning_rate: NotNegative = 1e-3
-    rows_learning_rate: NotNegative = 3e-3  # per-quality gains and biases
     warmup: Share = 0.01  # share of the run
     final_learning_rate: Share = 0.01  # of the peak, at the end of the cosine; 1.0 makes it flat
     clip: Positive = 1.0
     ema: Share = 0.999
-    integer_share: Share = 0.2  # the last part of a run, with fake quantisation of the entropy path
-    init_from: str = ""  # a run's folder, a .safetensors file or the name of a model; default: a transform codec
-    init_images: Whole = 40  # pictures that the transform start measures; 0: random weights
     log_every: Count = 20
     checkpoint_every: Count = 500
     validate_every: Count = 2000
+
+
+@dataclass(frozen=True)
+class TrainingConfig(LoopConfig):
+    """A run that trains a codec."""
+
+    optimizer: Literal["adam", "soap"] = "adam"  # soap (pytorch-optimizer): on the 1×1 matrices only
+    rows_learning_rate: NotNegative = 3e-3  # per-quality gains and biases
+    integer_share: Share = 0.2  # the last part of a run, with fake quantisation of the entropy path
+    init_from: str = ""  # a run's folder, a .safetensors file or the name of a model; default: a transform codec
+    init_images: Whole = 40  # pictures that the transform start measures; 0: random weights
     validate_actual: bool = True  # also measures real files
 
 
@@ -133,12 +142,28 @@ class RealismConfig:
 
 
 @dataclass(frozen=True)
-class Config:
-    """A whole training configuration."""
+class RunConfig:
+    """What every run of the loop has; a run of one kind adds sections."""
 
-    model: HyperpriorConfig = field(default_factory=HyperpriorConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    training: LoopConfig = field(default_factory=LoopConfig)
+
+    @property
+    def quality_rows(self) -> int:
+        """The quality indexes of a batch spread over 0 to this, less 1: without a model's rows, over [0, 1]."""
+        return 2
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """The configuration of a run that trains a codec."""
+
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    model: HyperpriorConfig = field(default_factory=HyperpriorConfig)
+
+    @property
+    def quality_rows(self) -> int:
+        return self.model.quality_rows
 
 
 @dataclass(frozen=True)
@@ -155,21 +180,26 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     Values of overrides are in TOML syntax; bare words are strings. Raises ConfigError for a missing file, unknown
     sections or keys, and values of the wrong type or out of range.
     """
+    tables = read_tables(name, SHIPPED)
+    if "realism" in tables and ("model" in tables or any(word.startswith("model.") for word in overrides)):
+        raise ConfigError("[model] cannot stand beside [realism]: realism.model names a model, which has its shape.")
+    return config_from_dict(tables, overrides)
+
+
+def read_tables(name: str | Path, shipped: Path) -> dict[str, Any]:
+    """The tables of a .toml file, or of the file of that name in the folder `shipped`. Raises ConfigError."""
     path = Path(name)
     if path.suffix != ".toml":
-        path = SHIPPED / f"{name}.toml"
+        path = shipped / f"{name}.toml"
         if not path.is_file():
-            known = ", ".join(sorted(other.stem for other in SHIPPED.glob("*.toml")))
+            known = ", ".join(sorted(other.stem for other in shipped.glob("*.toml")))
             raise ConfigError(f"no configuration {str(name)!r} ships; those that do are {known}; others end in .toml.")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    if "realism" in tables and ("model" in tables or any(word.startswith("model.") for word in overrides)):
-        raise ConfigError("[model] cannot stand beside [realism]: realism.model names a model, which has its shape.")
-    return config_from_dict(tables, overrides)
 
 
 def config_from_dict(tables: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -177,25 +207,35 @@ def config_from_dict(tables: dict[str, Any], overrides: Sequence[str] = ()) -> C
 
     Overrides are as for `load_config`. Raises ConfigError.
     """
+    kind: type[Config] = GenerativeConfig if "realism" in tables else Config
+    sections = (
+        "[model], [data] and [training], and to train a generative decoder [data], [training], [generator] and "
+        "[realism]"
+    )
+    return config_of(kind, tables, overrides, sections)
+
+
+def config_of(kind: type[R], tables: dict[str, Any], overrides: Sequence[str], sections: str) -> R:
+    """Builds a configuration of any kind of run. sections: those that it may have, in words. Raises ConfigError."""
     tables = {name: dict(_table(name, table)) for name, table in tables.items()}
     for override in overrides:
         name, equals, text = override.partition("=")
         section, dot, key = name.strip().partition(".")
         if not (equals and dot):
             raise ConfigError(f"override {override!r} is not of the form section.key=value.")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        tables.setdefault(section, {})[key] = value
-    kind: type[Config] = GenerativeConfig if "realism" in tables else Config
-    sections = get_type_hints(kind)
-    if unknown := set(tables) - set(sections):
-        raise ConfigError(
-            f"unknown section [{sorted(unknown)[0]}]; the sections are [model], [data] and [training], and to train a "
-            "generative decoder [data], [training], [generator] and [realism]."
-        )
-    return kind(**{name: _section(name, part, tables.get(name, {})) for name, part in sections.items()})
+        tables.setdefault(section, {})[key] = toml_value(text)
+    hints = get_type_hints(kind)
+    if unknown := set(tables) - set(hints):
+        raise ConfigError(f"unknown section [{sorted(unknown)[0]}]; the sections are {sections}.")
+    return kind(**{name: section_of(name, part, tables.get(name, {})) for name, part in hints.items()})
+
+
+def toml_value(text: str) -> Any:
+    """The value that a text has in TOML syntax; bare words are strings."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _table(name: str, table: Any) -> dict[str, Any]:
@@ -204,7 +244,8 @@ def _table(name: str, table: Any) -> dict[str, Any]:
     return table
 
 
-def _section(name: str, kind: Any, table: dict[str, Any]) -> Any:
+def section_of(name: str, kind: Any, table: dict[str, Any]) -> Any:
+    """The dataclass `kind` of a table, named [name] in errors. Raises ConfigError."""
     hints = get_type_hints(kind, include_extras=True)
     if unknown := set(table) - set(hints):
         raise ConfigError(f"unknown key {sorted(unknown)[0]!r} in [{name}]; known are {', '.join(hints)}.")

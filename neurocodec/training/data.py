@@ -22,7 +22,7 @@ from neurocodec.collection import picture_suffixes
 from neurocodec.errors import ConfigError, ImageError
 from neurocodec.image import load
 from neurocodec.training import synthetic
-from neurocodec.training.config import Config, DataConfig
+from neurocodec.training.config import DataConfig, RunConfig
 from neurocodec.training.distributed import Processes
 from neurocodec.training.schedule import Stage, in_last, seed_of, stages
 
@@ -62,7 +62,7 @@ def open_pictures(data: DataConfig, cache: Path) -> Pictures:
             one, two = root.resolve(), Path(other).resolve()
             if one == two or one in two.parents or two in one.parents:
                 raise ConfigError(f"{setting}, which shares pictures with {other!r}: name folders that do not overlap.")
-        pictures = decoded(find_images(root), cache, min_side=data.crop, source=setting)
+        pictures = decoded(find_images(root), cache, min_side=data.crop, source=setting, shorter_side=data.shorter_side)
         held_out += pictures[:: data.validation_every][: math.ceil(share * data.validation_images)]
         training[folder] = [picture for i, picture in enumerate(pictures) if i % data.validation_every]
     return Pictures(training, held_out)
@@ -74,20 +74,23 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
 
 
-def decoded(paths: list[Path], cache: Path, *, min_side: int, source: str) -> list[Rgb]:
+def decoded(paths: list[Path], cache: Path, *, min_side: int, source: str, shorter_side: int = 0) -> list[Rgb]:
     """The pictures in one memory-mapped file of the cache, shared by all processes of a machine.
 
     The file is named after the names, sizes and times of the pictures, so changed folders are decoded again. Pictures
-    with a side under `min_side` and files that cannot be decoded are left out. Raises ConfigError, about the source, if
+    with a side under `min_side` and files that cannot be decoded are left out; those with a `shorter_side` above the
+    given one, if it is not 0, are scaled down to it. Raises ConfigError, about the source, if
     fewer than two remain; OutputError.
     """
     stamp = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
-    key = hashlib.sha256(json.dumps([stamp, min_side]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([stamp, min_side, *([shorter_side] if shorter_side else [])]).encode()).hexdigest()[
+        :16
+    ]
     pixels, index = cache / f"{key}.u8", cache / f"{key}.json"
     if not (index.exists() and pixels.exists()):
         files.make_folder(cache)
         with files.writing(pixels, force=True) as file:
-            entries = [entry for path in paths if (entry := _append(path, file, min_side))]
+            entries = [entry for path in paths if (entry := _append(path, file, min_side, shorter_side))]
             if len(entries) < 2:
                 raise ConfigError(
                     f"{source}: of its {len(paths)} pictures, {len(entries)} can be decoded and have sides of at least "
@@ -101,7 +104,7 @@ def decoded(paths: list[Path], cache: Path, *, min_side: int, source: str) -> li
     ]
 
 
-def _append(path: Path, file: BinaryIO, min_side: int) -> tuple[int, int, int] | None:
+def _append(path: Path, file: BinaryIO, min_side: int, shorter_side: int) -> tuple[int, int, int] | None:
     """Appends the pixels of a picture, if it can be used; returns where they begin, its height and its width."""
     try:
         rgb = load(path).rgb
@@ -109,6 +112,9 @@ def _append(path: Path, file: BinaryIO, min_side: int) -> tuple[int, int, int] |
         return None
     if min(rgb.shape[:2]) < min_side:
         return None
+    if 0 < shorter_side < min(rgb.shape[:2]):
+        height, width = (round(side * shorter_side / min(rgb.shape[:2])) for side in rgb.shape[:2])
+        rgb = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.LANCZOS))
     offset = file.tell()
     file.write(rgb.tobytes())
     return offset, rgb.shape[0], rgb.shape[1]
@@ -176,7 +182,7 @@ class Batches:
     A batch is a function of seed, step and stage, whatever the number of threads and processes.
     """
 
-    def __init__(self, pictures: Pictures, config: Config, processes: Processes, step: int = 0) -> None:
+    def __init__(self, pictures: Pictures, config: RunConfig, processes: Processes, step: int = 0) -> None:
         self._config, self._processes, self._step = config, processes, step
         self._stages = [(stage, self._crops(pictures, stage.crop)) for stage in stages(config, processes.world)]
         self._thresholds = np.cumsum(list(config.data.mix.values()))
@@ -216,6 +222,6 @@ class Batches:
         x = np.stack([self._draw(crops, np.random.default_rng(seed_of(seed, step, k, "crop"))) for k in members])
         # Stratified, so that every batch and every process's part of it span the qualities.
         shift = np.random.default_rng(seed_of(seed, step, 0, "quality")).random()
-        quality_index = (np.array(members) + shift) / stage.images * (self._config.model.quality_rows - 1)
+        quality_index = (np.array(members) + shift) / stage.images * (self._config.quality_rows - 1)
         batch = torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(quality_index.astype(np.float32))
         return (batch[0].pin_memory(), batch[1].pin_memory()) if self._cuda else batch

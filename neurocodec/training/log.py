@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from neurocodec.errors import OutputError
-from neurocodec.files import write_bytes
-from neurocodec.training.config import TrainingConfig
+from neurocodec.files import make_folder, write_bytes
+from neurocodec.image import save_pil
+from neurocodec.training.config import LoopConfig
+from neurocodec.training.data import Rgb
 from neurocodec.training.distributed import Processes
+
+SHEETS = "sheets"
+"""The folder of the sheets of samples within that of a run."""
 
 
 def mean_psnr(mse: Tensor) -> Tensor:
@@ -38,7 +44,7 @@ class RunLog:
     cannot be written.
     """
 
-    def __init__(self, run: Path, settings: TrainingConfig, step: int, processes: Processes) -> None:
+    def __init__(self, run: Path, settings: LoopConfig, step: int, processes: Processes) -> None:
         self._processes, self._path = processes, run / "log.jsonl"
         if processes.first and step:
             _forget_after(self._path, step)
@@ -86,6 +92,13 @@ class RunLog:
         """Adds the rows of a validation, each with its quality_index, and realism where there is one."""
         for row in rows:
             self.write({"step": step, "seconds": round(seconds, 1), "validation": row})
+
+    def sheet(self, step: int, samples: Rgb | None) -> None:
+        """Writes a sheet of samples, if there is one, as sheets/STEP.png in the run's folder. Raises OutputError."""
+        if samples is not None:
+            folder = self._path.parent / SHEETS
+            make_folder(folder)
+            save_pil(Image.fromarray(samples), folder / f"{step:07d}.png", force=True)
 
     def warning(self, step: int, text: str) -> None:
         """Adds a warning, and prints it to stderr."""

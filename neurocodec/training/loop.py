@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from neurocodec.errors import ConfigError
-from neurocodec.training.config import Config, TrainingConfig
+from neurocodec.training.config import LoopConfig, RunConfig
 from neurocodec.training.data import Batches, Pictures, open_pictures
 from neurocodec.training.distributed import Processes, join_processes
 from neurocodec.training.log import RunLog
@@ -28,7 +28,7 @@ from neurocodec.training.run import State, open_run, start
 from neurocodec.training.schedule import fraction_done, learning_rate, seed_of, stages
 from neurocodec.workers import ENDINGS
 
-C = TypeVar("C", bound=Config)
+C = TypeVar("C", bound=RunConfig)
 
 MAX_SKIPPED = 100
 """A run ends with an error after this many steps in a row with a gradient that was not finite."""
@@ -39,7 +39,8 @@ def train(
 ) -> Path:
     """Trains; writes run/log.jsonl, run/checkpoint.safetensors (to resume) and what the objective is for.
 
-    make_objective: RateDistortion for a base model, Realism for a generative decoder. Returns the path of what was
+    make_objective: RateDistortion for a base model, Realism for a generative decoder, or a system of
+    neurocodec.synthesis. Samples go into run/sheets, if the objective shows any. Returns the path of what was
     trained. Raises ConfigError if `run` already holds a run, or, with `resume`, holds none; if another process trains
     it; if a setting, the pictures or the model to start from do not fit; if the run diverges. Raises OutputError if a
     file cannot be written.
@@ -67,7 +68,7 @@ def train(
                 log.doing("freezing the model")
                 objective.finish(state.ema, run, pictures.photographs)
                 log.doing("validating")
-                log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, fraction))
+                validate(objective, state, pictures, log, fraction)
                 log.doing("done")
     return run / objective.result
 
@@ -145,11 +146,17 @@ def train_steps(
         if processes.first and state.step % settings.checkpoint_every == 0:
             state.save(run, objective)
         if processes.first and state.step % settings.validate_every == 0:
-            log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, trained_at))
+            validate(objective, state, pictures, log, trained_at)
     return fraction
 
 
-def accelerated(module: Callable[..., Any], settings: TrainingConfig, device: torch.device) -> Callable[..., Any]:
+def validate(objective: Objective, state: State, pictures: Pictures, log: RunLog, fraction: float) -> None:
+    """Validates the average weights on the held-out pictures, and keeps samples of what they make."""
+    log.validation(state.step, state.seconds, objective.validate(state.ema, pictures.held_out, fraction))
+    log.sheet(state.step, objective.sheet(state.ema, pictures.held_out))
+
+
+def accelerated(module: Callable[..., Any], settings: LoopConfig, device: torch.device) -> Callable[..., Any]:
     """The module in the run's precision and, with `training.compile`, compiled.
 
     DistributedDataParallel is compiled from outside, so that graphs end where its buckets do. Each size of crop is

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from neurocodec.training.config import Config
+from neurocodec.training.config import RunConfig
 from neurocodec.training.data import Rgb
 
 
@@ -36,7 +36,7 @@ class Objective(Protocol):
     result: str
 
     @property
-    def config(self) -> Config: ...
+    def config(self) -> RunConfig: ...
 
     def initialise(self, photographs: list[Rgb]) -> None:
         """Sets the weights that a new run starts from. Raises ConfigError."""
@@ -55,6 +55,9 @@ class Objective(Protocol):
 
     def validate(self, ema: Any, held_out: list[Rgb], fraction: float) -> list[dict[str, float]]:
         """A row for each setting that is validated: means over the held-out pictures."""
+
+    def sheet(self, ema: Any, held_out: list[Rgb]) -> Rgb | None:
+        """Samples of what the average weights make, as one picture; None if figures say it all."""
 
     def warnings(self) -> dict[str, str]:
         """What goes wrong at present, a sentence for each cause; all processes have to ask."""

@@ -95,6 +95,9 @@ class RateDistortion:
             rows.append(mean_row({"quality_index": index}, points))
         return rows
 
+    def sheet(self, ema: Hyperprior, held_out: list[Rgb]) -> Rgb | None:
+        return None
+
     def warnings(self) -> dict[str, str]:
         return {}
 

@@ -169,6 +169,9 @@ class Realism:
                 rows.append(mean_row({"quality_index": index, "realism": beta}, points))
         return rows
 
+    def sheet(self, ema: GenerativeCodec, held_out: list[Rgb]) -> Rgb | None:
+        return None
+
     def warnings(self) -> dict[str, str]:
         return self.guard.warnings(self.processes)
 

@@ -21,7 +21,7 @@ from neurocodec.models.freeze import freeze
 from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.models.scales import measure_scales
 from neurocodec.training import checkpoint
-from neurocodec.training.config import Config
+from neurocodec.training.config import RunConfig
 from neurocodec.training.data import Rgb, as_tensor
 from neurocodec.training.distributed import Processes
 from neurocodec.training.measured_tables import measured_tables
@@ -52,11 +52,16 @@ class State:
 
     @torch.no_grad()
     def average_weights(self, decay: float) -> None:
-        """Moves the average towards the weights; early in a run, when there is little to remember, faster."""
+        """Moves the average towards the weights; early in a run, when there is little to remember, faster.
+
+        Buffers, such as the statistics of batch normalisation, are copied: they are averages already.
+        """
         decay = min(decay, (1 + self.step) / (10 + self.step))
-        weights = next(iter(self.modules.values())).parameters()
-        learned = [(a, w) for a, w in zip(self.ema.parameters(), weights, strict=True) if w.requires_grad]
+        main = next(iter(self.modules.values()))
+        learned = [(a, w) for a, w in zip(self.ema.parameters(), main.parameters(), strict=True) if w.requires_grad]
         torch._foreach_lerp_([average for average, _ in learned], [weight for _, weight in learned], 1 - decay)
+        for average, buffer in zip(self.ema.buffers(), main.buffers(), strict=True):
+            average.copy_(buffer)
 
     def set_learning_rate(self, rate: float) -> None:
         """Sets every learning rate to `rate` times its peak."""
@@ -161,7 +166,7 @@ def open_run(run: Path, processes: Processes, *, resume: bool) -> Iterator[None]
 def check_settings(
     source: str,
     there: Mapping[str, Mapping[str, Any]],
-    config: Config,
+    config: RunConfig,
     names: Iterable[str],
     *,
     growable: Iterable[str] = (),

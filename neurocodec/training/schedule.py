@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurocodec.errors import ConfigError
-from neurocodec.training.config import Config, TrainingConfig
+from neurocodec.training.config import LoopConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Stage:
     images: int
 
 
-def fraction_done(step: int, seconds: float, settings: TrainingConfig) -> float:
+def fraction_done(step: int, seconds: float, settings: LoopConfig) -> float:
     """The share of the run that is done, by steps or by the clock, whichever is further; 1 or more at its end."""
     by_clock = seconds / (60.0 * settings.minutes) if settings.minutes > 0 else 0.0
     return max(step / settings.steps, by_clock)
@@ -34,7 +34,7 @@ def in_last(share: float, fraction: float) -> bool:
     return share > 0 and fraction >= 1.0 - share
 
 
-def learning_rate(fraction: float, settings: TrainingConfig) -> float:
+def learning_rate(fraction: float, settings: LoopConfig) -> float:
     """The learning rate as a share of its peak: a linear warm-up, then a cosine down to `final_learning_rate`.
 
     With a `final_learning_rate` of 1 the cosine is flat.
@@ -44,7 +44,7 @@ def learning_rate(fraction: float, settings: TrainingConfig) -> float:
     return warm * (settings.final_learning_rate + (1.0 - settings.final_learning_rate) * cosine)
 
 
-def stages(config: Config, world: int) -> list[Stage]:
+def stages(config: RunConfig, world: int) -> list[Stage]:
     """The stages of a run on `world` processes, one or two; the second has fewer, larger crops, about as many pixels.
 
     Raises ConfigError if the processes cannot share a batch evenly.

@@ -128,6 +128,8 @@ def test_encode_options_reach_the_codec(
         ["view", "a.nic", "b.nic"],
         ["compare", "a.png"],
         ["train"],
+        ["synth"],
+        ["synth", "train", "dcgan"],
         ["shrink", "a.png"],
     ],
 )
@@ -638,7 +640,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version") == (0, f"neurocodec {neurocodec.__version__}\n", "")
     status, out, _ = run(capsys, "--help")
     assert status == 0
-    for command in ("encode", "decode", "info", "compare", "train", "demo"):
+    for command in ("encode", "decode", "info", "compare", "train", "synth", "demo"):
         assert command in out
 
 

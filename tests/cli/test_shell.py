@@ -171,6 +171,6 @@ def test_the_man_page_and_completions_name_every_command(tmp_path: Path) -> None
     completion = subprocess.run(
         [*COMMAND[:2], "shtab", "--shell=bash", f"{parser}.build_parser"], cwd=ROOT, check=True, capture_output=True
     )
-    for command in ("encode", "decode", "info", "view", "compare", "bench", "train", "doctor", "demo"):
+    for command in ("encode", "decode", "info", "view", "compare", "bench", "train", "synth", "doctor", "demo"):
         assert command in page.read_text()
         assert command in completion.stdout.decode()

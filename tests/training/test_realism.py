@@ -457,6 +457,7 @@ def test_guard_by_hand():
     assert judge(0.53, 0.5, other) == judge(0.5, 0.47, other) == []
     assert judge(0.5, 0.5, original) == []  # nothing to tell apart
     assert judge(0.6, 0.4, flat) == ["collapsed"]
+    assert judge(0.6, 0.4, other[:1].repeat(2, 1, 1, 1)) == ["collapsed"]  # one picture, whatever is asked for
     assert judge(0.98, 0.02, other, steps=2) == []  # too early to say
     assert judge(0.98, 0.02, other * float("nan")) == []  # steps that are no numbers do not count
 
