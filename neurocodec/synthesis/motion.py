@@ -1,11 +1,13 @@
 """Block motion in integers: vectors of a frame against the one before, their prediction, and their coded bytes.
 
 A vector is (down, right) in quarters of a pixel, one for each block of 16×16 pixels. Prediction interpolates with the
-quarter-pixel filters of HEVC (Rec. ITU-T H.265, table 8-11) and blends the predictions of the four nearest blocks, as in
-overlapped block motion compensation (Orchard and Sullivan, IEEE TIP 1994), so that it has no edges between blocks.
+quarter-pixel filters of HEVC (Rec. ITU-T H.265, table 8-11) and blends the predictions of the four nearest blocks, as
+overlapped block motion compensation does (Orchard and Sullivan, IEEE TIP 1994), so it has no edges between blocks.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from neurocodec.errors import NicFormatError
 
 Frame = NDArray[np.uint8]
 Vectors = NDArray[np.int32]
+T = TypeVar("T", np.int32, np.int64)
 
 BLOCK = 16
 """Pixels a side of a block."""
@@ -187,23 +190,26 @@ def decode_vectors(data: bytes, height: int, width: int, tables: Tables) -> Vect
     return vectors.astype(np.int32)
 
 
-def _prediction(vectors: Vectors, y: int, x: int) -> Vectors:
+def _prediction(vectors: NDArray[T], y: int, x: int) -> NDArray[T]:
     """What the vector of a block is coded against, (2,), from those before it, in rows from left to right.
 
     The median of the vectors on the left, above, and above on the right (in the last column: on the left). In the first
     row that on the left, or 0; in the first column that above.
     """
     if y == 0:
-        return vectors[0, x - 1] if x else np.zeros_like(vectors[0, 0])
-    above = vectors[y - 1, x]
+        first: NDArray[T] = vectors[0, x - 1] if x else np.zeros_like(vectors[0, 0])
+        return first
+    above: NDArray[T] = vectors[y - 1, x]
     if x == 0:
         return above
     left, corner = vectors[y, x - 1], vectors[y - 1, x + 1 if x + 1 < vectors.shape[1] else x - 1]
-    return np.maximum(np.minimum(left, above), np.minimum(np.maximum(left, above), corner))
+    median: NDArray[T] = np.maximum(np.minimum(left, above), np.minimum(np.maximum(left, above), corner))
+    return median
 
 
 def _table_rows(above: NDArray[np.int32], base: int) -> NDArray[np.uint8]:
-    """Table rows of the differences below a row of them, (blocks right, 2): an octave more for each bit of their sum."""
+    """Table rows of the differences below a row of them, (blocks right, 2): an octave more for each bit of a sum."""
     sizes = np.pad(np.abs(above.astype(np.int64)), ((1, 1), (0, 0)))
     octaves = np.searchsorted(2 ** np.arange(8), sizes[:-2] + sizes[1:-1] + sizes[2:], side="right")
-    return np.minimum(base + ROWS_AN_OCTAVE * octaves, SCALE_LEVELS - 1).astype(np.uint8)
+    rows: NDArray[np.uint8] = np.minimum(base + ROWS_AN_OCTAVE * octaves, SCALE_LEVELS - 1).astype(np.uint8)
+    return rows

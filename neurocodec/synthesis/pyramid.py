@@ -1,4 +1,4 @@
-"""Texture synthesis with a steerable pyramid: no network, no gradient, NumPy alone.
+"""Texture synthesis with a steerable pyramid: no network and no gradient.
 
 From noise, the histograms of the pixels and of every band of a pyramid are matched to those of a texture, again and
 again (Heeger and Bergen, "Pyramid-based texture analysis/synthesis", SIGGRAPH 1995). The pyramid is that of Simoncelli
@@ -12,14 +12,19 @@ and Freeman ("The steerable pyramid", ICIP 1995) in the frequency domain, as Por
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from neurocodec import arguments
+from neurocodec import image
 from neurocodec.errors import ImageError
+from neurocodec.synthesis import pictures
+from neurocodec.synthesis.system import Options, System
+from neurocodec.training.config import Count
 
 Plane = NDArray[np.float64]
 
@@ -114,7 +119,6 @@ def synthesise(
     texture's colours, each is synthesised alone, and they are rotated back. All sides are multiples of 2^levels;
     the texture is cropped to that. Raises ImageError if it is too small, or height or width do not fit.
     """
-    iterations = arguments.integer("iterations", iterations, 1, 1000)
     _check_sides((height, width), levels)
     step = 2**levels
     texture = texture[: texture.shape[0] // step * step, : texture.shape[1] // step * step]
@@ -228,3 +232,38 @@ def _check_sides(shape: tuple[int, ...], levels: int) -> None:
             f"a pyramid of {levels} levels of a picture of shape {shape}, expected two sides that are multiples of "
             f"{2**levels} and at least {4 * 2**levels}"
         )
+
+
+# ---------------------------------------------------------------------------------------------------- the system
+
+
+@dataclass(frozen=True)
+class PyramidOptions(Options):
+    """Of `synthesise`; size: width and height of the output in pixels."""
+
+    size: Count = 256
+    levels: Count = LEVELS
+    orientations: Count = ORIENTATIONS
+    iterations: Count = ITERATIONS
+
+
+class PyramidTexture(System[None, PyramidOptions]):
+    """`synthesise` on files."""
+
+    name = "pyramid"
+    options = PyramidOptions
+
+    @classmethod
+    def apply(cls, sources: Sequence[str], output: str, options: PyramidOptions, *, force: bool) -> str:
+        pictures.check(output, options.device, force=force)
+        made = synthesise(
+            image.load(sources[0]).rgb,
+            options.size,
+            options.size,
+            levels=options.levels,
+            orientations=options.orientations,
+            iterations=options.iterations,
+            seed=options.seed,
+        )
+        image.save_pil(Image.fromarray(made), output, force=force)
+        return f"{output}: {options.size}×{options.size}"

@@ -23,6 +23,8 @@ SYSTEMS = {
     "texture": Entry("gatys.Texture", ("IN",), "more of a texture, from noise (Gatys 2015)"),
     "style": Entry("gatys.Style", ("PHOTOGRAPH", "PAINTING"), "a photograph in a painting's style (Gatys 2016)"),
     "inversion": Entry("gatys.Inversion", ("IN",), "what a layer of VGG16 knows of a picture (Mahendran 2015)"),
+    "pyramid": Entry("pyramid.PyramidTexture", ("IN",), "more of a texture, by band statistics (Heeger 1995)"),
+    "video": Entry("video.Video", ("IN",), "frames to a .nicv file, or back (after Rippel 2019, Lu 2019)"),
     "dcgan": Entry("dcgan.Dcgan", ("MODEL", "SEED"), "pictures from noise (Radford 2015)"),
 }
 
