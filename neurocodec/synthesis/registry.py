@@ -25,6 +25,7 @@ SYSTEMS = {
     "inversion": Entry("gatys.Inversion", ("IN",), "what a layer of VGG16 knows of a picture (Mahendran 2015)"),
     "pyramid": Entry("pyramid.PyramidTexture", ("IN",), "more of a texture, by band statistics (Heeger 1995)"),
     "video": Entry("video.Video", ("IN",), "frames to a .nicv file, or back (after Rippel 2019, Lu 2019)"),
+    "action": Entry("action.Action", ("MODEL", "IN"), "what moves in a video, from its motion vectors (Wu 2018)"),
     "dcgan": Entry("dcgan.Dcgan", ("MODEL", "SEED"), "pictures from noise (Radford 2015)"),
 }
 

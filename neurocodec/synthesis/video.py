@@ -115,9 +115,10 @@ class Video(TrainedSystem[Settings, VideoOptions]):
             raise ConfigError(f"video.init_from is {settings.init_from!r}: {error}") from error
 
     def optimizers(self) -> dict[str, list[torch.optim.Optimizer]]:
-        rates = {"learning_rate": self.config.training.learning_rate}
-        rates["rows_learning_rate"] = self.settings.rows_learning_rate
-        return {"generator": make_optimizers(self.modules["generator"], TrainingConfig(**rates))}
+        settings = TrainingConfig(
+            learning_rate=self.config.training.learning_rate, rows_learning_rate=self.settings.rows_learning_rate
+        )
+        return {"generator": make_optimizers(self.modules["generator"], settings)}
 
     def residuals(self, x: Tensor, quality_index: Tensor) -> dict[str, Tensor]:
         """Crops as second frames: the frames, their predictions and their residuals, each (B, 3, H, W) in [0, 1]."""
