@@ -61,6 +61,15 @@ def generator_loss(fake: Tensor, kind: GanLoss) -> Tensor:
     raise _unknown(kind)
 
 
+def relativistic(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of being more real than the other side's average (Jolicoeur-Martineau 2019; ESRGAN, section 3.2).
+
+    C(x_r) - E[C(x_f)] and C(x_f) - E[C(x_r)]. The discriminator's loss of these two is its own; that of the generator
+    is the discriminator's with the sides exchanged, and depends on both.
+    """
+    return real - fake.mean(), fake - real.mean()
+
+
 def _unknown(kind: str) -> ValueError:
     return ValueError(f"GAN loss {kind!r}, expected minimax, non-saturating, least-squares or hinge")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from neurocodec.errors import ArgumentValueError, ConfigError
 from neurocodec.perceptual.adversarial import discriminator_loss, generator_loss
 from neurocodec.synthesis import pictures
+from neurocodec.synthesis.blocks import start_small
 from neurocodec.synthesis.system import Options, SynthesisConfig, TrainedSystem
 from neurocodec.training.config import Count, NotNegative, Range
 from neurocodec.training.distributed import Processes
@@ -75,13 +76,13 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(B, 3, size, size) in [0, 1] -> logits (B, 1, 1, 1).
+    """(B, 3, size, size) in [0, 1] -> logits (B, outputs, 1, 1): one, or for an encoder as many as z has.
 
     Leaky ReLU of slope 0.2, batch normalisation in all layers but the first and the last; or, with spectral_norm,
     spectral normalisation in all layers and no other.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, outputs: int = 1) -> None:
         super().__init__()
         widths = [settings.channels * settings.size // side for side in sides(settings.size)[::-1]]
         layers: list[nn.Module] = []
@@ -90,7 +91,7 @@ class Discriminator(nn.Module):
             if i and not settings.spectral_norm:
                 layers.append(nn.BatchNorm2d(after))
             layers.append(nn.LeakyReLU(0.2))
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, bias=False)).apply(start_small)
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], outputs, 4, bias=False)).apply(start_small)
         if settings.spectral_norm:
             for layer in self.layers:
                 if isinstance(layer, nn.Conv2d):
@@ -104,14 +105,6 @@ class Discriminator(nn.Module):
 def sides(size: int) -> list[int]:
     """The sides between 4, and the picture's, which is left out, times two: 4 -> 8, 16, ..., size."""
     return [8 << i for i in range((size // 8).bit_length())]
-
-
-def start_small(module: nn.Module) -> None:
-    """N(0, 0.02) for convolutions, N(1, 0.02) for the gains of batch normalisation (section 4 of the paper)."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
 
 
 class Dcgan(TrainedSystem[Settings, DcganOptions]):

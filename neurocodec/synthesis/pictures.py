@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -53,6 +54,13 @@ def noise(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def padded(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
+    """network(x) for a network that needs sides of a multiple: borders are repeated, and cut off afterwards."""
+    height, width = x.shape[2:]
+    y = network(F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate"))
+    return y[:, :, :height, :width]
+
+
 def centre_crops(pictures: Sequence[Rgb], side: int) -> Tensor:
     """The middle of each picture that is large enough, (N, 3, side, side) in [0, 1]."""
     crops = []
@@ -69,7 +77,7 @@ def sheet(columns: Mapping[str, Tensor]) -> Rgb:
     columns: (N, 3, H, W) in [0, 1], of equal N; smaller pictures are enlarged to the largest, pixel by pixel.
     """
     side = max(x.shape[2] for x in columns.values())
-    rows = [torch.nn.functional.interpolate(x, scale_factor=side // x.shape[2]) for x in columns.values()]
+    rows = [F.interpolate(x, scale_factor=side // x.shape[2]) for x in columns.values()]
     together = torch.cat(rows, 3)  # (N, 3, H, columns · W)
     picture = from_tensor(torch.cat(list(together), 1)[None])
     head = Image.new("RGB", (picture.shape[1], LABEL), "white")

@@ -57,6 +57,7 @@ class DataConfig:
     folder: str = ""
     shorter_side: Whole = 0  # larger pictures are scaled down to it when they are decoded; 0 keeps their size
     mix: dict[str, float] = field(default_factory=dict)  # further folders, and the share of the crops from each
+    in_turn: bool = False  # the folders of `mix` and then `folder` take turns within a batch, whatever their shares
     cache: str = ""  # decoded pictures; default: inside the run folder
     validation_every: Annotated[int, at_least(2)] = 40
     validation_images: Count = 12
@@ -207,7 +208,8 @@ def config_from_dict(tables: dict[str, Any], overrides: Sequence[str] = ()) -> C
 
     Overrides are as for `load_config`. Raises ConfigError.
     """
-    kind: type[Config] = GenerativeConfig if "realism" in tables else Config
+    realism = "realism" in tables or any(word.strip().startswith("realism.") for word in overrides)
+    kind: type[Config] = GenerativeConfig if realism else Config
     sections = (
         "[model], [data] and [training], and to train a generative decoder [data], [training], [generator] and "
         "[realism]"

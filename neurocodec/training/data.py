@@ -219,7 +219,11 @@ class Batches:
     def _make(self, step: int, stage: Stage, crops: list[Crops]) -> tuple[Tensor, Tensor]:
         seed, processes = self._config.training.seed, self._processes
         members = range(processes.rank, stage.images, processes.world)
-        x = np.stack([self._draw(crops, np.random.default_rng(seed_of(seed, step, k, "crop"))) for k in members])
+        draws = [np.random.default_rng(seed_of(seed, step, k, "crop")) for k in members]
+        if self._config.data.in_turn:
+            x = np.stack([crops[i % len(crops)].draw(rng) for i, rng in enumerate(draws)])
+        else:
+            x = np.stack([self._draw(crops, rng) for rng in draws])
         # Stratified, so that every batch and every process's part of it span the qualities.
         shift = np.random.default_rng(seed_of(seed, step, 0, "quality")).random()
         quality_index = (np.array(members) + shift) / stage.images * (self._config.quality_rows - 1)

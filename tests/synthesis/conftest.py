@@ -7,11 +7,13 @@ import functools
 import pytest
 import torch
 from paths import PHOTO
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from neurocodec.perceptual import features, lpips
 from neurocodec.perceptual.weights import SHAPES
+from neurocodec.synthesis import dcgan
+from neurocodec.synthesis.system import save_model
 
 
 @functools.cache
@@ -36,11 +38,16 @@ def no_weights_needed(monkeypatch):
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """A folder of eight pictures of 80 × 72 pixels."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """A folder of eight pictures of 80 × 72 pixels, and "other" beside it, with their negatives."""
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    other = folder.parent / "other"
+    folder.mkdir()
+    other.mkdir()
     with Image.open(PHOTO) as photo:
         for i in range(8):
-            photo.convert("RGB").crop((i * 50, i * 40, i * 50 + 160, i * 40 + 144)).resize((80, 72)).save(
-                folder / f"{i}.png"
-            )
+            picture = photo.convert("RGB").crop((i * 50, i * 40, i * 50 + 160, i * 40 + 144)).resize((80, 72))
+            picture.save(folder / f"{i}.png")
+            ImageOps.invert(picture).save(other / f"{i}.png")
+    settings = dcgan.Settings(size=32, latent=8, channels=4)
+    save_model(folder.parent / "dcgan", "dcgan", settings, dcgan.Generator(settings))
     return folder

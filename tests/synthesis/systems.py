@@ -16,6 +16,7 @@ folder = "{folder}"
 validation_every = 4
 crop = {crop}
 workers = 1
+{data}
 [training]
 steps = 20
 batch = {batch}
@@ -29,7 +30,31 @@ threads = 1
 {settings}
 """
 
+GAN = "features = 'alexnet'\nfeature_weight = 0.01\ngan_weight = 0.01\ndiscriminator_channels = 4\nguard_window = 5"
+APART = ("action",)
+"""Systems that learn and are applied to other files than pictures: test_action.py has their tiny runs."""
 TINY: dict[str, dict[str, Any]] = {
+    "superresolution": {"crop": 32, "settings": f"channels = 4\nblocks = 1\nrelativistic = true\n{GAN}"},
+    "artefacts": {"crop": 32, "settings": f"channels = 4\nlayers = 4\n{GAN}"},
+    "pix2pix": {
+        "crop": 32,
+        "settings": "levels = 5\nchannels = 4\ndiscriminator_channels = 4\nguard_window = 5",
+    },
+    "faststyle": {"crop": 32, "batch": 1, "settings": "painting = '{painting}'\npainting_size = 32\nchannels = 4"},
+    "cyclegan": {
+        "crop": 32,
+        "data": "in_turn = true\nmix = {{'{other}' = 0.5}}",
+        "settings": "channels = 4\nblocks = 1\npool = 5\ndiscriminator_channels = 4\nguard_window = 5",
+    },
+    "spade": {
+        "crop": 48,
+        "settings": "labels = 4\nlevels = 2\nchannels = 4\nhidden = 4\nfeature_weight = 0.0\n"
+        "discriminator_channels = 4\nguard_window = 5",
+    },
+    "latent": {
+        "crop": 32,
+        "settings": "model = '{dcgan}'\nsize = 32\nlatent = 8\nchannels = 4\nguard_window = 5",
+    },
     "dcgan": {"crop": 32, "settings": "size = 32\nlatent = 8\nchannels = 4\nguard_window = 5"},
 }
 """Of each system: crop and, where they are not those below, batch, more training settings, and its own settings."""
@@ -37,8 +62,10 @@ TINY: dict[str, dict[str, Any]] = {
 
 def write_config(folder: Path, system: str, pictures: Path) -> Path:
     path = folder / f"{system}.toml"
-    values = {"batch": 2, "training": "", "settings": ""} | TINY[system]
-    path.write_text(COMMON.format(folder=pictures, system=system, **values))
+    values = {"batch": 2, "data": "", "training": "", "settings": ""} | TINY[system]
+    names = {"painting": pictures / "0.png", "other": pictures.parent / "other", "dcgan": pictures.parent / "dcgan"}
+    filled = {key: str(value).format(**names) for key, value in values.items()}
+    path.write_text(COMMON.format(folder=pictures, system=system, **filled))
     return path
 
 

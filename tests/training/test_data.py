@@ -319,6 +319,32 @@ def test_folders_provide_their_shares_of_the_crops(mixed, tmp_path):
     }
 
 
+def test_folders_take_turns(mixed, tmp_path):
+    """Green, blue, red, in every process, so that a batch of any number of processes is the same."""
+    settings = dataclasses.replace(mixed, in_turn=True, magnified_share=0.0)
+    assert [colour(crop) for crop in crops_of(settings, tmp_path / "run", 6)] == [1, 2, 0, 1, 2, 0]
+    config = Config(data=dataclasses.replace(settings, final_crop=64), training=TrainingConfig(batch=6))
+    pictures = open_pictures(settings, tmp_path / "run")
+    for rank in range(2):
+        x, _ = Batches(pictures, config, Processes(CPU, rank, 2)).next(0.0)
+        assert [colour(crop) for crop in x.permute(0, 2, 3, 1).numpy()] == [1, 2, 0]
+
+
+def test_large_pictures_are_scaled_down_and_small_ones_stay(folder, tmp_path):
+    paths = find_images(folder)
+    whole = decoded(paths, tmp_path, min_side=64, source="the folder")
+    small = decoded(paths, tmp_path, min_side=64, source="the folder", shorter_side=100)
+    assert len(whole) == len(small)
+    assert {min(rgb.shape[:2]) for rgb in small} <= {100, *(min(rgb.shape[:2]) for rgb in whole)}
+    for before, after in zip(whole, small, strict=True):
+        if min(before.shape[:2]) <= 100:
+            assert np.array_equal(before, after)
+        else:
+            assert min(after.shape[:2]) == 100
+            expected = Image.fromarray(before).resize(after.shape[1::-1], Image.Resampling.LANCZOS)
+            assert np.array_equal(after, expected)
+
+
 @pytest.mark.parametrize("variation", ["magnified_share", "recoloured_share"])
 def test_only_crops_of_the_first_folder_are_varied(mixed, tmp_path, variation):
     data = dataclasses.replace(mixed, **{"magnified_share": 0.0, variation: 1.0})
