@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -81,18 +83,26 @@ def sequences_of(kodak: Path, clips_folder: Path) -> dict[str, Frames]:
             shown.append(np.asarray(rgb.resize(SIZE, Image.Resampling.BICUBIC, box=box, reducing_gap=None)))
         return np.stack(shown)
 
-    bikes = frames.read(str(clips_folder / "bikes.mp4"), 60 + COUNT)[0][60:]
+    bikes = filmed(clips_folder / "bikes.mp4", 60)
     half = [np.asarray(Image.fromarray(frame).resize((320, 136), Image.Resampling.LANCZOS)) for frame in bikes]
     return {
         "pan": camera("kodim23.png", [(200 + 2.6 * t, 200 + 1.1 * t, 1.0) for t in range(COUNT)]),
         "zoom": camera("kodim08.png", [(384, 256, 1.5 * 0.985**t) for t in range(COUNT)]),
-        "carphone": frames.read(str(clips_folder / "carphone_pristine.mp4"), 40 + COUNT)[0][40:],
+        "carphone": filmed(clips_folder / "carphone_pristine.mp4", 40),
         "bikes": np.stack(half),
     }
 
 
+def filmed(path: Path, start: int) -> Frames:
+    """Frames of a video from `start` on."""
+    return np.stack(list(itertools.islice(frames.read(str(path))[0], start, start + COUNT)))
+
+
 def x264(source: Frames, crf: int) -> tuple[int, Frames]:
-    """Bytes of packets and decoded frames of x264 veryfast, 4:4:4, one frame that stands alone."""
+    """Bytes and decoded frames of x264 veryfast, 4:4:4, with one frame that stands alone.
+
+    Counted are the parameter sets and all units of the packets but type 6, in which x264 stores its settings as text.
+    """
     av = require("av", "av", "x264", extra="video")
     buffer, size = io.BytesIO(), 0
     with av.open(buffer, "w", format="matroska") as file:
@@ -100,8 +110,10 @@ def x264(source: Frames, crf: int) -> tuple[int, Frames]:
         stream.height, stream.width, stream.pix_fmt = *source.shape[1:3], "yuv444p"
         for frame in [*(av.VideoFrame.from_ndarray(f, format="rgb24") for f in source), None]:
             for packet in stream.encode(frame):
-                size += packet.size
+                units = re.split(b"\\x00?\\x00\\x00\\x01", bytes(packet))[1:]
+                size += sum(4 + len(unit) for unit in units if unit[0] & 31 != 6)
                 file.mux(packet)
+        size += len(stream.codec_context.extradata)
     buffer.seek(0)
     with av.open(buffer) as file:
         return size, np.stack([f.to_ndarray(format="rgb24") for f in file.decode(video=0)])

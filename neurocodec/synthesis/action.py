@@ -6,6 +6,7 @@ scores are added up. A fourth network, on decoded frames, is what they are compa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,11 +131,12 @@ class Action(TrainedSystem[Settings, Options]):
         """Names the action in the first twelve frames; the output is a sheet of what the networks are given."""
         pictures.check(output, options.device, force=force)
         network, settings = cls.load(sources[0], options.device)
-        read, _ = frames.read(sources[1], FRAMES)
-        if len(read) < FRAMES:
-            raise ImageError(f"{sources[1]} holds {len(read)} frames, expected at least {FRAMES}")
-        height, width = (side // 16 * 16 for side in read.shape[1:3])
-        decoded = decompress(compress(read[:, :height, :width], settings.rate))
+        read = list(itertools.islice(frames.read(sources[1])[0], FRAMES))
+        if len(read) < FRAMES or len({frame.shape for frame in read}) > 1:
+            raise ImageError(f"{sources[1]} holds {len(read)} frames, expected at least {FRAMES}, all of one size")
+        height, width = (side // 16 * 16 for side in read[0].shape[:2])
+        clip = np.stack([frame[:height, :width] for frame in read])
+        decoded = decompress(compress(clip, settings.rate))
         with torch.no_grad():
             scores = network({name: x.to(options.device) for name, x in inputs_of(decoded).items()})
         chances = fused(scores).softmax(1)[0]

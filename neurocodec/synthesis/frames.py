@@ -1,10 +1,9 @@
-"""Sequences of frames, uint8 (T, H, W, 3): from folders of pictures, animations and videos, and to animations."""
+"""Frames, uint8 (H, W, 3), one by one: from folders of pictures, animations and videos, and to animations."""
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -23,48 +22,51 @@ ANIMATIONS = {".png": "PNG", ".webp": "WEBP"}
 """Formats of animations that hold every pixel exactly."""
 
 
-def read(path: str, limit: int | None = None) -> tuple[NDArray[np.uint8], Fraction]:
-    """Frames, uint8 (T, H, W, 3), and their rate per second.
+def read(path: str) -> tuple[Iterator[Frame], Fraction]:
+    """Frames and their number per second; the first one's time stands for all.
 
-    path: a folder of pictures of equal size, in order of their names; an animation that Pillow reads; or a video, for
-    which PyAV is needed. limit: maximum number of frames. Raises ImageError, MissingPackageError.
+    path: a folder of pictures, in order of their names; an animation that Pillow reads; or a video, for which PyAV is
+    needed. Raises ImageError, also later, for frames that cannot be read; MissingPackageError.
     """
     if os.path.isdir(path):
         names = sorted(n for n in os.listdir(path) if os.path.splitext(n)[1].lower() in picture_suffixes())
-        frames: Iterable[Frame] = (image.load(os.path.join(path, name)).rgb for name in names)
-        rate = RATE
-    else:
+        return (image.load(os.path.join(path, name)).rgb for name in names), RATE
+    try:
+        with Image.open(path) as im:
+            duration = round(im.info.get("duration", 0))  # milliseconds
+    except UnidentifiedImageError:
+        return _video(path)
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or one_line(error)}: give frames that can be read") from error
+    return _animation(path), Fraction(1000, duration) if duration > 0 else RATE
+
+
+def _animation(path: str) -> Iterator[Frame]:
+    with Image.open(path) as im:
         try:
-            with Image.open(path) as im:
-                frames = [
-                    image.load(frame.convert("RGB")).rgb
-                    for frame in itertools.islice(ImageSequence.Iterator(im), limit)
-                ]
-                rate = Fraction(1000, duration) if (duration := round(im.info.get("duration", 0))) > 0 else RATE
-        except UnidentifiedImageError:
-            frames, rate = _video(path)
-        except OSError as error:
-            raise ImageError(f"{path}: {error.strerror or one_line(error)}: give frames that can be read") from error
-    chosen = list(itertools.islice(frames, limit))
-    if not chosen or any(frame.shape != chosen[0].shape for frame in chosen):
-        raise ImageError(f"{path} holds {len(chosen)} frames, expected at least one, and all of one size")
-    return np.stack(chosen), rate
+            for frame in ImageSequence.Iterator(im):
+                yield image.load(frame.convert("RGB")).rgb
+        except (OSError, SyntaxError) as error:  # Pillow's parsers raise both on damaged files
+            raise ImageError(f"{path} cannot be decoded ({one_line(error)}): the file is damaged") from error
 
 
 def _video(path: str) -> tuple[Iterator[Frame], Fraction]:
     av = require("av", "av", f"{path} is not a picture, and reading videos", extra="video")
     try:
-        file = av.open(path)
-        stream = file.streams.video[0]
+        with av.open(path) as file:
+            rate = Fraction(file.streams.video[0].average_rate or RATE)
     except (av.FFmpegError, IndexError) as error:
         raise ImageError(f"{path} is neither a picture nor a video that can be read ({one_line(error)})") from error
 
-    def frames() -> Iterator[Frame]:
-        with file:
-            for frame in file.decode(stream):
-                yield frame.to_ndarray(format="rgb24")
+    def decoded() -> Iterator[Frame]:
+        try:
+            with av.open(path) as file:
+                for frame in file.decode(video=0):
+                    yield frame.to_ndarray(format="rgb24")
+        except av.FFmpegError as error:
+            raise ImageError(f"{path} cannot be decoded ({one_line(error)}): the file is damaged") from error
 
-    return frames(), Fraction(stream.average_rate or RATE)
+    return decoded(), rate
 
 
 def write(path: str, frames: Iterator[Frame], rate: Fraction, *, force: bool = False) -> int:

@@ -193,8 +193,8 @@ def decode_vectors(data: bytes, height: int, width: int, tables: Tables) -> Vect
 def _prediction(vectors: NDArray[T], y: int, x: int) -> NDArray[T]:
     """What the vector of a block is coded against, (2,), from those before it, in rows from left to right.
 
-    The median of the vectors on the left, above, and above on the right (in the last column: above on the left). In the first
-    row that on the left, or 0; in the first column that above.
+    The median of the vectors on the left, above, and above on the right (in the last column: above on the left). In the
+    first row that on the left, or 0; in the first column that above.
     """
     if y == 0:
         first: NDArray[T] = vectors[0, x - 1] if x else np.zeros_like(vectors[0, 0])

@@ -7,6 +7,7 @@ is predicted from the decoded frame before.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -193,9 +194,11 @@ class Video(TrainedSystem[Settings, VideoOptions]):
             return f"{output}: {count} frames of {header.width}×{header.height}"
         if not output.lower().endswith(".nicv"):
             raise OutputError(f"{output} must end in .nicv, as {sources[0]} does not")
-        read, rate = frames.read(sources[0], options.frames)
-        data = encode(
-            read, quality=options.quality, gop=options.gop, rate=rate, residual_model=residual_model or "base"
-        )
+        source, rate = frames.read(sources[0])
+        chosen = itertools.islice(source, options.frames)
+        model = residual_model or "base"
+        data = encode(chosen, quality=options.quality, gop=options.gop, rate=rate, residual_model=model)
         files.write_bytes(output, data, force=force)
-        return f"{output}: {len(read)} frames, {len(data)} bytes, {8 * len(data) / read[..., 0].size:.4f} bits a pixel"
+        header = nicv.read_header(data)
+        bpp = 8 * len(data) / (header.width * header.height * header.frames)
+        return f"{output}: {header.frames} frames, {len(data)} bytes, {bpp:.4f} bits a pixel"

@@ -160,4 +160,4 @@ def test_trains_is_interrupted_goes_on_and_is_applied(tmp_path, photos, pictures
     assert capsys.readouterr().out.split(":")[-1].split(",")[0].strip() in CLASSES
     assert Image.open(tmp_path / "seen.png").size == (4 * 96, 14 + 96)
     assert main([*words, str(tmp_path / "still.png"), "-o", str(tmp_path / "no.png")]) == 1
-    assert "holds 1 frames, expected at least 12" in capsys.readouterr().err
+    assert "holds 1 frames, expected at least 12," in capsys.readouterr().err

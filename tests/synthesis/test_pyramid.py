@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from paths import PHOTO
 from PIL import Image
 
+from neurocodec.cli.main import main
 from neurocodec.errors import ImageError
 from neurocodec.synthesis import pyramid
 
@@ -115,3 +116,27 @@ def test_sides_that_do_not_fit_are_refused(texture: np.ndarray, height: int, wid
         pyramid.synthesise(texture, height, width)
     with pytest.raises(ImageError, match="multiples of 16"):
         pyramid.synthesise(texture[:40], 64, 64)
+
+
+def test_the_command_makes_a_texture(tmp_path, texture: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = tmp_path / "in.png", tmp_path / "out.png"
+    Image.fromarray(texture).save(source)
+    words = [
+        "synth",
+        "apply",
+        "pyramid",
+        str(source),
+        "-o",
+        str(output),
+        "size=64",
+        "levels=2",
+        "iterations=2",
+        "seed=3",
+    ]
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"{output}: 64×64\n"
+    expected = pyramid.synthesise(texture, 64, 64, levels=2, iterations=2, seed=3)
+    assert np.array_equal(np.asarray(Image.open(output)), expected)
+    assert main(words) == 1  # it exists
+    assert main([*words[:3], str(source), "-o", str(tmp_path / "no.png"), "size=60", "levels=3"]) == 1
+    assert "multiples of 8" in capsys.readouterr().err
