@@ -211,7 +211,9 @@ def parse(words: list[str]) -> None:
     if words[:2] == ["synth", "train"]:
         from neurocodec.synthesis import registry, system
 
-        system.load_config(registry.trained_system(args.system), args.words[0], [*args.words[1:], *rest])
+        name = args.words[0] if args.words else args.system
+        assert args.words or args.resume, shlex.join(words)
+        system.load_config(registry.trained_system(args.system), name, [*args.words[1:], *rest])
     if words[:2] == ["synth", "apply"]:
         from neurocodec.synthesis import registry, system
 

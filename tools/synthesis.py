@@ -206,10 +206,11 @@ def artefacts(args: argparse.Namespace) -> None:
             print(f"quality {quality}", end=" ")
             results = {"jpeg": lambda y: y, "network": network}
             compare(args, results, [(x, jpeg(x, [quality])) for x in truths])
+            args.sheet = None  # it shows the lowest quality
         return
     from skimage.restoration import denoise_nl_means
 
-    for sigma in (15, 25, 50):
+    for sigma in (50, 25, 15):
         s = sigma / 255
 
         def nl_means(y: Tensor, s: float = s) -> Tensor:
@@ -221,6 +222,7 @@ def artefacts(args: argparse.Namespace) -> None:
         print(f"sigma {sigma}", end=" ")
         results = {"noisy": lambda y: y, "non-local means": nl_means, "network": network}
         compare(args, results, [(x, x + s * pictures.noise(tuple(x.shape), i)) for i, x in enumerate(truths)])
+        args.sheet = None
 
 
 @torch.no_grad()

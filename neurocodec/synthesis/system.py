@@ -106,8 +106,8 @@ class System(ABC, Generic[S, O]):
 class TrainedSystem(System[S, O]):
     """A system that learns: an objective of the loop, whose first module is its network.
 
-    config_type: the dataclass of its configuration. `build` makes its modules, `losses` is its step, `show` is what a
-    sheet and the figures of a validation are made from.
+    config_type: the dataclass of its configuration. `network` and `critics` make its modules, `losses` is its step,
+    `show` is what a sheet and the figures of a validation are made from.
     """
 
     config_type: ClassVar[type[SynthesisConfig]]
