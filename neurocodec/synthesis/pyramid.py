@@ -140,7 +140,8 @@ def synthesise(
 
 
 def _synthesise_plane(texture: Plane, noise: Plane, levels: int, orientations: int, iterations: int) -> Plane:
-    target = decompose(periodic_component(texture), levels, orientations)
+    texture = periodic_component(texture)  # pixels and bands of one and the same picture
+    target = decompose(texture, levels, orientations)
     pixels = np.sort(texture, axis=None)
     samples = {name: np.sort(band, axis=None) for name, band in target.planes()}
     picture = match_histogram(noise, pixels)
