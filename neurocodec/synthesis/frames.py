@@ -33,6 +33,7 @@ def read(path: str) -> tuple[Iterator[Frame], Fraction]:
         return (image.load(os.path.join(path, name)).rgb for name in names), RATE
     try:
         with Image.open(path) as im:
+            im.load()  # some formats know it only then
             duration = round(im.info.get("duration", 0))  # milliseconds
     except UnidentifiedImageError:
         return _video(path)

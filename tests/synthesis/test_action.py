@@ -137,7 +137,7 @@ def test_trains_is_interrupted_goes_on_and_is_applied(tmp_path, photos, pictures
     for k in range(4):
         Image.fromarray(photos[k % 2]).save(folder / f"{k}.png")
     path = tmp_path / "action.toml"
-    values = {"folder": folder, "crop": 96, "batch": 2, "training": "", "system": "action"}
+    values = {"folder": folder, "crop": 96, "batch": 2, "data": "", "training": "", "system": "action"}
     path.write_text(COMMON.format(**values, settings="channels = 4"))
     config = load_config(Action, str(path), [])
     model = train(config, tmp_path / "whole", Action)

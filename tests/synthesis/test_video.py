@@ -219,7 +219,7 @@ def test_moving_crops_come_back_where_the_flow_points():
 
 def test_trains_is_interrupted_goes_on_and_codes(tmp_path, pictures, panned):
     path = tmp_path / "video.toml"
-    values = {"folder": pictures, "crop": 64, "batch": 2, "training": "", "system": "video"}
+    values = {"folder": pictures, "crop": 64, "batch": 2, "data": "", "training": "", "system": "video"}
     path.write_text(COMMON.format(**values, settings=f'init_from = "{SMALL_MODEL}"'))
     config = load_config(Video, str(path), [])
     model = train(config, tmp_path / "whole", Video)
