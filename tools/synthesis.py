@@ -312,7 +312,8 @@ def latent(args: argparse.Namespace) -> None:
     again = torch.nn.functional.interpolate(enlarged, scale_factor=1 / PULSE_SCALE, mode="area")
     report({"pulse consistency psnr": psnr(again, small), "pulse psnr": psnr(enlarged, samples)})
     shown = {"samples": samples[:8], "small": small[:8], "PULSE": enlarged[:8], "photographs": photographs[:8]}
-    save_sheet(args, shown | {name: columns[name] for name in ("encoder", "optimised")})
+    shown |= {name: columns[name] for name in ("encoder", "optimised")}
+    save_sheet(args, {name: torch.nn.functional.interpolate(x, scale_factor=2) for name, x in shown.items()})
 
 
 def main() -> int:
