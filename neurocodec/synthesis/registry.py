@@ -23,6 +23,7 @@ SYSTEMS = {
     "texture": Entry("gatys.Texture", ("IN",), "more of a texture, from noise (Gatys 2015)"),
     "style": Entry("gatys.Style", ("PHOTOGRAPH", "PAINTING"), "a photograph in a painting's style (Gatys 2016)"),
     "inversion": Entry("gatys.Inversion", ("IN",), "what a layer of VGG16 knows of a picture (Mahendran 2015)"),
+    "pyramid": Entry("pyramid.PyramidTexture", ("IN",), "more of a texture, by band statistics (Heeger 1995)"),
     "superresolution": Entry(
         "superresolution.SuperResolution", ("MODEL", "IN"), "2 or 4 times the size (SRResNet, SRGAN, ESRGAN 2017-18)"
     ),
@@ -33,6 +34,8 @@ SYSTEMS = {
     "spade": Entry("spade.SpadeSystem", ("MODEL", "IN"), "a photograph from a layout of labels (Park 2019)"),
     "dcgan": Entry("dcgan.Dcgan", ("MODEL", "SEED"), "pictures from noise (Radford 2015)"),
     "latent": Entry("latent.Latent", ("MODEL", "IN"), "what a DCGAN makes of a picture (Zhu 2020, PULSE 2020)"),
+    "video": Entry("video.Video", ("IN",), "frames to a .nicv file, or back (after Rippel 2019, Lu 2019)"),
+    "action": Entry("action.Action", ("MODEL", "IN"), "what moves in a video, from its motion vectors (Wu 2018)"),
 }
 
 

@@ -31,6 +31,8 @@ threads = 1
 """
 
 GAN = "features = 'alexnet'\nfeature_weight = 0.01\ngan_weight = 0.01\ndiscriminator_channels = 4\nguard_window = 5"
+APART = ("action",)
+"""Systems that learn and are applied to other files than pictures: test_action.py has their tiny runs."""
 TINY: dict[str, dict[str, Any]] = {
     "superresolution": {"crop": 32, "settings": f"channels = 4\nblocks = 1\nrelativistic = true\n{GAN}"},
     "artefacts": {"crop": 32, "settings": f"channels = 4\nlayers = 4\n{GAN}"},
