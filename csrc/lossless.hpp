@@ -29,7 +29,7 @@ namespace neurocodec {
 namespace lossless {
 
 constexpr int kBlock = 16;                   // pixels that share weights
-constexpr int kPredictions = 4, kScales = 3, kParts = kPredictions * kScales;
+constexpr int kPredictions = 3, kScales = 3, kParts = kPredictions * kScales;
 constexpr int kLevels = 64;                  // of activity
 constexpr int kPad = 4;                      // values around a plane
 constexpr int kProbabilityBits = 20;
@@ -101,12 +101,13 @@ class LeastSquares {
     for (int i = 0; i <= n; ++i) {
       scale[i] = (29 - log2_floor(static_cast<uint64_t>(gram[row(i) + i] + kRidge))) >> 1;
     }
+    const int ends = (n + 4) & ~3;  // whole vectors
     for (int j = 0; j < n; ++j) {
       int64_t sums[kMaxTerms] = {};
       for (int q = 0; q < j; ++q) {
         const int32_t* const v = values_[q];
-        const int64_t factor = factors_[q][j];
-        for (int i = 0; i < kMaxTerms; ++i) sums[i] += v[i] * factor;
+        const int32_t factor = factors_[q][j];
+        for (int i = j & ~3; i < ends; ++i) sums[i] += int64_t{v[i]} * factor;
       }
       const int64_t diagonal = shifted(gram[row(j) + j] + kRidge, 2 * scale[j]);
       const int64_t rest = clamp<int64_t>(diagonal + (diagonal >> 13) - (sums[j] >> 20), diagonal >> 14, kMost);
@@ -123,11 +124,12 @@ class LeastSquares {
     int64_t solved[kMaxInputs];
     for (int i = n - 1; i >= 0; --i) {
       int64_t sum = 0;
-      for (int j = i + 1; j < n; ++j) sum += factors_[i][j] * solved[j];
+      for (int j = i + 1; j < n; ++j) sum += int64_t{factors_[i][j]} * solved[j];
       solved[i] = clamp<int64_t>(factors_[i][n] - (sum >> 20), -kMostFactor, kMostFactor);
       weights[i] = static_cast<int16_t>(clamp<int64_t>(shifted(solved[i], scale[i] - scale[n] - 8), -32768, 32767));
     }
   }
+
   static size_t row(int i) { return static_cast<size_t>(i) * (i + 1) / 2; }
 
  private:
@@ -137,34 +139,66 @@ class LeastSquares {
   int32_t factors_[kMaxTerms][kMaxTerms] = {};  // the same, with 20 fractional bits
 };
 
+// The inputs and targets of a block, and the sums of their products.
+struct BlockGram {
+  // pixel / 2, term, pixel % 2: instructions multiply and add pairs
+  alignas(16) int16_t terms[kBlock / 2][kMaxTerms][2], weighted[kBlock / 2][kMaxTerms][2];
+  alignas(16) int32_t sums[kMaxTerms][kMaxTerms];
+
+  NC_INLINE void multiply(int count) {
+    for (int r = 0; r < count; ++r) {
+#if defined(NC_X86)
+      for (int c = 0; c <= r; c += 4) {
+        __m128i sum = _mm_setzero_si128();
+        for (int p = 0; p < kBlock / 2; ++p) {
+          int32_t pair;
+          std::memcpy(&pair, weighted[p][r], sizeof(pair));
+          const __m128i four = _mm_load_si128(reinterpret_cast<const __m128i*>(terms[p][c]));
+          sum = _mm_add_epi32(sum, _mm_madd_epi16(_mm_set1_epi32(pair), four));
+        }
+        _mm_store_si128(reinterpret_cast<__m128i*>(&sums[r][c]), sum);
+      }
+#else
+      for (int c = 0; c <= r; ++c) {
+        int32_t sum = 0;
+        for (int p = 0; p < kBlock / 2; ++p) sum += weighted[p][r][0] * terms[p][c][0] + weighted[p][r][1] * terms[p][c][1];
+        sums[r][c] = sum;
+      }
+#endif
+    }
+  }
+};
+
 // Gram matrices for blocks of pixels: that of a block forgets with each row.
 class Memory {
  public:
   Memory(size_t blocks, int terms, int forget)
-      : size_(LeastSquares::row(terms)), forget_(forget), blocks_(blocks), values_(blocks * size_) {}
+      : terms_(terms), forget_(forget), size_(LeastSquares::row(terms)), blocks_(blocks), values_(blocks * size_), none_(size_) {}
 
-  // The sum of a block's matrix and its neighbours'; then the block forgets.
-  NC_INLINE void recall(size_t block, int64_t* gram) {
-    std::fill(gram, gram + size_, 0);
-    const size_t last = std::min(block + 1, blocks_ - 1);
-    for (size_t b = block == 0 ? 0 : block - 1; b <= last; ++b) {
-      const int64_t* const from = values_.data() + b * size_;
-      for (size_t i = 0; i < size_; ++i) gram[i] += from[i];
-    }
+  // The sum of a block's matrix and its neighbours'.
+  NC_INLINE void recall(size_t block, int64_t* gram) const {
+    const int64_t* const own = values_.data() + block * size_;
+    const int64_t* const left = block == 0 ? none_.data() : own - size_;
+    const int64_t* const right = block + 1 == blocks_ ? none_.data() : own + size_;
+    for (size_t i = 0; i < size_; ++i) gram[i] = left[i] + own[i] + right[i];
+  }
+
+  NC_INLINE void forget(size_t block) {
     int64_t* const own = values_.data() + block * size_;
     for (size_t i = 0; i < size_; ++i) own[i] -= own[i] >> forget_;
   }
 
-  NC_INLINE void add(size_t block, const int32_t* gram) {
-    int64_t* const own = values_.data() + block * size_;
-    for (size_t i = 0; i < size_; ++i) own[i] += gram[i];
+  NC_INLINE void add(size_t block, const BlockGram& gram) {
+    int64_t* own = values_.data() + block * size_;
+    for (int r = 0; r < terms_; ++r) {
+      for (int c = 0; c <= r; ++c) *own++ += gram.sums[r][c];
+    }
   }
 
  private:
-  size_t size_;
-  int forget_;
-  size_t blocks_;
-  std::vector<int64_t> values_;
+  int terms_, forget_;
+  size_t size_, blocks_;
+  std::vector<int64_t> values_, none_;
 };
 
 // A running mean: of the first `limit` values, then of recent ones.
@@ -258,7 +292,8 @@ inline std::vector<uint8_t> write(const std::vector<Piece>& pieces) {
   return stream;
 }
 
-// The model of one plane. Coder: int operator()(const Mixture&, lower and upper parts) codes the value of a pixel.
+// The model of one plane. Code: (mixture, row, column, lower, upper) -> the pixel's value, or -1 for damage; fills in
+// the parts of the mixture below the value and below the next.
 class Plane {
  public:
   using Values = Padded<uint8_t>;
@@ -294,9 +329,9 @@ class Plane {
     Memory near(blocks, terms, 3), far(pairs, terms, 5);
     LeastSquares least_squares(inputs);
     int64_t gram[kGram];
-    int32_t block_gram[kGram];
-    alignas(16) int16_t input[kMaxTerms][kBlock], weighted[kMaxTerms][kBlock];
-    std::vector<int16_t> near_weights(blocks * inputs), far_weights(pairs * inputs);
+    BlockGram products = {};
+    int16_t near_weights[kMaxInputs];
+    std::vector<int16_t> far_weights(pairs * inputs);
     std::vector<Average> mean(kLevels * 4);       // of the absolute error, 12 fractional bits
     for (int i = 0; i < kLevels * 4; ++i) mean[i].value = kFirstMean[i / 4];
     std::vector<Average> bias[2] = {std::vector<Average>(512), std::vector<Average>(512)};  // 12 fractional bits
@@ -310,17 +345,20 @@ class Plane {
     for (size_t y = 0; y < height; ++y) {
       for (size_t block = 0; block < blocks; ++block) {
         const size_t pair = block / 2;
-        int16_t* const weights[2] = {&near_weights[block * inputs], &far_weights[pair * inputs]};
+        int16_t* const weights[2] = {near_weights, &far_weights[pair * inputs]};
         near.recall(block, gram);
-        if ((y + block) % 1 == 0 || y < 2) least_squares.solve(gram, weights[0]);
+        least_squares.solve(gram, weights[0]);
+        near.forget(block);
         if (block % 2 == 0) {
-          far.recall(pair, gram);
-          if ((y + pair) % 4 == 0 || y < 2) least_squares.solve(gram, weights[1]);
+          if (y < 2 || (y + pair) % 4 == 0) {
+            far.recall(pair, gram);
+            least_squares.solve(gram, weights[1]);
+          }
+          far.forget(pair);
         }
         const size_t begin = block * kBlock, count = std::min<size_t>(kBlock, width - begin);
         if (count < kBlock) {
-          for (auto& list : input) std::fill(list, list + kBlock, int16_t{0});
-          for (auto& list : weighted) std::fill(list, list + kBlock, int16_t{0});
+          products = {};
         }
         for (size_t i = 0; i < count; ++i) {
           const size_t x = begin + i;
@@ -380,10 +418,9 @@ class Plane {
           Average* const biases[2] = {&bias[0][shape | coarse], &bias[1][second | coarse]};
 
           Mixture mix;
-          mix.centre[0] = guess[0];
+          mix.centre[0] = guess[1];
           mix.centre[1] = clamp(guess[0] + (biases[0]->value >> 4), 0, 255 * 256);
           mix.centre[2] = clamp(guess[0] + (biases[1]->value >> 4), 0, 255 * 256);
-          mix.centre[3] = guess[1];
           Average& size = mean[4 * level + trend];
           const int64_t slope = (int64_t{182044} << 8) / std::max(size.value, 64);
           mix.slope[0] = 2 * slope;
@@ -399,7 +436,7 @@ class Plane {
           if (value < 0) return false;
           *here = static_cast<uint8_t>(value);
 
-          // Learn.
+          // Learn from the value.
           uint64_t mass = 0, masses[kParts];
           for (int q = 0; q < kParts; ++q) mass += masses[q] = uint64_t{mix.weight[q]} * (upper[q] - lower[q]);
           if (mass >= 1u << 12) {
@@ -427,20 +464,13 @@ class Plane {
           const int16_t weight = kWeight[level];
           f[inputs] = static_cast<int16_t>(value - west);
           for (int j = 0; j < terms; ++j) {
-            input[j][i] = f[j];
-            weighted[j][i] = static_cast<int16_t>(f[j] * weight);
+            products.terms[i / 2][j][i % 2] = f[j];
+            products.weighted[i / 2][j][i % 2] = static_cast<int16_t>(f[j] * weight);
           }
         }
-        int32_t* to = block_gram;
-        for (int r = 0; r < terms; ++r) {
-          for (int c = 0; c <= r; ++c) {
-            int32_t sum = 0;
-            for (int i = 0; i < kBlock; ++i) sum += weighted[r][i] * input[c][i];
-            *to++ = sum;
-          }
-        }
-        near.add(block, block_gram);
-        far.add(pair, block_gram);
+        products.multiply(terms);
+        near.add(block, products);
+        far.add(pair, products);
       }
       own.extend_row(y, width);
     }
