@@ -11,8 +11,9 @@ import functools
 import itertools
 import math
 import os
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from neurocodec.errors import (
     NicFormatError,
     memory_errors,
 )
+from neurocodec.integer import lossless as residual
 from neurocodec.integer.native import NativeNetwork
 from neurocodec.integer.network import Latents, LayerwiseNetwork, Network
 from neurocodec.integer.reference import NumpyArithmetic
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 QUALITY = 50.0
+LOSSLESS_QUALITY = 5.0
+"""Of the lossy picture in a lossless file."""
 
 
 @memory_errors()
@@ -55,6 +59,7 @@ def encode(
     target_bpp: float | None = None,
     target_bytes: int | None = None,
     target_psnr: float | None = None,
+    lossless: bool = False,
     effort: int = 1,
     model: str | Path | Model = "base",
     device: str = "auto",
@@ -67,6 +72,8 @@ def encode(
     source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16.
     quality: 1 to 100, by default 50; more is larger and better. Or one target: target_bpp (file bits per pixel) or
     target_bytes gives the best quality that fits, target_psnr (dB, 8-bit RGB) the smallest file that reaches it.
+    lossless: the file gives the exact picture, of 8 bits per sample; it starts with a lossy one, of quality 5 unless
+        `quality` says otherwise. Excludes targets.
     effort: 1 to 10. Above 1 the encoder searches for better latents, which needs torch: smaller files at the same PSNR,
         for minutes of work on the CPU. For a target it searches up to four times.
     model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.
@@ -82,7 +89,11 @@ def encode(
     given = [name for name, value in {"quality": quality, **targets}.items() if value is not None]
     if len(given) > 1:
         raise ArgumentValueError(f"give only one of {' and '.join(given)}.")
-    quality = arguments.number("quality", QUALITY if quality is None else quality, 1, 100)
+    if lossless and given not in ([], ["quality"]):
+        raise ArgumentValueError(f"a lossless file has the size that it needs: {given[0]} cannot be given.")
+    if quality is None:
+        quality = LOSSLESS_QUALITY if lossless else QUALITY
+    quality = arguments.number("quality", quality, 1, 100)
     if target_bytes is not None:
         target_bytes = arguments.integer("target_bytes", target_bytes, 1)
     if target_bpp is not None:
@@ -92,7 +103,11 @@ def encode(
     effort = arguments.integer("effort", effort, 1, 10)
     picture = image.load(source, max_pixels=arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS))
     network = network_of(model if isinstance(model, Model) else model_files.load(model), arguments.device(device))
-    encode_at = functools.partial(encode_picture, picture, network, layout=layout, progress=progress)
+    if lossless and picture.depth > 8:
+        raise ImageError(f"lossless files have 8 bits per sample, and the picture has {picture.depth}.")
+    encode_at = functools.partial(
+        encode_picture, picture, network, layout=layout, lossless=bool(lossless), progress=progress
+    )
     if target_psnr is not None:
         return _encode_to_psnr(picture, network, encode_at, target_psnr, effort)
     if target_bpp is not None:
@@ -109,6 +124,7 @@ def decode(
     *,
     realism: float = 0.0,
     region: tuple[int, int, int, int] | None = None,
+    lossless: bool = True,
     model: Model | None = None,
     device: str = "auto",
     max_pixels: int = MAX_PIXELS,
@@ -119,6 +135,7 @@ def decode(
     region: (x, y, width, height) in pixels, to decode only that part.
     realism: from 0, the reconstruction of least distortion, to 1, the most realistic one, which invents detail; above 0
         a generative decoder for the file's model must be installed.
+    lossless: False gives the lossy picture that a lossless file starts with, and does not read further.
     model: the loaded model with the file's model id, to use instead of the installed one.
     max_pixels: larger pictures and regions are refused before memory is allocated; at most 2^30.
 
@@ -126,7 +143,7 @@ def decode(
     generative decoder, MissingPackageError for realism without torch, ArgumentError for a region outside the picture
     and other arguments of a wrong type or out of range, OutOfMemoryError.
     """
-    nic = container.read(container.read_bytes(data))
+    nic = container.read(container.read_bytes(data), residuals=bool(lossless))
     if not isinstance(model, Model | None):
         raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
     network = network_of(model or model_files.find(nic.header.model_id), arguments.device(device))
@@ -165,11 +182,12 @@ def encode_picture(
     effort: int = 1,
     layout: str = "cpu",
     *,
+    lossless: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> bytes:
     """The bytes of a .nic file. index: quality index, 0 to 960, in 1/64 of a row of the model's gains.
 
-    coder: a model, which codes on the CPU, or what `network_of` returns. effort, layout, progress: as in `encode`.
+    coder: a model, which codes on the CPU, or what `network_of` returns. effort, layout, lossless, progress: as in `encode`.
 
     Raises ModelMismatchError for a model without its encoder, MissingPackageError for a search without torch,
     ArgumentError for a wrong index or layout.
@@ -190,7 +208,24 @@ def encode_picture(
             )
         tiles.append(container.Tile(stream, latents.checksum()))
     header = container.Header(width, height, index, network.model.model_id, picture.gray, edge)
-    return container.write(container.NicFile(header, chunks_of(picture), tuple(tiles)))
+    nic = container.NicFile(header, chunks_of(picture), tuple(tiles))
+    if lossless:
+        nic = replace(nic, header=replace(header, lossless=True), residuals=_residuals(nic, picture, network))
+    return container.write(nic)
+
+
+def _residuals(nic: container.NicFile, picture: image.Picture, network: Network) -> tuple[container.Tile, ...]:
+    """What is left of each tile of a picture after the lossy file `nic`."""
+    whole = Window(0, 0, -(-nic.header.height // LATENT), -(-nic.header.width // LATENT))
+    tiles = {}
+    for window, pixels in _decoded_windows(nic, network, whole, synthesis_of(network, nic.header.quality_index, 0)):
+        exact = picture.rgb[window.within(whole, LATENT)]
+        x_hat = pixels[: exact.shape[0], : exact.shape[1]]
+        if picture.gray:
+            exact, x_hat = exact[..., :1], _to_gray(x_hat)[..., :1]
+        exact = np.ascontiguousarray(exact)
+        tiles[window] = container.Tile(residual.encode(exact, x_hat), zlib.crc32(exact))
+    return tuple(tiles[window] for window in _windows(nic.header))
 
 
 def analyse(padded: NDArray[np.uint8], window: Window, network: Network, index: int) -> NDArray[np.int32]:
@@ -285,12 +320,34 @@ def decode_picture(
 
     synthesis = synthesis_of(network, header.quality_index, realism)
     rgb = np.empty((height, width, 3), np.uint8)
-    for window, pixels in _decoded_windows(nic, network, tiling.region_window(region), synthesis):
+    shown = tiling.region_window(region)
+    residuals = dict(zip(_windows(header), nic.residuals, strict=False))
+    if nic.residuals:
+        if realism > 0:
+            raise ArgumentValueError("the file is lossless: realism above 0 needs lossless=False, the lossy picture.")
+        tiles = [window for window in residuals if window.meet(shown)]
+        shown = Window(tiles[0].top, tiles[0].left, tiles[-1].bottom, tiles[-1].right)
+    for window, pixels in _decoded_windows(nic, network, shown, synthesis):
+        if nic.residuals:
+            pixels = _exact(pixels, window, residuals[window], header)
         top, left = window.top * LATENT, window.left * LATENT
         inside = pixels[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
         top, left = max(0, top - y), max(0, left - x)
         rgb[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     return picture_of(nic, rgb, alpha)
+
+
+def _exact(
+    pixels: NDArray[np.uint8], window: Window, tile: container.Tile, header: container.Header
+) -> NDArray[np.uint8]:
+    """The exact pixels of a tile, uint8 (h, w, 3) inside the picture. pixels: the lossy ones."""
+    x_hat = pixels[: header.height - window.top * LATENT, : header.width - window.left * LATENT]
+    if header.gray:
+        x_hat = _to_gray(x_hat)[..., :1]
+    exact = residual.decode(tile.stream, x_hat)
+    if zlib.crc32(exact) != tile.symbols_crc:
+        raise ChecksumError("the file decoded to other pixels than were encoded: it is damaged.")
+    return np.broadcast_to(exact, (*exact.shape[:2], 3))
 
 
 def _decoded_windows(

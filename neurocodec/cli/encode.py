@@ -34,6 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     options.add_rate_options(parser)
     parser.add_argument(
+        "--lossless", action="store_true", help="the exact picture; -q is then of the lossy one that comes first (5)"
+    )
+    parser.add_argument(
         "--effort",
         type=int,
         choices=range(1, 11),
@@ -79,6 +82,7 @@ def encode_file(source: str, target: str, keywords: dict[str, Any]) -> batch.Out
 def _keywords(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `neurocodec.encode`. A search in this process shows a bar on a terminal, with tqdm."""
     keywords = options.encode_options(args) | {"effort": args.effort, "layout": args.layout}
+    keywords["lossless"] = args.lossless
     if args.effort > 1 and args.jobs == 1 and batch.wants_bars(args) and importlib.util.find_spec("tqdm"):
         keywords["progress"] = _SearchBar()
     return keywords
