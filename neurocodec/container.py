@@ -199,8 +199,8 @@ def read(
 
     No length field is trusted with an allocation: the result is never larger than `data`. any_architecture: also accept
     files for networks of other projects. residuals: without them, a lossless file is read as the lossy one that it
-    starts with, and what follows may be cut or damaged. Raises the errors of `read_header`, for chunks and tiles too, and
-    UnsupportedVersionError for an unknown required chunk or a network of another project.
+    starts with, and what follows may be cut or damaged. Raises the errors of `read_header`, for chunks and tiles too,
+    and UnsupportedVersionError for an unknown required chunk or a network of another project.
     """
     header, has_chunks = _read_header(data, max_pixels)
     view = memoryview(data)
@@ -300,7 +300,9 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Header, bool]:
     if flags & _FLAG_RESERVED:
         raise NicFormatError(f"the header sets reserved flag bits (0x{flags:02x}): upgrade neurocodec")
     if bool(flags & _FLAG_LOSSLESS) != (version == LOSSLESS_VERSION):
-        raise NicFormatError(f"the header of version {version} sets reserved flag bits or lacks its own (0x{flags:02x})")
+        raise NicFormatError(
+            f"the header of version {version} sets reserved flag bits or lacks its own (0x{flags:02x})"
+        )
     code = (flags & _FLAG_TILE) >> 2
     header = Header(
         width=int.from_bytes(width, "little"),

@@ -46,7 +46,9 @@ def decode(stream: bytes, x_hat: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The exact pixels, uint8 (h, w, 1 or 3). Raises TruncatedError, ChecksumError or NicFormatError for damage."""
     x_hat = np.ascontiguousarray(x_hat)
     native = extension()
-    exact: NDArray[np.uint8] = native.lossless_decode(bytes(stream), x_hat) if native else Reference(x_hat).decode(stream)
+    exact: NDArray[np.uint8] = (
+        native.lossless_decode(bytes(stream), x_hat) if native else Reference(x_hat).decode(stream)
+    )
     return exact
 
 
@@ -85,7 +87,7 @@ class Parts:
 
 
 def least_squares(gram: NDArray[np.int64]) -> list[int]:
-    """The weights, with 12 fractional bits, of the n inputs. gram: (n + 1, n + 1), lower triangle; the target is last."""
+    """The n weights, with 12 fractional bits. gram: (n + 1, n + 1), lower triangle; the target is last."""
     n, ridge, most, most_factor = len(gram) - 1, 256, 2**31 - 1, 2**26
     g = gram.tolist()
     scale = [(29 - ((g[i][i] + ridge).bit_length() - 1)) >> 1 for i in range(n + 1)]
@@ -249,7 +251,11 @@ class Reference:
                     n, n2 = int(own[r - 1, c]), int(own[r - 2, c])
                     around = (west, n, own[r - 1, c - 1], own[r - 1, c + 1], n2, own[r, c - 2], 2 * n - n2)
                     shape = sum((int(v) * 256 > guess) << k for k, v in enumerate(around))
-                    signs = [int(x_hat[r, c]) * 256 > guess, x_hat[r + 1, c] > x_hat[r, c], x_hat[r, c + 1] > x_hat[r, c]]
+                    signs = [
+                        int(x_hat[r, c]) * 256 > guess,
+                        x_hat[r + 1, c] > x_hat[r, c],
+                        x_hat[r, c + 1] > x_hat[r, c],
+                    ]
                     if plane:
                         o = values[plane - 1]
                         signs += [o[r, c] > v for v in (o[r, c - 1], o[r - 1, c], o[r, c + 1], o[r + 1, c])]
