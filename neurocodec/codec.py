@@ -187,7 +187,7 @@ def encode_picture(
 ) -> bytes:
     """The bytes of a .nic file. index: quality index, 0 to 960, in 1/64 of a row of the model's gains.
 
-    coder: a model, which codes on the CPU, or what `network_of` returns. effort, layout, lossless, progress: see `encode`.
+    coder: a model, which codes on the CPU, or what `network_of` returns. The other arguments: as in `encode`.
 
     Raises ModelMismatchError for a model without its encoder, MissingPackageError for a search without torch,
     ArgumentError for a wrong index or layout.
