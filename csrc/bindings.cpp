@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "c_api.h"
+#include "lossless.hpp"
 #include "integer_layers.hpp"
 #include "range_coder.hpp"
 
@@ -403,6 +404,44 @@ class Model : public Cleared {
   std::unique_ptr<nc_model, Free> model_;
 };
 
+// Exact pixels beside those that the networks decoded: (height, width, 1 or 3).
+nc::LosslessTile lossless_tile(const Array<uint8_t>& x_hat) {
+  if (x_hat.ndim() != 3 || (x_hat.shape(2) != 1 && x_hat.shape(2) != 3) || x_hat.shape(0) < 1 || x_hat.shape(1) < 1) {
+    throw std::invalid_argument("The pixels are not of shape (height, width, 1 or 3).");
+  }
+  return {x_hat.data(), static_cast<size_t>(x_hat.shape(0)), static_cast<size_t>(x_hat.shape(1)),
+          static_cast<size_t>(x_hat.shape(2))};
+}
+
+py::bytes lossless_encode(const Array<uint8_t>& exact, const Array<uint8_t>& x_hat) {
+  const nc::LosslessTile tile = lossless_tile(x_hat);
+  if (exact.ndim() != 3 || !std::equal(exact.shape(), exact.shape() + 3, x_hat.shape())) {
+    throw std::invalid_argument("The two pictures differ in shape.");
+  }
+  const uint8_t* const from = exact.data();
+  std::vector<uint8_t> stream;
+  {
+    const py::gil_scoped_release release;
+    stream = tile.encode(from);
+  }
+  return {reinterpret_cast<const char*>(stream.data()), stream.size()};
+}
+
+Array<uint8_t> lossless_decode(const py::bytes& stream, const Array<uint8_t>& x_hat) {
+  const nc::LosslessTile tile = lossless_tile(x_hat);
+  Array<uint8_t> exact({x_hat.shape(0), x_hat.shape(1), x_hat.shape(2)});
+  const auto* const bytes = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(stream.ptr()));
+  const auto size = static_cast<size_t>(PyBytes_GET_SIZE(stream.ptr()));
+  uint8_t* const to = exact.mutable_data();
+  nc::Status status;
+  {
+    const py::gil_scoped_release release;
+    status = tile.decode(bytes, size, to);
+  }
+  check(status);
+  return exact;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -418,6 +457,8 @@ PYBIND11_MODULE(_native, m) {
       .def("decode", &Decoder::decode, py::arg("indexes").noconvert())
       .def("finish", &Decoder::finish);
 
+  m.def("lossless_encode", &lossless_encode, py::arg("exact").noconvert(), py::arg("x_hat").noconvert());
+  m.def("lossless_decode", &lossless_decode, py::arg("stream"), py::arg("x_hat").noconvert());
   m.def("kernels", &kernel_names, "Names of the kernels that this machine runs, best first.");
   m.def("pointwise", &pointwise<int16_t>, py::arg("x").noconvert(), py::arg("weight").noconvert(),
         py::arg("bias").noconvert(), py::arg("shift").noconvert(), py::arg("low"), py::arg("high"), py::arg("kernel"));

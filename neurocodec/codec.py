@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from neurocodec.errors import (
     NicFormatError,
     memory_errors,
 )
+from neurocodec.integer import lossless as residual
 from neurocodec.integer.native import NativeNetwork
 from neurocodec.integer.network import Latents, LayerwiseNetwork, Network
 from neurocodec.integer.reference import NumpyArithmetic
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 QUALITY = 50.0
 _TYPES = {8: np.uint8, 16: np.uint16}
 _ALPHA_DEPTHS = {container.ALPHA: 8, container.ALPHA16: 16}
+LOSSLESS_QUALITY = 5.0
+"""Of the lossy picture in a lossless file."""
 
 
 @memory_errors()
@@ -57,6 +61,7 @@ def encode(
     target_bpp: float | None = None,
     target_bytes: int | None = None,
     target_psnr: float | None = None,
+    lossless: bool = False,
     effort: int = 1,
     model: str | Path | Model = "base",
     device: str = "auto",
@@ -71,6 +76,8 @@ def encode(
     quality: 1 to 100, by default 50; more is larger and better. Or one target: target_bpp (file bits per pixel) or
         target_bytes gives a file that fits, of the best quality or at most 1 % smaller than the limit; target_psnr (dB,
         8-bit RGB) one that reaches it, the smallest or with at most 0.05 dB more. They take two to six times as long.
+    lossless: the file gives the exact picture, of 8 bits per sample; it starts with a lossy one, of quality 5 unless
+        `quality` says otherwise. Excludes targets.
     effort: 1 to 10. Above 1 the encoder searches for better latents, which needs torch: smaller files at the same PSNR,
         for minutes of work on the CPU. For a target it searches up to four times, and of what fits gives the best file.
     model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.
@@ -87,7 +94,11 @@ def encode(
     given = [name for name, value in {"quality": quality, **targets}.items() if value is not None]
     if len(given) > 1:
         raise ArgumentValueError(f"give only one of {' and '.join(given)}.")
-    quality = arguments.number("quality", QUALITY if quality is None else quality, 1, 100)
+    if lossless and given not in ([], ["quality"]):
+        raise ArgumentValueError(f"a lossless file has the size that it needs: {given[0]} cannot be given.")
+    if quality is None:
+        quality = LOSSLESS_QUALITY if lossless else QUALITY
+    quality = arguments.number("quality", quality, 1, 100)
     if target_bytes is not None:
         target_bytes = arguments.integer("target_bytes", target_bytes, 1)
     if target_bpp is not None:
@@ -98,13 +109,15 @@ def encode(
     max_pixels = arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS)
     picture = image.load(source, max_pixels=max_pixels, full_depth=True)
     network = network_of(model if isinstance(model, Model) else model_files.load(model), arguments.device(device))
+    if lossless and picture.depth > 8:
+        raise ImageError(f"lossless files have 8 bits per sample, and the picture has {picture.depth}.")
     if target_psnr is not None and effort == 1:
         network = _Rereading(network)
 
     def encode_at(of: image.Picture, index: int, effort: int = 1) -> bytes:
         """The file of the picture, or of a sample of it."""
         report = progress if of is picture else None
-        return encode_picture(of, network, index, effort, layout, progress=report)
+        return encode_picture(of, network, index, effort, layout, lossless=bool(lossless), progress=report)
 
     if target_psnr is not None:
         return _encode_to_psnr(picture, network, encode_at, target_psnr, effort)
@@ -122,6 +135,7 @@ def decode(
     *,
     realism: float = 0.0,
     region: tuple[int, int, int, int] | None = None,
+    lossless: bool = True,
     model: Model | None = None,
     device: str = "auto",
     max_pixels: int = MAX_PIXELS,
@@ -135,6 +149,7 @@ def decode(
     region: (x, y, width, height) in pixels, to decode only that part.
     realism: from 0, the reconstruction of least distortion, to 1, the most realistic one, which invents detail; above 0
         a generative decoder for the file's model must be installed.
+    lossless: False gives the lossy picture that a lossless file starts with, and does not read further.
     model: the loaded model with the file's model id, to use instead of the installed one.
     max_pixels: larger pictures and regions are refused before memory is allocated; at most 2^30.
     progress: called after each tile with the fraction completed, 0 to 1.
@@ -143,7 +158,7 @@ def decode(
     generative decoder, MissingPackageError for realism without torch, ArgumentError for a region outside the picture
     and other arguments of a wrong type or out of range, OutOfMemoryError.
     """
-    nic, network = parsed(data, model, device)
+    nic, network = parsed(data, model, device, lossless=lossless)
     picture = decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels, progress=progress)
     return image.to_pil(picture)
 
@@ -154,6 +169,7 @@ def decode_array(
     *,
     realism: float = 0.0,
     region: tuple[int, int, int, int] | None = None,
+    lossless: bool = True,
     model: Model | None = None,
     device: str = "auto",
     max_pixels: int = MAX_PIXELS,
@@ -164,7 +180,7 @@ def decode_array(
     uint8 if the source had 8 bits a sample; uint16 if it had more, where 65535 is white and opaque. Arguments and
     errors are those of `decode`.
     """
-    nic, network = parsed(data, model, device)
+    nic, network = parsed(data, model, device, lossless=lossless)
     picture = decode_picture(
         nic,
         network,
@@ -178,10 +194,10 @@ def decode_array(
 
 
 def parsed(
-    data: bytes | str | os.PathLike[str] | IO[bytes], model: Model | None, device: str
+    data: bytes | str | os.PathLike[str] | IO[bytes], model: Model | None, device: str, *, lossless: bool = True
 ) -> tuple[container.NicFile, Network]:
     """The parsed file, and what decodes it. Arguments and errors are those of `decode`."""
-    nic = container.read(container.read_bytes(data))
+    nic = container.read(container.read_bytes(data), residuals=bool(lossless))
     if not isinstance(model, Model | None):
         raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
     return nic, network_of(model or model_files.find(nic.header.model_id), arguments.device(device))
@@ -224,11 +240,12 @@ def encode_picture(
     effort: int = 1,
     layout: str = "cpu",
     *,
+    lossless: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> bytes:
     """The bytes of a .nic file. index: quality index, 0 to 960, in 1/64 of a row of the model's gains.
 
-    coder: a model, which codes on the CPU, or what `network_of` returns. effort, layout, progress: as in `encode`.
+    coder: a model, which codes on the CPU, or what `network_of` returns. The other arguments: as in `encode`.
 
     Raises ModelMismatchError for a model without its encoder, MissingPackageError for a search without torch,
     ArgumentError for a wrong index or layout.
@@ -251,7 +268,25 @@ def encode_picture(
         if progress and effort == 1:
             _report_part(progress, part, len(windows), 1)
     header = container.Header(width, height, index, network.model.model_id, picture.gray, edge)
-    return container.write(container.NicFile(header, chunks_of(picture), tuple(tiles)))
+    nic = container.NicFile(header, chunks_of(picture), tuple(tiles))
+    if lossless:
+        nic = replace(nic, header=replace(header, lossless=True), residuals=_residuals(nic, picture, network))
+    return container.write(nic)
+
+
+def _residuals(nic: container.NicFile, picture: image.Picture, network: Network) -> tuple[container.Tile, ...]:
+    """What is left of each tile of a picture after the lossy file `nic`."""
+    whole = Window(0, 0, -(-nic.header.height // LATENT), -(-nic.header.width // LATENT))
+    tiles = {}
+    rows = _decoded_rows(nic, network, whole, synthesis_of(network, nic.header.quality_index, 0))
+    for window, pixels in itertools.chain.from_iterable(rows):
+        exact = picture.rgb[window.within(whole, LATENT)]
+        x_hat = pixels[: exact.shape[0], : exact.shape[1]]
+        if picture.gray:
+            exact, x_hat = exact[..., :1], _to_gray(x_hat)[..., :1]
+        exact = np.ascontiguousarray(exact)
+        tiles[window] = container.Tile(residual.encode(exact, x_hat), zlib.crc32(exact.data))
+    return tuple(tiles[window] for window in _windows(nic.header))
 
 
 def analyse(padded: NDArray[Any], window: Window, network: Network, index: int) -> NDArray[np.int32]:
@@ -341,7 +376,7 @@ def decode_picture(
     region, synthesis, network = _checked(nic, coder, region, realism, max_pixels, depth)
     alpha = alpha_of(nic, region, depth)
     rgb = np.empty((region[3], region[2], 3), _TYPES[depth])
-    for row in _decoded_rows(nic, network, tiling.region_window(region), synthesis, progress):
+    for row in _shown_rows(nic, network, region, synthesis, progress):
         for window, pixels in row:
             _put(pixels, window, region, rgb)
     return picture_of(nic, rgb, alpha)
@@ -368,7 +403,7 @@ def decode_bands(
         pass  # a malformed plane is found before a stream is decoded
     alpha = _Rows(_alpha_bands(nic, region, depth))
     bottom = y
-    for row in _decoded_rows(nic, network, tiling.region_window(region), synthesis, progress):
+    for row in _shown_rows(nic, network, region, synthesis, progress):
         band = np.empty((0, width, 3), _TYPES[depth])
         for window, pixels in row:
             if not len(band):
@@ -389,6 +424,8 @@ def _checked(
     """The region, and what decodes it, after all checks that need no decoding."""
     header, network = nic.header, _network(coder)
     realism = arguments.number("realism", realism, 0, 1)
+    if nic.residuals and realism > 0:
+        raise ArgumentValueError("the file is lossless: realism above 0 needs lossless=False, the lossy picture.")
     _, _, width, height = region = arguments.region(region, header.width, header.height)
     if width * height > arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS):
         raise NicFormatError(
@@ -444,6 +481,38 @@ class _Rows:
             count -= len(parts[-1])
             self._left = self._left[len(parts[-1]) :] if len(parts[-1]) < len(self._left) else next(self._bands, None)
         return np.concatenate(parts) if parts else None
+
+
+def _shown_rows(
+    nic: container.NicFile,
+    network: Network,
+    region: tuple[int, int, int, int],
+    synthesis: Synthesis,
+    progress: Callable[[float], None] | None,
+) -> Iterator[Iterator[tuple[Window, NDArray[Any]]]]:
+    """For each row of tiles, windows that cover the region, and their pixels: exact ones if the file has residuals."""
+    shown = tiling.region_window(region)
+    if not nic.residuals:
+        yield from _decoded_rows(nic, network, shown, synthesis, progress)
+        return
+    residuals = dict(zip(_windows(nic.header), nic.residuals, strict=True))
+    tiles = [window for window in residuals if window.meet(shown)]
+    shown = Window(tiles[0].top, tiles[0].left, tiles[-1].bottom, tiles[-1].right)
+    for row in _decoded_rows(nic, network, shown, synthesis, progress):
+        yield ((window, _exact(pixels, window, residuals[window], nic.header)) for window, pixels in row)
+
+
+def _exact(
+    pixels: NDArray[np.uint8], window: Window, tile: container.Tile, header: container.Header
+) -> NDArray[np.uint8]:
+    """The exact pixels of a tile, uint8 (h, w, 3) inside the picture. pixels: the lossy ones."""
+    x_hat = pixels[: header.height - window.top * LATENT, : header.width - window.left * LATENT]
+    if header.gray:
+        x_hat = _to_gray(x_hat)[..., :1]
+    exact = residual.decode(tile.stream, x_hat)
+    if zlib.crc32(exact.data) != tile.symbols_crc:
+        raise ChecksumError("the file decoded to other pixels than were encoded: it is damaged.")
+    return np.broadcast_to(exact, (*exact.shape[:2], 3))
 
 
 def _decoded_rows(

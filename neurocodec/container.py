@@ -15,7 +15,7 @@ import os
 import re
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO
 
 from neurocodec import files
@@ -30,6 +30,7 @@ from neurocodec.errors import (
 
 SIGNATURE = b"\x8fNIC"
 VERSION = 1
+LOSSLESS_VERSION = 2  # version 1 and residual records, with which the picture is exact
 HEADER_BYTES = 26
 RECORD_BYTES = 12  # the fields around the stream of a tile, or the payload of a chunk
 
@@ -53,7 +54,8 @@ _END = "Tile"  # closes the chunk list
 _FLAG_CHUNKS = 0b00000001
 _FLAG_GRAY = 0b00000010
 _FLAG_TILE = 0b00011100
-_FLAG_RESERVED = 0b11100000
+_FLAG_LOSSLESS = 0b00100000  # of version 2
+_FLAG_RESERVED = 0b11000000
 
 _HEADER = struct.Struct("<4sBBH3s3s8sI")
 _U32 = struct.Struct("<I")
@@ -68,7 +70,7 @@ class Header:
 
     width, height: pixels, 1 to 2**24 - 1. quality_index: 0 to QUALITY_INDEX_MAX. model_id: 8 bytes.
     gray: the decoder returns mode L or LA. tile_edge: pixels, one of TILE_EDGES, or None for a single tile, which is
-    required if one tile of that edge would cover the picture.
+    required if one tile of that edge would cover the picture. lossless: residual records follow the tile records.
     """
 
     width: int
@@ -77,6 +79,7 @@ class Header:
     model_id: bytes
     gray: bool = False
     tile_edge: int | None = None
+    lossless: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,15 @@ class Tile:
 
 @dataclass(frozen=True)
 class NicFile:
-    """A whole .nic file. chunks: type -> payload, in file order. tiles: row by row, filling `tile_grid`."""
+    """A whole .nic file. chunks: type -> payload, in file order. tiles: row by row, filling `tile_grid`.
+
+    residuals: one a tile if the file is lossless; instead of symbols_crc, the CRC-32 of the tile's exact pixels.
+    """
 
     header: Header
     chunks: dict[str, bytes] = field(default_factory=dict)
     tiles: tuple[Tile, ...] = ()
+    residuals: tuple[Tile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,9 @@ class NicInfo:
     tiles: their number. bytes: file length. bpp: file bits per pixel. metadata: bytes of each kind that is there, by
     the names ICC, EXIF and XMP. source_depth: bits per sample of the source picture; above 8 the file decodes to 16.
     note: sentences for the user, or empty. architecture: the content of chunk Arch, such as
-    compressai/mbt2018-mean/mse/3, or empty; files that have it are of quality 1, and decode to 8 bits.
+    compressai/mbt2018-mean/mse/3, or empty; files that have it are of quality 1, and decode to 8 bits. lossless: the
+    picture is exact; first_bytes: what the lossy picture, which comes first, takes of a lossless file, and all of
+    another.
     """
 
     width: int
@@ -122,6 +131,8 @@ class NicInfo:
     version: int
     note: str
     architecture: str = ""
+    lossless: bool = False
+    first_bytes: int = 0
 
 
 def tile_grid(header: Header) -> tuple[int, int]:
@@ -137,13 +148,17 @@ def write(nic: NicFile) -> bytes:
     rows, cols = tile_grid(header)
     if len(nic.tiles) != rows * cols:
         raise NicFormatError(f"{len(nic.tiles)} tiles were given for a grid of {rows} x {cols}")
+    if len(nic.residuals) != rows * cols * header.lossless:
+        raise NicFormatError(f"{len(nic.residuals)} residuals were given for a grid of {rows} x {cols}")
 
     flags = (_FLAG_CHUNKS if nic.chunks else 0) | (_FLAG_GRAY if header.gray else 0)
     if header.tile_edge is not None:
         flags |= (TILE_EDGES.index(header.tile_edge) + 1) << 2
+    if header.lossless:
+        flags |= _FLAG_LOSSLESS
     fields = _HEADER.pack(
         SIGNATURE,
-        VERSION,
+        LOSSLESS_VERSION if header.lossless else VERSION,
         flags,
         header.quality_index,
         header.width.to_bytes(3, "little"),
@@ -159,10 +174,11 @@ def write(nic: NicFile) -> bytes:
         _check_chunk(name, len(payload), payload)
         parts += _chunk(name, payload)
     _check_alpha(nic.chunks)
+    _check_lossless(header, nic.chunks)
     if nic.chunks:
         parts += _chunk(_END, b"")
 
-    for ordinal, tile in enumerate(nic.tiles):
+    for ordinal, tile in enumerate((*nic.tiles, *nic.residuals)):
         if not 0 <= tile.symbols_crc < 2**32 or len(tile.stream) >= 2**32:
             raise NicFormatError(f"tile {ordinal} has a stream length or a symbol checksum that does not fit 32 bits")
         parts += [
@@ -181,17 +197,31 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
     return _read_header(data, max_pixels)[0]
 
 
-def read(data: bytes, *, max_pixels: int = MAX_PIXELS, any_architecture: bool = False) -> NicFile:
+def read(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, any_architecture: bool = False, residuals: bool = True
+) -> NicFile:
     """Parses a .nic file and verifies every byte of it, before anything is decoded.
 
     No length field is trusted with an allocation: the result is never larger than `data`. any_architecture: also accept
-    files for networks of other projects. Raises the errors of `read_header`, for chunks and tiles too, and
-    UnsupportedVersionError for an unknown required chunk or a network of another project.
+    files for networks of other projects. residuals: without them, a lossless file is read as the lossy one that it
+    starts with, and what follows may be cut or damaged. Raises the errors of `read_header`, for chunks and tiles too,
+    and UnsupportedVersionError for an unknown required chunk or a network of another project.
     """
     header, has_chunks = _read_header(data, max_pixels)
     view = memoryview(data)
     chunks, at = _read_chunks(view, HEADER_BYTES) if has_chunks else ({}, HEADER_BYTES)
-    nic = NicFile(header, chunks, _read_tiles(view, at, header))
+    _check_lossless(header, chunks)
+    tiles, at = _read_tiles(view, at, header, 0)
+    rest: tuple[Tile, ...] = ()
+    if header.lossless and residuals:
+        rest, at = _read_tiles(view, at, header, len(tiles))
+    elif header.lossless:
+        header, at = replace(header, lossless=False), len(view)
+    if at != len(view):
+        extra = len(view) - at
+        follow = "1 byte follows" if extra == 1 else f"{extra} bytes follow"
+        raise NicFormatError(f"{follow} the last tile, expected none: {_RETRY}")
+    nic = NicFile(header, chunks, tiles, rest)
     if ARCHITECTURE in chunks and not any_architecture:
         raise UnsupportedVersionError(_foreign(chunks[ARCHITECTURE].decode("ascii"), header.model_id))
     return nic
@@ -254,9 +284,11 @@ def info_of(nic: NicFile, size: int) -> NicInfo:
         has_alpha=has_alpha,
         metadata={kind: len(chunks[name]) for name, kind in METADATA.items() if name in chunks},
         source_depth=depth,
-        version=VERSION,
+        version=LOSSLESS_VERSION if header.lossless else VERSION,
         note=" ".join(filter(None, notes)),
         architecture=architecture,
+        lossless=header.lossless,
+        first_bytes=size - sum(RECORD_BYTES + len(residual.stream) for residual in nic.residuals),
     )
 
 
@@ -266,18 +298,23 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Header, bool]:
         raise TruncatedError("the file is empty, expected a .nic file: check that it was written or copied completely")
     if not SIGNATURE.startswith(bytes(data[:4])):
         raise NicFormatError(_not_a_nic(bytes(data[:16])))
-    if len(data) > 4 and data[4] != VERSION:
+    if len(data) > 4 and data[4] not in (VERSION, LOSSLESS_VERSION):
         raise UnsupportedVersionError(
-            f"this .nic file has format version {data[4]}, this release reads version {VERSION}: "
+            f"this .nic file has format version {data[4]}, this release reads versions {VERSION} "
+            f"and {LOSSLESS_VERSION}: "
             "upgrade neurocodec, or get another copy of the file if it may be damaged"
         )
     if len(data) < HEADER_BYTES:
         raise TruncatedError(f"the file ends after {len(data)} bytes, inside the header of {HEADER_BYTES}: {_RETRY}")
-    _, _, flags, quality_index, width, height, model_id, crc = _HEADER.unpack_from(data)
+    _, version, flags, quality_index, width, height, model_id, crc = _HEADER.unpack_from(data)
     if crc != zlib.crc32(data[: HEADER_BYTES - 4]):
         raise ChecksumError(f"the header's checksum does not match: {_RETRY}")
     if flags & _FLAG_RESERVED:
         raise NicFormatError(f"the header sets reserved flag bits (0x{flags:02x}): upgrade neurocodec")
+    if bool(flags & _FLAG_LOSSLESS) != (version == LOSSLESS_VERSION):
+        raise NicFormatError(
+            f"the header of version {version} sets reserved flag bits or lacks its own (0x{flags:02x})"
+        )
     code = (flags & _FLAG_TILE) >> 2
     header = Header(
         width=int.from_bytes(width, "little"),
@@ -286,6 +323,7 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Header, bool]:
         model_id=model_id,
         gray=bool(flags & _FLAG_GRAY),
         tile_edge=TILE_EDGES[code - 1] if code else None,
+        lossless=version == LOSSLESS_VERSION,
     )
     _check_header(header, max_pixels)
     return header, bool(flags & _FLAG_CHUNKS)
@@ -323,13 +361,13 @@ def _read_chunks(view: memoryview, at: int) -> tuple[dict[str, bytes], int]:
         _check_alpha(chunks)
 
 
-def _read_tiles(view: memoryview, at: int, header: Header) -> tuple[Tile, ...]:
-    """The tile records from offset `at` to the end of the file."""
+def _read_tiles(view: memoryview, at: int, header: Header, first: int) -> tuple[tuple[Tile, ...], int]:
+    """The records of all tiles from offset `at`, and the offset after them. first: the number of the first record."""
     rows, cols = tile_grid(header)
     if rows * cols * RECORD_BYTES > len(view) - at:  # checked before a list of that length is built
         raise TruncatedError(f"the file ends at byte {len(view)}, too early for {rows} x {cols} tiles: {_RETRY}")
     tiles = []
-    for ordinal in range(rows * cols):
+    for ordinal in range(first, first + rows * cols):
         if len(view) - at < RECORD_BYTES:
             raise TruncatedError(f"the file ends at byte {len(view)}, before tile {ordinal}: {_RETRY}")
         length, symbols_crc, crc = _TILE.unpack_from(view, at)
@@ -341,11 +379,7 @@ def _read_tiles(view: memoryview, at: int, header: Header) -> tuple[Tile, ...]:
             raise ChecksumError(f"the checksum of tile {ordinal} does not match: {_RETRY}")
         tiles.append(Tile(stream, symbols_crc))
         at += length
-    if at != len(view):
-        extra = len(view) - at
-        follow = "1 byte follows" if extra == 1 else f"{extra} bytes follow"
-        raise NicFormatError(f"{follow} the last tile, expected none: {_RETRY}")
-    return tuple(tiles)
+    return tuple(tiles), at
 
 
 def _check_header(header: Header, max_pixels: int) -> None:
@@ -383,6 +417,11 @@ def _check_chunk(name: str, length: int, payload: bytes | memoryview) -> None:
 def _check_alpha(chunks: dict[str, bytes]) -> None:
     if ALPHA in chunks and ALPHA16 in chunks:
         raise NicFormatError(f"the file has two alpha planes, {ALPHA} and {ALPHA16}: encode the picture again")
+
+
+def _check_lossless(header: Header, chunks: dict[str, bytes]) -> None:
+    if header.lossless and (names := sorted({DEPTH, ALPHA16, ARCHITECTURE} & chunks.keys())):
+        raise NicFormatError(f"the file is lossless and has a chunk {names[0]}, which excludes that")
 
 
 def _chunk(name: str, payload: bytes) -> list[bytes]:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from neurocodec.pillow_reader import NicImageFile
 
 FORMAT = "NIC"
-_ENCODE_OPTIONS = ("quality", "target_bpp", "target_bytes", "target_psnr", "effort", "model", "device", "max_pixels")
+_ENCODE_OPTIONS = (
+    *("quality", "target_bpp", "target_bytes", "target_psnr", "lossless", "effort"),
+    *("model", "device", "max_pixels"),
+)
 _METADATA = ("icc_profile", "exif", "xmp")
 _NO_MEANING = ("optimize", "progressive")  # options of other formats that change no pixel and lose nothing
 

@@ -57,6 +57,8 @@ def decode_batch(files: Sequence[bytes], device: str = "auto", *, model: Model |
             nics.append(container.read(data))
         except NicFormatError as error:
             raise _in_batch(place, error) from error
+        if nics[-1].residuals:
+            raise ArgumentValueError(f"file {place} of the batch is lossless: decode it with neurocodec.decode.")
     if not nics:
         return torch.empty((0, 3, 0, 0), dtype=torch.uint8, device=device)
     sizes = {(nic.header.width, nic.header.height, nic.header.model_id) for nic in nics}

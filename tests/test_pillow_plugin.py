@@ -97,7 +97,7 @@ def test_save_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"bpp": 0.3}, {"lossless": True}, {"target_bbp": 1}, {"quality": 20, "target_bpp": 1}]
+    "options", [{"bpp": 0.3}, {"exact": True}, {"target_bbp": 1}, {"quality": 20, "target_bpp": 1}]
 )
 def test_options_are_never_ignored_silently(options: dict[str, Any]) -> None:
     with pytest.raises(

@@ -50,6 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="decode only this part, in pixels"
     )
+    parser.add_argument("--lossy", action="store_true", help="of a lossless file, the lossy picture that comes first")
     parser.add_argument(
         "--size", type=options.integer(1), metavar="N", help="reduce the picture to at most N pixels a side"
     )
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         "realism": args.realism,
         "region": tuple(args.region) if args.region else None,
         "device": args.device,
+        "lossless": not args.lossy,
         "max_pixels": args.max_pixels,
     }
     if bar := batch.picture_bar(args, "decode"):

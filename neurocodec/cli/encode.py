@@ -33,6 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     options.add_rate_options(parser)
     parser.add_argument(
+        "--lossless", action="store_true", help="the exact picture; -q is then of the lossy one that comes first (5)"
+    )
+    parser.add_argument(
         "--effort",
         type=int,
         choices=range(1, 11),
@@ -78,6 +81,7 @@ def encode_file(source: str, target: str, keywords: dict[str, Any]) -> batch.Out
 def _keywords(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `neurocodec.encode`."""
     keywords = options.encode_options(args) | {"effort": args.effort, "layout": args.layout}
+    keywords["lossless"] = args.lossless
     if bar := batch.picture_bar(args, "search" if args.effort > 1 else "encode"):
         keywords["progress"] = bar
     return keywords

@@ -90,6 +90,11 @@ def describe(name: str, info: NicInfo) -> str:
         ("picture", f"{info.width} x {info.height}, {info.mode}, {info.tiles} tile{'s' if info.tiles > 1 else ''}"),
         *([] if info.architecture else [("quality", f"{info.quality:.3g}")]),
         ("size", f"{info.bytes:,} bytes, {info.bpp:.3f} bpp"),
+        *(
+            [("lossless", f"the first picture takes {info.first_bytes:,} bytes, {info.first_bytes / info.bytes:.1%}")]
+            if info.lossless
+            else []
+        ),
         ("metadata", ", ".join(f"{kind} ({size} bytes)" for kind, size in info.metadata.items()) or "none"),
         ("model", f"{info.architecture}, weights {info.model_id}" if info.architecture else info.model_id),
         ("format", f"version {info.version}"),

@@ -57,13 +57,22 @@ FINE = header(flags=1) + chunk(b"Al16", b"a PNG") + chunk(b"dept", b"\x0c") + EN
 TILED = header(513, 257, flags=1 << 2) + b"".join(tile(bytes([i] * i), i) for i in range(6))
 
 
+LOSSLESS_HEADER = header(version=2, flags=1 << 5)
+
+
 def flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
 
 
 def valid() -> dict[str, bytes]:
-    largest = header(2**15, 2**15, quality=960) + tile()
-    return {"plain": PLAIN, "chunks": CHUNKED, "alpha-16": FINE, "tiles": TILED, "largest": largest}
+    return {
+        "plain": PLAIN,
+        "chunks": CHUNKED,
+        "alpha-16": FINE,
+        "tiles": TILED,
+        "largest": header(2**15, 2**15, quality=960) + tile(),
+        "lossless": LOSSLESS_HEADER + tile() + tile(b"\x04\x05", 1),
+    }
 
 
 def invalid() -> dict[str, tuple[str, str, bytes]]:
@@ -78,7 +87,18 @@ def invalid() -> dict[str, tuple[str, str, bytes]]:
         "signature-damaged": ("NicFormatError", "signature is damaged", b"\x0f" + PLAIN[1:]),
         "signature-cut": ("TruncatedError", "header", PLAIN[:3]),
         "version-0": ("UnsupportedVersionError", "version 0", header(version=0) + tile()),
-        "version-2": ("UnsupportedVersionError", "version 2", header(version=2) + tile()),
+        "version-2": ("NicFormatError", "version 2", header(version=2) + tile()),
+        "version-3": ("UnsupportedVersionError", "version 3", header(version=3) + tile()),
+        "residual-missing": ("TruncatedError", "too early", LOSSLESS_HEADER + tile()),
+        "residual-cut": ("TruncatedError", "tile 1 claims", LOSSLESS_HEADER + tile() + tile(ordinal=1)[:-1]),
+        "residual-damaged": ("ChecksumError", "tile 1", LOSSLESS_HEADER + tile() + flipped(tile(ordinal=1), 13)),
+        "residual-is-a-tile": ("ChecksumError", "tile 1", LOSSLESS_HEADER + tile() + tile()),
+        "residual-of-deep": (
+            "NicFormatError",
+            "dept",
+            header(version=2, flags=1 | 1 << 5) + chunk(b"dept", b"\x10") + END + tile() + tile(ordinal=1),
+        ),
+        "residual-extra": ("NicFormatError", "bytes follow", LOSSLESS_HEADER + tile() + tile(ordinal=1) * 2),
         "header-cut": ("TruncatedError", "header", PLAIN[:25]),
         "header-damaged": ("ChecksumError", "header", flipped(PLAIN, 8)),
         "header-only": ("TruncatedError", "too early", header()),
