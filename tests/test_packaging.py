@@ -37,7 +37,7 @@ def test_public_names() -> None:
         for name, value in vars(errors).items()
         if isinstance(value, type) and value.__module__ == "neurocodec.errors"
     }
-    assert set(neurocodec.__all__) == exceptions | {"NicInfo", "decode", "decode_array", "encode", "info"}
+    assert set(neurocodec.__all__) == exceptions | {"NicInfo", "decode", "decode_array", "encode", "info", "preview"}
     assert list(neurocodec.__all__) == sorted(neurocodec.__all__)
     for name in neurocodec.__all__:
         assert getattr(neurocodec, name) is not None

@@ -342,7 +342,8 @@ def disturbed(
     for done in both:
         check(done, out, reference, command, killed=False, statuses={0, 1}, sentences=files)
     for done in both:
-        if any("exists" not in line and "another" not in line for line in done.stderr.splitlines()):
+        sentences = [line for line in done.stderr.splitlines() if line.startswith("neurocodec: ")]
+        if "Traceback" in done.stderr or any("exists" not in line and "another" not in line for line in sentences):
             done.problems.append(f"stderr: {done.stderr[-300:]!r}")
     if set(tree(reference)) - set(tree(out)):
         both[0].problems.append("outputs are missing")

@@ -114,7 +114,8 @@ def decode_file(
     kind = image.check_format(name)  # before the work
     keywords = dict(keywords)
     with memory_errors():
-        nic, network = codec.parsed(batch.opened(source), None, keywords.pop("device"))
+        device, lossless = keywords.pop("device"), keywords.pop("lossless")
+        nic, network = codec.parsed(batch.opened(source), None, device, lossless=lossless)
         full, depth = codec.depth_of(nic), 8
         data: bytes | int
         if kind in bands.KINDS and size is None:
