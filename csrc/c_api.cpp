@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "crc32.hpp"
+#include "lossless.hpp"
 #include "tile.hpp"
 
 namespace nc = neurocodec;
@@ -249,4 +250,18 @@ int nc_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat
 int nc_synthesise16(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint16_t* rgb,
                     char* message, size_t message_size) {
   return synthesise(model, run, y_hat, h, w, rgb, message, message_size);
+}
+
+int nc_residual_decode(const uint8_t* stream, size_t stream_size, const uint8_t* x_hat, size_t h, size_t w,
+                       size_t channels, uint8_t* exact, char* message, size_t message_size) {
+  return guarded(message, message_size, [&] {
+    if (stream == nullptr && stream_size > 0) refuse("The stream is missing.");
+    if (h < 1 || w < 1 || h > nc::lossless::kMaxSide || w > nc::lossless::kMaxSide) {
+      refuse("A tile has 1 to 65536 pixels in each direction.");
+    }
+    if (channels != 1 && channels != 3) refuse("A picture has 1 or 3 channels.");
+    check_array(x_hat, "x_hat");
+    check_array(exact, "exact");
+    check(nc::LosslessTile(x_hat, h, w, channels).decode(stream, stream_size, exact));
+  });
 }

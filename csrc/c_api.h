@@ -96,6 +96,12 @@ int nc_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat
 int nc_synthesise16(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint16_t* rgb,
                     char* message, size_t message_size);
 
+/* The exact pixels of a tile of a lossless file, from its residual (docs/lossless.md) and x_hat, the pixels that
+ * nc_synthesise gives. x_hat, exact: (h, w, channels), inside the picture; channels: 3, or 1 for a gray picture; h, w: 1
+ * to 65536. The two may be the same array. A damaged stream may decode: compare the CRC-32 of the exact pixels. */
+int nc_residual_decode(const uint8_t* stream, size_t stream_size, const uint8_t* x_hat, size_t h, size_t w,
+                       size_t channels, uint8_t* exact, char* message, size_t message_size);
+
 #ifdef __cplusplus
 }
 #endif

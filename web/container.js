@@ -6,6 +6,7 @@
 const SIGNATURE = [0x8f, 0x4e, 0x49, 0x43];
 const METADATA = [["iccp", "ICC"], ["exif", "EXIF"], ["xmpd", "XMP"]];
 const VERSION = 1;
+const LOSSLESS_VERSION = 2;  // version 1 and residual records, with which the picture is exact
 export const HEADER_BYTES = 26;
 const RECORD_BYTES = 12;
 const MAX_SIDE = 2 ** 24 - 1;
@@ -35,9 +36,9 @@ export function readHeader(bytes) {
     throw truncated("the file is empty, expected a .nic file: check that it was written or copied completely");
   }
   if (SIGNATURE.some((byte, i) => i < bytes.length && bytes[i] !== byte)) throw new NicError(notANic(bytes));
-  if (bytes.length > 4 && bytes[4] !== VERSION) {
+  if (bytes.length > 4 && bytes[4] !== VERSION && bytes[4] !== LOSSLESS_VERSION) {
     throw unsupported(
-      `this .nic file has format version ${bytes[4]}, this release reads version ${VERSION}: ` +
+      `this .nic file has format version ${bytes[4]}, this release reads versions ${VERSION} and ${LOSSLESS_VERSION}: ` +
         "upgrade neurocodec, or get another copy of the file if it may be damaged",
     );
   }
@@ -49,7 +50,13 @@ export function readHeader(bytes) {
     throw mismatch(`the header's checksum does not match: ${RETRY}`);
   }
   const flags = bytes[5];
-  if (flags & 0b11100000) throw new NicError(`the header sets reserved flag bits (0x${hex([flags])}): upgrade neurocodec`);
+  const lossless = bytes[4] === LOSSLESS_VERSION;
+  if (flags & 0b11000000) throw new NicError(`the header sets reserved flag bits (0x${hex([flags])}): upgrade neurocodec`);
+  if (((flags & 0b00100000) !== 0) !== lossless) {
+    throw new NicError(
+      `the header of version ${bytes[4]} sets reserved flag bits or lacks its own (0x${hex([flags])})`,
+    );
+  }
   const code = (flags >> 2) & 7;
   const header = {
     width: view.getUint16(8, true) | (bytes[10] << 16),
@@ -59,6 +66,7 @@ export function readHeader(bytes) {
     gray: (flags & 2) !== 0,
     hasChunks: (flags & 1) !== 0,
     tileEdge: code ? 128 << code : null,
+    lossless,
   };
   const { width, height, qualityIndex, tileEdge } = header;
   if (width < 1 || height < 1) {
@@ -76,12 +84,29 @@ export function readHeader(bytes) {
   return header;
 }
 
-/** The whole file, verified: { header, chunks: Map of type -> bytes, tiles: [{ stream, symbolsCrc }] }. No copies. */
-export function read(bytes) {
+/**
+ * The whole file, verified: { header, chunks: Map of type -> bytes, tiles: [{ stream, symbolsCrc }], residuals }. No copies.
+ * residuals: one a tile if the file is lossless, and symbolsCrc is that of the tile's exact pixels. If the option is false,
+ * a lossless file is read as the lossy one that it starts with, and what follows may be cut or damaged.
+ */
+export function read(bytes, { residuals = true } = {}) {
   const header = readHeader(bytes);
   const chunks = new Map();
-  const at = header.hasChunks ? readChunks(bytes, chunks) : HEADER_BYTES;
-  return { header, chunks, tiles: readTiles(bytes, at, header) };
+  const start = header.hasChunks ? readChunks(bytes, chunks) : HEADER_BYTES;
+  const excluded = ["Al16", "Arch", "dept"].find((name) => chunks.has(name));
+  if (header.lossless && excluded) {
+    throw new NicError(`the file is lossless and has a chunk ${excluded}, which excludes that`);
+  }
+  const lossy = readTiles(bytes, start, header, 0);
+  if (header.lossless && !residuals) {
+    return { header: { ...header, lossless: false }, chunks, tiles: lossy.tiles, residuals: [] };
+  }
+  const exact = header.lossless ? readTiles(bytes, lossy.end, header, lossy.tiles.length) : { tiles: [], end: lossy.end };
+  if (exact.end !== bytes.length) {
+    const extra = bytes.length - exact.end;
+    throw new NicError(`${extra === 1 ? "1 byte follows" : `${extra} bytes follow`} the last tile, expected none: ${RETRY}`);
+  }
+  return { header, chunks, tiles: lossy.tiles, residuals: exact.tiles };
 }
 
 /** Throws an error for a file that needs a network of another project. */
@@ -98,13 +123,13 @@ export function refuseForeign({ header, chunks }) {
 
 /** What the file says about itself; see nic.d.ts. */
 export function info(bytes) {
-  const { header, chunks, tiles } = read(bytes);
-  const { width, height, qualityIndex, modelId, gray } = header;
+  const { header, chunks, tiles, residuals } = read(bytes);
+  const { width, height, qualityIndex, modelId, lossless } = header;
   const size = (name) => chunks.get(name)?.length ?? 0;
   return {
     width,
     height,
-    mode: (gray ? "L" : "RGB") + (alphaOf(chunks) ? "A" : ""),
+    mode: modeOf(header, chunks),
     quality: 1 + (99 * qualityIndex) / QUALITY_INDEX_MAX,
     qualityIndex,
     modelId,
@@ -114,10 +139,15 @@ export function info(bytes) {
     hasAlpha: alphaOf(chunks) !== undefined,
     metadata: Object.fromEntries(METADATA.filter(([name]) => chunks.has(name)).map(([name, kind]) => [kind, size(name)])),
     sourceDepth: chunks.get("dept")?.[0] ?? 8,
-    version: VERSION,
+    version: lossless ? LOSSLESS_VERSION : VERSION,
     architecture: chunks.has("Arch") ? text(chunks.get("Arch")) : "",
+    lossless,
+    firstBytes: bytes.length - residuals.reduce((sum, { stream }) => sum + RECORD_BYTES + stream.length, 0),
   };
 }
+
+/** Of the decoded picture: L, LA, RGB or RGBA. */
+export const modeOf = ({ gray }, chunks) => (gray ? "L" : "RGB") + (alphaOf(chunks) ? "A" : "");
 
 function readChunks(bytes, chunks) {
   const view = viewOf(bytes);
@@ -168,7 +198,8 @@ function checkChunk(name, payload) {
   }
 }
 
-function readTiles(bytes, start, { width, height, tileEdge }) {
+/** The records of all tiles from offset `start`, and where they end. first: the number of the first record. */
+function readTiles(bytes, start, { width, height, tileEdge }, first) {
   const view = viewOf(bytes);
   const rows = tileEdge ? Math.ceil(height / tileEdge) : 1;
   const columns = tileEdge ? Math.ceil(width / tileEdge) : 1;
@@ -177,7 +208,7 @@ function readTiles(bytes, start, { width, height, tileEdge }) {
   }
   const tiles = [];
   let at = start;
-  for (let ordinal = 0; ordinal < rows * columns; ++ordinal) {
+  for (let ordinal = first; ordinal < first + rows * columns; ++ordinal) {
     if (bytes.length - at < RECORD_BYTES) {
       throw truncated(`the file ends at byte ${bytes.length}, before tile ${ordinal}: ${RETRY}`);
     }
@@ -197,11 +228,7 @@ function readTiles(bytes, start, { width, height, tileEdge }) {
     tiles.push({ stream, symbolsCrc });
     at += length;
   }
-  if (at !== bytes.length) {
-    const extra = bytes.length - at;
-    throw new NicError(`${extra === 1 ? "1 byte follows" : `${extra} bytes follow`} the last tile, expected none: ${RETRY}`);
-  }
-  return tiles;
+  return { tiles, end: at };
 }
 
 // ------------------------------------------------------------------------------------------------------------ alpha

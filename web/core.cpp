@@ -27,5 +27,11 @@ void nc_web_synthesise(const nc_model* model, const nc_run* run, const int32_t* 
   nc_synthesise(model, run, y_hat, h, w, rgb, nullptr, 0);
 }
 
+// pixels: x_hat, replaced by the exact ones.
+NC_EXPORT("decode_residual")
+void nc_web_decode_residual(const uint8_t* stream, size_t size, uint8_t* pixels, size_t h, size_t w, size_t channels) {
+  nc_residual_decode(stream, size, pixels, h, w, channels, pixels, nullptr, 0);
+}
+
 NC_EXPORT("expect_helpers") void nc_web_expect_helpers(uint32_t count) { nc::Helpers::expect(count); }
 NC_EXPORT("help") void nc_web_help() { nc::Helpers::help(); }

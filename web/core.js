@@ -3,7 +3,7 @@
 // A parsed file -> pixels: the WebAssembly module with a model in it, and what neurocodec/codec.py does around it. It runs
 // in a worker (worker.js), or in any other program that has WebAssembly.
 
-import { NicError, alphaOf, checkAlpha, decodeAlpha, hex, refuseForeign } from "./container.js";
+import { NicError, alphaOf, checkAlpha, crc32, decodeAlpha, hex, refuseForeign } from "./container.js";
 
 const LATENT = 16;  // pixels to a side
 const LARGEST_TILE = 4096;  // pixels to a side: a short forged file must not use up the memory
@@ -108,17 +108,21 @@ export class Core {
   }
 
   /** RGBA of a region, opaque. Tiles are decoded row by row, and kept while pixels near them need them. */
-  #pixels({ header, tiles }, region) {
+  #pixels({ header, tiles, residuals }, region) {
     const { width, height } = region;
-    const shown = regionWindow(region);
     const whole = { top: 0, left: 0, bottom: Math.ceil(header.height / LATENT), right: Math.ceil(header.width / LATENT) };
+    const windows = windowsOf(whole, header.tileEdge).map((window, i) => ({
+      window,
+      tile: tiles[i],
+      residual: residuals[i],
+    }));
+    const shown = header.lossless ? wholeTiles(windows, regionWindow(region)) : regionWindow(region);
     const needed = grow(shown, this.halo, whole);
-    const windows = windowsOf(whole, header.tileEdge).map((window, i) => ({ window, tile: tiles[i] }));
     const held = windows.filter(({ window }) => meet(window, needed));
     let data;  // allocated when a first tile has decoded: a forged header must not ask for it
     let next = 0;
     let latents = [];  // { window, values } of tiles
-    for (const { window } of held) {
+    for (const { window, residual } of held) {
       const part = meet(window, shown);
       if (!part) continue;
       const seen = grow(part, this.halo, needed);
@@ -127,7 +131,10 @@ export class Core {
       }
       latents = latents.filter((tile) => tile.window.bottom > seen.top);
       data ??= new Uint8ClampedArray(width * height * 4).fill(255);
-      this.#synthesise(latents, seen, header.qualityIndex, (rgb) => copyPixels(rgb, seen, part, region, header.gray, data));
+      this.#synthesise(latents, seen, header.qualityIndex, (rgb) => {
+        if (residual) this.#exact(rgb, seen, window, residual, header, region, data);
+        else copyPixels(rgb, seen, part, region, header.gray, data);
+      });
     }
     return data;
   }
@@ -174,6 +181,42 @@ export class Core {
     this.wasm.synthesise(this.model, run, yHat, rows, columns, rgb);
     use(new Uint8Array(this.memory.buffer, rgb, rows * columns * LATENT * LATENT * 3));
     [yHat, rgb, run].forEach(this.wasm.free);
+  }
+
+  /** Puts the exact pixels of a tile into the RGBA of a region. rgb: the lossy pixels of the window `seen`. */
+  #exact(rgb, seen, window, { stream, symbolsCrc }, header, region, data) {
+    const tile = {
+      x: window.left * LATENT,
+      y: window.top * LATENT,
+      width: Math.min(window.right * LATENT, header.width) - window.left * LATENT,
+      height: Math.min(window.bottom * LATENT, header.height) - window.top * LATENT,
+    };
+    const lossy = new Uint8ClampedArray(tile.width * tile.height * 4);
+    copyPixels(rgb, seen, window, tile, header.gray, lossy);
+    const channels = header.gray ? 1 : 3;
+    const size = tile.width * tile.height * channels;
+    const [from, at] = [stream.length, size].map((bytes) => this.#allocate(bytes));
+    this.#bytes().set(stream, from);
+    const pixels = new Uint8Array(this.memory.buffer, at, size);
+    for (let i = 0; i < size; ++i) pixels[i] = channels === 1 ? lossy[4 * i] : lossy[i + Math.floor(i / 3)];
+    this.wasm.decode_residual(from, stream.length, at, tile.height, tile.width, channels);
+    if (crc32(pixels) !== symbolsCrc) {
+      throw new NicError("the file decoded to other pixels than were encoded: it is damaged.", "ChecksumError");
+    }
+    const top = Math.max(tile.y, region.y);
+    const bottom = Math.min(tile.y + tile.height, region.y + region.height);
+    const left = Math.max(tile.x, region.x);
+    const right = Math.min(tile.x + tile.width, region.x + region.width);
+    for (let y = top; y < bottom; ++y) {
+      let source = ((y - tile.y) * tile.width + left - tile.x) * channels;
+      let to = ((y - region.y) * region.width + left - region.x) * 4;
+      for (let x = left; x < right; ++x, source += channels, to += 4) {
+        data[to] = pixels[source];
+        data[to + 1] = pixels[source + (channels >> 1)];
+        data[to + 2] = pixels[source + channels - 1];
+      }
+    }
+    [from, at].forEach(this.wasm.free);
   }
 
   /** An nc_run. */
@@ -271,6 +314,13 @@ const regionWindow = ({ x, y, width, height }) => ({
   bottom: Math.ceil((y + height) / LATENT),
   right: Math.ceil((x + width) / LATENT),
 });
+
+/** The window of whole tiles that a window meets. */
+function wholeTiles(windows, shown) {
+  const tiles = windows.map(({ window }) => window).filter((window) => meet(window, shown));
+  const [{ top, left }, { bottom, right }] = [tiles[0], tiles.at(-1)];
+  return { top, left, bottom, right };
+}
 
 function windowsOf({ bottom, right }, edge) {
   const windows = [];

@@ -24,6 +24,10 @@ export interface NicInfo {
   version: number;
   /** The network of another project that the file needs, or empty. */
   architecture: string;
+  /** The picture is exact. */
+  lossless: boolean;
+  /** What the lossy picture, which comes first, takes of a lossless file, and all of another. */
+  firstBytes: number;
 }
 
 /** A part of a picture, in pixels. */
@@ -41,21 +45,24 @@ export interface Region {
  */
 export class NicError extends Error {}
 
+export interface DecodeOptions {
+  region?: Region;
+  /** Of a lossless file, false gives the lossy picture that it starts with, and does not read further. */
+  lossless?: boolean;
+}
+
 /**
  * The pixels of a .nic file, or of a region of it, computed in a worker: those of the file, in the colours of its profile
  * (`info(bytes).metadata.ICC`), which ImageData does not hold.
  * Rejects with NicError for a damaged file, or a model that the page lacks.
  */
-export function decode(
-  source: ArrayBuffer | ArrayBufferView | Blob,
-  options?: { region?: Region },
-): Promise<ImageData>;
+export function decode(source: ArrayBuffer | ArrayBufferView | Blob, options?: DecodeOptions): Promise<ImageData>;
 
 /**
  * The same pixels as a PNG with the colour profile of the file, if it has one: in an `<img>`, a browser shows them in the
  * right colours. It is not compressed.
  */
-export function toPng(source: ArrayBuffer | ArrayBufferView | Blob, options?: { region?: Region }): Promise<Blob>;
+export function toPng(source: ArrayBuffer | ArrayBufferView | Blob, options?: DecodeOptions): Promise<Blob>;
 
 /** What a whole file says about itself; no network runs. Throws NicError for a damaged file. */
 export function info(bytes: ArrayBuffer | ArrayBufferView): NicInfo;

@@ -22,13 +22,13 @@ export function info(bytes) {
   return describe(asBytes(bytes));
 }
 
-export async function decode(source, { region } = {}) {
-  const { width, height, data } = await call({ bytes: await read(source), region });
+export async function decode(source, { region, lossless } = {}) {
+  const { width, height, data } = await call({ bytes: await read(source), region, lossless });
   return new ImageData(data, width, height);
 }
 
-export async function toPng(source, { region } = {}) {
-  return call({ bytes: await read(source), region, png: true });
+export async function toPng(source, { region, lossless } = {}) {
+  return call({ bytes: await read(source), region, lossless, png: true });
 }
 
 export async function preload(modelId) {

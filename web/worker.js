@@ -3,7 +3,7 @@
 // The worker behind nic.js: messages -> pixels. It keeps a model's instance between pictures, makes a new one after an
 // error, and starts helpers, which are workers of this file too.
 
-import { NicError, info, read, refuseForeign } from "./container.js";
+import { NicError, modeOf, read, refuseForeign } from "./container.js";
 import { Core, help } from "./core.js";
 import { encodePng } from "./png.js";
 
@@ -35,10 +35,10 @@ async function answer(message) {
 }
 
 async function decode(message) {
-  const file = read(message.bytes);
+  const file = read(message.bytes, { residuals: message.lossless });
   refuseForeign(file);
   const pixels = await (await coreOf(file.header.modelId, message)).decode(file, message.region);
-  return message.png ? encodePng(pixels, info(message.bytes).mode, file.chunks.get("iccp")) : pixels;
+  return message.png ? encodePng(pixels, modeOf(file.header, file.chunks), file.chunks.get("iccp")) : pixels;
 }
 
 /** The instance with this model. Models are small against the memory that pictures need: one is kept. */

@@ -52,10 +52,16 @@ def samples(small_model: Model, base_model: Model, photo: NDArray[np.uint8]) -> 
     files += [(vector.name, vector.data, base_model) for vector in conformance.load_vectors()]
     wide = np.tile(photo[200:240], (1, 5, 1))[:, :2099]
     deep = np.concatenate([wide, wide[:, :, :1]], axis=2).astype(np.uint16) * 257
+    gray = np.ascontiguousarray(wide[:, :, 1].T)
+    rgba = np.concatenate([wide[:30, :50], wide[:30, :50, :1]], axis=2)
     files += [
         ("tiles", neurocodec.encode(wide, quality=60, model=small_model), small_model),
         ("tiles-alpha-16-bit", neurocodec.encode(deep, quality=60, model=small_model), small_model),
-        ("tiles-gray", neurocodec.encode(np.ascontiguousarray(wide[:, :, 1].T), model=small_model), small_model),
+        ("tiles-gray", neurocodec.encode(gray, model=small_model), small_model),
+        ("lossless", neurocodec.encode(photo[:90, :110], lossless=True, model=small_model), small_model),
+        ("lossless-tiles", neurocodec.encode(wide[:20], lossless=True, model=small_model), small_model),
+        ("lossless-tiles-gray", neurocodec.encode(gray[:, :20], lossless=True, model=small_model), small_model),
+        ("lossless-alpha", neurocodec.encode(rgba, lossless=True, model=small_model), small_model),
         ("turned", neurocodec.encode(_turned(photo[:70, :90]), model=small_model), small_model),
     ]
     samples = []

@@ -1,5 +1,5 @@
 // Decodes files with the modules of web/ in Node, without a browser. Arguments: the folder web/, a folder of model files,
-// and a JSON list of { name, path, region } on standard input. Prints a JSON list of { sha256 } or { error, message }.
+// and a JSON list of { path, region, lossless } on standard input. Prints a JSON list of { sha256 } or { error, message }.
 
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -19,11 +19,11 @@ async function coreOf(id) {
   return cores.get(id);
 }
 
-async function decode({ path, region }) {
+async function decode({ path, region, lossless }) {
   try {
     const bytes = new Uint8Array(readFileSync(path));
-    const about = info(bytes);
-    const file = read(bytes);
+    const about = lossless ? info(bytes) : undefined;  // it reads the whole file
+    const file = read(bytes, { residuals: lossless });
     refuseForeign(file);
     const [x, y, width, height] = region ?? [];
     const core = await coreOf(file.header.modelId);

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from paths import GOLDEN, ROOT
+from PIL import Image
 
 import neurocodec
 from neurocodec import container
@@ -31,9 +33,11 @@ pytestmark = [
 ]
 
 
-def run(weights: Path, files: Sequence[tuple[Path, Sequence[int] | None]]) -> list[dict[str, Any]]:
+def run(
+    weights: Path, files: Sequence[tuple[Path, Sequence[int] | None]], *, lossless: bool = True
+) -> list[dict[str, Any]]:
     """What decode.mjs says about each file and region."""
-    listing = json.dumps([{"path": str(path), "region": region} for path, region in files])
+    listing = json.dumps([{"path": str(path), "region": region, "lossless": lossless} for path, region in files])
     command = [NODE or "", str(Path(__file__).with_name("decode.mjs")), str(ROOT / "web"), str(weights)]
     done = subprocess.run(command, input=listing, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -75,6 +79,46 @@ def test_sixteen_bit_alpha_is_decoded_at_eight(small_model: Model, weights: Path
     (result,) = run(weights, [(tmp_path / "fine.nic", None)])
     pixels = np.asarray(neurocodec.decode(data, model=small_model))
     assert result["sha256"] == hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def test_the_lossy_picture_of_a_lossless_file(
+    small_model: Model, weights: Path, photo: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    pixels = np.ascontiguousarray(photo[:70, :90])
+    data = neurocodec.encode(pixels, lossless=True, model=small_model)
+    (tmp_path / "whole.nic").write_bytes(data)
+    (exact,) = run(weights, [(tmp_path / "whole.nic", None)])
+    (lossy,) = run(weights, [(tmp_path / "whole.nic", None)], lossless=False)
+    for result, picture in (
+        (exact, Image.fromarray(pixels)),
+        (lossy, neurocodec.decode(data, lossless=False, model=small_model)),
+    ):
+        assert result["sha256"] == hashlib.sha256(picture.convert("RGBA").tobytes()).hexdigest()
+    assert exact["sha256"] != lossy["sha256"]
+    assert exact["info"]["lossless"]
+    (tmp_path / "cut.nic").write_bytes(data[: neurocodec.info(data).first_bytes + 5])
+    assert run(weights, [(tmp_path / "cut.nic", None)], lossless=False) == [lossy]
+    assert run(weights, [(tmp_path / "cut.nic", None)])[0]["error"] == "TruncatedError"
+
+
+def test_damaged_residuals_give_sentences(
+    small_model: Model, weights: Path, photo: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    nic = container.read(neurocodec.encode(photo[:40, :50], lossless=True, model=small_model))
+    (residual,) = nic.residuals
+    stream, crc = residual.stream, residual.symbols_crc
+    flipped = bytearray(stream)
+    flipped[len(flipped) // 2] ^= 64
+    damaged = [(stream[:-2], crc), (stream[:-1], crc), (stream + b"\0\0", crc), (b"", crc), (b"\0" * 9, crc)]
+    damaged += [(b"\xff" * 9, crc), (b"\xff" * 20_001, crc), (bytes(flipped), crc), (stream, crc ^ 1)]
+    files = [container.write(dataclasses.replace(nic, residuals=(container.Tile(*tile),))) for tile in damaged]
+    for i, data in enumerate(files):
+        (tmp_path / f"{i}.nic").write_bytes(data)
+    results = run(weights, [(tmp_path / f"{i}.nic", None) for i in range(len(files))])
+    for data, result in zip(files, results, strict=True):
+        with pytest.raises(NicFormatError) as raised:
+            neurocodec.decode(data, model=small_model)
+        assert result.get("message") == str(raised.value), result
 
 
 def _damaged(data: bytes, model: Model) -> list[bytes]:
