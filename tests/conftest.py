@@ -20,8 +20,10 @@ from neurocodec.model import Model
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
-# Shells start background jobs with SIGINT ignored, and children would inherit that.
+# Shells start background jobs with SIGINT ignored, nohup ignores SIGHUP, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
