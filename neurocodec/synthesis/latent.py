@@ -23,7 +23,7 @@ from neurocodec.errors import ConfigError, ImageError, ModelMismatchError
 from neurocodec.models.pixels import from_tensor
 from neurocodec.perceptual.adversarial import discriminator_loss, generator_loss
 from neurocodec.synthesis import dcgan, pictures
-from neurocodec.synthesis.system import Options, SynthesisConfig, TrainedSystem
+from neurocodec.synthesis.system import SeededOptions, SynthesisConfig, TrainedSystem
 from neurocodec.training.config import Count, NotNegative, Positive
 from neurocodec.training.data import Rgb
 from neurocodec.training.objective import Loss
@@ -133,9 +133,11 @@ def _minimise(z: Tensor, loss_of: Callable[[Tensor], Tensor], steps: int, rate: 
 
 
 @dataclass(frozen=True)
-class LatentOptions(Options):
-    """mode: "invert" shows the picture, what the encoder makes of it and what optimisation does; "pulse" enlarges it
-    four times; "directions" changes it along four directions. steps, rate: of Adam."""
+class LatentOptions(SeededOptions):
+    """mode: "invert" shows the picture, the encoder's inversion and the optimised one; "pulse" enlarges the picture
+    four times; "directions" changes it along four directions. steps: of Adam; rate: its learning rate; domain_weight:
+    of the encoder's agreement, when inverting; starts, seed: of "pulse", which keeps the best of several random starts.
+    """
 
     mode: Literal["invert", "pulse", "directions"] = "invert"
     steps: Count = 200

@@ -51,9 +51,15 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Options:
-    """What every system can be told when it is applied."""
+    """What can be set when a system is applied. device: where its networks run."""
 
     device: Literal["cpu", "cuda"] = "cpu"
+
+
+@dataclass(frozen=True)
+class SeededOptions(Options):
+    """Options of a system that draws random numbers. seed: theirs; the same seed gives the same picture."""
+
     seed: Whole = 1
 
 
@@ -215,7 +221,6 @@ class TrainedSystem(System[S, O]):
         pictures.check(output, options.device, force=force)
         network, settings = cls.load(sources[0], options.device)
         x = pictures.read(sources[1], device=options.device)
-        torch.manual_seed(options.seed)
         with torch.no_grad():
             y = cls.transform(network, settings, x, options)
         pictures.write(y, output, force=force)
