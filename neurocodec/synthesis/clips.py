@@ -91,8 +91,8 @@ class Decoded(NamedTuple):
     vectors: NDArray[np.int16]
 
 
-def decompress(data: bytes, limit: int = FRAMES) -> Decoded:
-    """The first frames of a video and the motion vectors that its decoder used. Raises ImageError."""
+def decompress(data: bytes) -> Decoded:
+    """The first FRAMES frames of a video and the motion vectors that its decoder used. Raises ImageError."""
     av = require("av", "av", "decoding motion vectors", extra="video")
     frames, vectors = [], []
     try:
@@ -104,7 +104,7 @@ def decompress(data: bytes, limit: int = FRAMES) -> Decoded:
                 frames.append(frame.to_ndarray(format="rgb24"))
                 moves = frame.side_data.get("MOTION_VECTORS")
                 vectors.append(field_of(moves.to_ndarray(), frame.height, frame.width) if moves else None)
-                if len(frames) == limit:
+                if len(frames) == FRAMES:
                     break
     except (av.FFmpegError, IndexError) as error:
         raise ImageError(f"this is not a video that can be decoded: {error}") from error

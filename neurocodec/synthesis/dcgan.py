@@ -103,7 +103,7 @@ class Discriminator(nn.Module):
 
 
 def sides(size: int) -> list[int]:
-    """The sides between 4, and the picture's, which is left out, times two: 4 -> 8, 16, ..., size."""
+    """The sides of what the generator's doublings return: 8, 16, ..., size."""
     return [8 << i for i in range((size // 8).bit_length())]
 
 

@@ -6,17 +6,14 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from neurocodec import files, image
 from neurocodec.collection import picture_suffixes
 from neurocodec.errors import ImageError, OutputError, one_line
 from neurocodec.packages import require
+from neurocodec.synthesis.motion import Frame
 from neurocodec.synthesis.sequence import RATE
-
-Frame = NDArray[np.uint8]
 
 ANIMATIONS = {".png": "PNG", ".webp": "WEBP"}
 """Formats of animations that hold every pixel exactly."""

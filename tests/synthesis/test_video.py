@@ -19,7 +19,6 @@ from synthesis.systems import COMMON, interrupted_at, rows
 from neurocodec import errors
 from neurocodec import model as model_files
 from neurocodec.cli.main import main
-from neurocodec.entropy.tables import Tables
 from neurocodec.metrics import psnr
 from neurocodec.synthesis import frames as sequences
 from neurocodec.synthesis import motion, nicv, sequence
@@ -115,7 +114,6 @@ def test_damaged_vectors_are_refused(small_model):
     long = motion.encode_vectors(np.full((2, 2, 2), motion.MAX_VECTOR + 1, np.int32), tables)
     with pytest.raises(errors.NicFormatError, match="longer than 512 pixels"):
         motion.decode_vectors(long, 32, 32, tables)
-    assert isinstance(tables, Tables)
 
 
 # ---------------------------------------------------------------------------------------------------- sequences
