@@ -20,7 +20,7 @@ ANIMATIONS = {".png": "PNG", ".webp": "WEBP"}
 
 
 def read(path: str) -> tuple[Iterator[Frame], Fraction]:
-    """Frames and their number per second; the first one's time stands for all.
+    """The frames, and how many there are a second, which in animations the duration of the first decides.
 
     path: a folder of pictures, in order of their names; an animation that Pillow reads; or a video, for which PyAV is
     needed. Raises ImageError, also later, for frames that cannot be read; MissingPackageError.
@@ -30,7 +30,7 @@ def read(path: str) -> tuple[Iterator[Frame], Fraction]:
         return (image.load(os.path.join(path, name)).rgb for name in names), RATE
     try:
         with Image.open(path) as im:
-            im.load()  # some formats know it only then
+            im.load()  # some formats have a duration only then
             duration = round(im.info.get("duration", 0))  # milliseconds
     except UnidentifiedImageError:
         return _video(path)

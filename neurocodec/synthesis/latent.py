@@ -4,8 +4,8 @@ In-domain inversion: an encoder, then optimisation that stays where the encoder 
 2020). PULSE: a picture whose small version is the given one (Menon et al., CVPR 2020). Directions: the generator's
 first layer has them in its weights (SeFa: Shen and Zhou, CVPR 2021).
 
-What comes out is what the generator has seen: PULSE made white faces of people who are not. It invents, and proves
-nothing.
+The output shows what the generator has seen: PULSE became known for turning people of colour into white faces. Details
+are invented and prove nothing.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Inverter(nn.Module):
         return best
 
     def directions(self, count: int) -> Tensor:
-        """Those that the first layer turns into the most, (count, latent), orthonormal."""
+        """The directions of z that change the first layer's output most, (count, latent), orthonormal."""
         first = self.generator.layers[0]
         assert isinstance(first, nn.ConvTranspose2d)
         _, _, rows = torch.linalg.svd(first.weight.detach().flatten(1).T, full_matrices=False)
@@ -176,7 +176,9 @@ class Latent(TrainedSystem[Settings, LatentOptions]):
                 f"channels of [latent]: {error}"
             ) from error
         if self.config.data.crop != self.settings.size:
-            raise ConfigError(f"data.crop is {self.config.data.crop}, and latent.size {self.settings.size}.")
+            raise ConfigError(
+                f"data.crop is {self.config.data.crop}, and latent.size {self.settings.size}: make them equal."
+            )
 
     def losses(
         self, modules: Mapping[str, Callable[..., Any]], x: Tensor, quality_index: Tensor, step: int, fraction: float

@@ -28,7 +28,7 @@ from neurocodec.synthesis import motion, nicv
 from neurocodec.synthesis.motion import Frame
 
 RATE = Fraction(25)
-"""Frames per second, where nothing else is known."""
+"""Frames per second, if the source does not say."""
 GOP = 32
 """Frames from one that stands alone to the next."""
 BIT_COST = 1.4
@@ -46,7 +46,8 @@ def encode(
 ) -> bytes:
     """The bytes of a .nicv file. frames: uint8 (H, W, 3), all of one size, sides up to 2048.
 
-    quality: 1 to 100, of all frames. gop: every gop-th frame stands alone, and others where that costs less.
+    quality: 1 to 100, of all frames. gop: every gop-th frame stands alone, and others where that costs less. rate:
+    frames per second. model: of frames that stand alone; residual_model: of residuals.
     Raises ImageError for frames that do not fit, ArgumentError, ModelNotFoundError.
     """
     index = codec.quality_index(arguments.number("quality", quality, 1, 100))

@@ -42,9 +42,9 @@ class Settings:
     """What the residual's networks start from, and the motion that they learn from."""
 
     init_from: str = "base"  # name or file of a model; its decoded pictures are what frames are predicted from
-    shift: NotNegative = 12.0  # pixels from frame to frame, at most, of the camera and of what moves before it
-    zoom: Share = 0.03  # change of scale from frame to frame, at most; of the angle too, in radians
-    noise: NotNegative = 3.0  # largest standard deviation of the noise of a camera, in levels of 255
+    shift: NotNegative = 12.0  # largest motion of the camera and of a rectangle in front of it, in pixels a frame
+    zoom: Share = 0.03  # largest change of scale a frame, and of the angle, in radians
+    noise: NotNegative = 3.0  # largest standard deviation of the camera's noise, of 255
     rows_learning_rate: NotNegative = 3e-3  # of gains and biases that belong to a quality
     integer_share: Share = 0.3  # the last part of a run, with fake quantisation of the entropy path
 
@@ -184,7 +184,7 @@ class Video(TrainedSystem[Settings, VideoOptions]):
 
     @classmethod
     def apply(cls, sources: Sequence[str], output: str, options: VideoOptions, *, force: bool) -> str:
-        """Frames to a .nicv file, or a .nicv file to an animation without loss."""
+        """Encodes frames to a .nicv file, or decodes a .nicv file to a lossless animation."""
         files.check_output(output, force=force)
         residual_model = model_files.load(options.residual_model) if options.residual_model else None
         if sources[0].lower().endswith(".nicv"):

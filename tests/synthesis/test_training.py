@@ -112,9 +112,10 @@ def test_a_signal_ends_a_run_that_tells_how_to_continue(tmp_path, pictures):
         (["video", "in.webp", "seed=2"], "unknown key 'seed' in [options]"),
         (["style", "in.png", "painting.png", "seed=2"], "unknown key 'seed' in [options]"),
         (["dcgan", "model.safetensors", "3", "seed=2"], "unknown key 'seed' in [options]"),
+        (["dcgan", "model.safetensors", "3", "count=10"], "options.count is 10, expected 1 to 8, or a multiple of 8"),
     ],
 )
-def test_options_that_a_system_has_no_use_for_are_refused(tmp_path, capsys, words, message):
+def test_options_that_a_system_cannot_use_are_refused(tmp_path, capsys, words, message):
     assert main(["synth", "apply", *words, "-o", str(tmp_path / "out.png")]) == 1
     assert message in capsys.readouterr().err
 
