@@ -37,10 +37,9 @@ def convert(
     """Does all jobs that are not skipped, and prints a line for each, with --json for skipped and failed ones too;
     problems come at the end and stop no other job.
 
-    function: of the names of an input and an output; in a worker it writes nothing, so that it can be ended at any
-    time; `alone` says whether there are workers. args:
-    with the options of `options.add_batch_options`. verb: past tense, such as encoded, for the last line of a run over
-    several files. Returns 1 if there was a problem, else 0.
+    function: of the names of an input and an output. In a worker process it writes nothing, so that it can be ended at
+    any time; without workers, see `alone`, it may. args: with the options of `options.add_batch_options`. verb: past
+    tense, such as encoded, for the last line of a run over several files. Returns 1 if there was a problem, else 0.
     """
     pairs = [(job.source, job.target) for job in jobs if not job.problem and not job.skip]
     processes = _processes(jobs, args)

@@ -6,12 +6,10 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from neurocodec import container, tiling
-from neurocodec.errors import MissingPackageError
 
 
 def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
@@ -113,14 +111,3 @@ def encode_options(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {"model": args.model, "device": args.device, "max_pixels": args.max_pixels}
     rates = {"quality": args.quality, "target_bpp": args.bpp, "target_bytes": args.bytes, "target_psnr": args.psnr}
     return options | {name: value for name, value in rates.items() if value is not None}
-
-
-@contextmanager
-def training_packages() -> Iterator[None]:
-    """Imports inside raise MissingPackageError, with the command that helps, if a package for training is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name not in ("filelock", "tqdm", "tomli", "torch"):
-            raise
-        raise MissingPackageError(f"training needs {error.name}: pip install 'neurocodec[train]'") from error

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from neurocodec.cli import options
+from neurocodec.packages import training_packages
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,7 +60,7 @@ def run_train(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     name = overrides.pop(0) if overrides and "=" not in overrides[0] else None
     if (name is None) == (args.resume is None):
         parser.error("name a configuration, or the run to continue with --resume")
-    with options.training_packages():
+    with training_packages():
         from neurocodec.synthesis.registry import trained_system
         from neurocodec.synthesis.system import load_config, resumed_config
         from neurocodec.training.loop import train
@@ -75,7 +76,7 @@ def run_train(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 def run_apply(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Makes a picture. Raises NeurocodecError."""
-    with options.training_packages():
+    with training_packages():
         from neurocodec.synthesis.registry import SYSTEMS, system
         from neurocodec.synthesis.system import options_of
 

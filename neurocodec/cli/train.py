@@ -8,7 +8,7 @@ import functools
 import os
 from pathlib import Path
 
-from neurocodec.cli.options import training_packages
+from neurocodec.packages import training_packages
 from neurocodec.workers import Ended
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 import neurocodec
 from neurocodec.cli.main import main
+from neurocodec.conformance import VECTORS
 
 COMMAND = [sys.executable, "-m", "neurocodec"]
 
@@ -344,6 +345,7 @@ def test_a_pipeline_of_a_shell_is_binary_clean(tmp_path: Path) -> None:
         ("decode - -o {0}/b.png <&-", "standard input is closed"),
         ("info - <&-", "standard input is closed"),
         ("encode {0}/a.png -o - >&-", "standard output is closed"),
+        ("info {1} --thumbnail - >&-", "standard output is closed"),
         ("encode {0}/a.png -o - >/dev/full", "standard output cannot be written: No space left on device"),
     ],
 )
@@ -351,7 +353,8 @@ def test_closed_or_full_standard_streams_are_one_sentence(tmp_path: Path, words:
     if "/dev/full" in words and not os.path.exists("/dev/full"):
         pytest.skip("Linux has /dev/full")
     make_picture(tmp_path / "a.png")
-    line = f"{shlex.quote(sys.executable)} -m neurocodec {words.format(shlex.quote(str(tmp_path)))}"
+    nic = shlex.quote(str(VECTORS / "gray-90x50-q333.nic"))
+    line = f"{shlex.quote(sys.executable)} -m neurocodec {words.format(shlex.quote(str(tmp_path)), nic)}"
     done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(rf"neurocodec: .*{message}.*\n", done.stderr), done.stderr
