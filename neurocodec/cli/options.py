@@ -90,7 +90,7 @@ def add_limit_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_batch_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --force and what `batch.convert` reads: -j, --threads, --json and --quiet."""
+    """Adds --force and what `batch.convert` reads: -j, --threads, --json, --quiet and --verbose."""
     add_force_option(parser)
     parser.add_argument("-j", "--jobs", type=integer(1), default=1, metavar="N", help="processes (1)")
     parser.add_argument(
@@ -99,6 +99,9 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--json", action="store_true", help="print one JSON object for each input file")
     group.add_argument("--quiet", action="store_true", help="print only errors")
+    group.add_argument(
+        "-v", "--verbose", action="store_true", help="print more of each file, and name those that are skipped"
+    )
 
 
 def add_force_option(parser: argparse.ArgumentParser) -> None:
