@@ -71,7 +71,8 @@ def main() -> None:
     parser.add_argument("--qualities", type=float, nargs="+", default=[20, 45, 70])
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    results = provenance.stamp("effort", provenance.command_line(sys.argv)) | {"edge": args.edge}
+    results = provenance.stamp("effort", provenance.command_line(["python", "benchmarks/effort.py", *sys.argv[1:]]))
+    results["edge"] = args.edge
     rows = [
         {"image": path.name, **measure(crop(path, args.edge), quality, effort)}
         for effort in args.efforts

@@ -1,4 +1,6 @@
-"""Lossless sizes and times: python benchmarks/lossless.py FOLDER... [-o benchmarks/results/lossless.json] [--limit N]
+"""Lossless sizes and times of a data set or a folder of pictures.
+
+    python benchmarks/lossless.py DATASET [--images N] -o benchmarks/results/lossless-DATASET.json
 
 Bits per sub-pixel of .nic files beside PNG (optimised) and WebP (lossless, method 6, quality 100), by Pillow; CPU
 seconds of one thread. Every picture is decoded and compared.
@@ -8,24 +10,33 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
-import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-
 import numpy as np
-from PIL import Image, __version__, features
+from PIL import Image, features
 
 import neurocodec
-from neurocodec import workers
+from neurocodec.bench import provenance
+from neurocodec.bench.datasets import load_dataset
+from neurocodec.bench.results import write_json
+from neurocodec.errors import NeurocodecError
+from neurocodec.workers import limit_threads
+
+RIVALS: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG", "optimize": True},
+    "webp": {"format": "WebP", "lossless": True, "method": 6, "quality": 100},
+}
+"""Options of `Image.save`."""
 
 
 def measure(path: Path) -> dict[str, Any]:
-    """One row of the results."""
+    """A row: bits per sub-pixel of the file, of its lossy picture and of rivals; CPU seconds.
+
+    Raises NeurocodecError if the picture does not come back exactly.
+    """
     with Image.open(path) as opened:
         im = opened.convert("L" if opened.mode in ("1", "L") else "RGB")
     pixels = np.asarray(im)
@@ -35,51 +46,55 @@ def measure(path: Path) -> dict[str, Any]:
     decoded = np.asarray(neurocodec.decode(data))
     done = time.process_time()
     if not np.array_equal(decoded, pixels):
-        raise SystemExit(f"{path} did not come back exactly")
-    row: dict[str, Any] = {"picture": path.name, "width": im.width, "height": im.height}
-    sizes = {"neurocodec": len(data), "first picture": neurocodec.info(data).first_bytes}
-    for name, options in {"PNG": {"optimize": True}, "WebP": {"lossless": True, "method": 6, "quality": 100}}.items():
+        raise NeurocodecError(f"{path} did not come back exactly")
+    sizes = {"nic": len(data), "lossy": neurocodec.info(data).first_bytes}
+    for name, options in RIVALS.items():
         file = io.BytesIO()
-        im.save(file, name, **options)
+        im.save(file, **options)
         sizes[name] = len(file.getvalue())
-    row["bits per sub-pixel"] = {name: round(8 * size / pixels.size, 4) for name, size in sizes.items()}
-    return row | {"encode CPU s": round(encoded - started, 3), "decode CPU s": round(done - encoded, 3)}
+    return {
+        "image": path.name,
+        "width": im.width,
+        "height": im.height,
+        **{f"{name}_bpsp": round(8 * size / pixels.size, 4) for name, size in sizes.items()},
+        "encode_cpu_s": round(encoded - started, 3),
+        "decode_cpu_s": round(done - encoded, 3),
+    }
 
 
-def main() -> None:
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The number of pictures, mean sizes and median times."""
+    values = {key: [row[key] for row in rows] for key in rows[0] if key.endswith(("_bpsp", "_cpu_s"))}
+    means = {f"mean_{key}": round(float(np.mean(v)), 4) for key, v in values.items() if key.endswith("_bpsp")}
+    medians = {f"median_{key}": round(float(np.median(v)), 3) for key, v in values.items() if key.endswith("_cpu_s")}
+    return {"pictures": len(rows), **means, **medians}
+
+
+def main() -> int:
+    """Prints a row for each picture and a summary; with -o writes them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/lossless.json"))
-    parser.add_argument("--limit", type=int, help="pictures of each folder")
+    parser.add_argument("dataset", help="its name or folder")
+    parser.add_argument("--images", type=int, metavar="N", help="only the first N")
+    parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    workers.limit_threads(1)
+    limit_threads(1)
+    pictures = load_dataset(args.dataset, args.images).pictures
+    results = provenance.stamp("lossless", provenance.command_line(["python", "benchmarks/lossless.py", *sys.argv[1:]]))
+    results["machine"]["load_before"] = provenance.load_average()
+    results["versions"]["libwebp"] = features.version("webp")
     neurocodec.decode(neurocodec.encode(np.zeros((16, 16, 3), np.uint8)))  # loads the model
-    results = json.loads(args.output.read_text()) if args.output.exists() else {}
-    for folder in args.folders:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".webp"))
-        rows = []
-        for path in paths[: args.limit]:
-            rows.append(measure(path))
-            print(json.dumps(rows[-1]), flush=True)
-        names = rows[0]["bits per sub-pixel"]
-        mean = {name: round(float(np.mean([r["bits per sub-pixel"][name] for r in rows])), 4) for name in names}
-        mean |= {name: round(float(np.median([r[name] for r in rows])), 3) for name in ("encode CPU s", "decode CPU s")}
-        print(folder.name, mean)
-        limit = f" --limit {args.limit}" if args.limit else ""
-        results[folder.name] = {
-            "command": f"python benchmarks/lossless.py {folder.name}{limit}",
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with other processes",
-            "versions": {
-                "neurocodec": neurocodec.__version__,
-                "Pillow": __version__,
-                "WebP": features.version("webp"),
-                "Python": platform.python_version(),
-            },
-            "mean sizes and median times": mean,
-            "rows": rows,
-        }
-        args.output.write_text(json.dumps(results, indent=1) + "\n")
+    rows = []
+    for path in pictures.values():
+        rows.append(measure(path))
+        print(rows[-1], flush=True)
+    print(summary(rows))
+    if args.output:
+        write_json(args.output, results | {"summary": [summary(rows)], "rows": rows}, force=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except NeurocodecError as error:
+        sys.exit(str(error))

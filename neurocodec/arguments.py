@@ -46,6 +46,14 @@ def number(name: str, value: Any, least: float, most: float = math.inf, *, above
     return result
 
 
+def boolean(name: str, value: Any) -> bool:
+    """True or False, NumPy's included. Raises ArgumentTypeError for anything else."""
+    plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if not isinstance(plain, bool):
+        raise _wrong_type(name, value, "True or False")
+    return plain
+
+
 def region(value: Any, width: int, height: int) -> tuple[int, int, int, int]:
     """A region (x, y, width, height) inside a picture, all in pixels; None is the whole picture.
 

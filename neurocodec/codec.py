@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec import arguments, container, image, tiling
+from neurocodec import arguments, container, image, targets, tiling
 from neurocodec import model as model_files
 from neurocodec.alpha import alpha_bands, decode_alpha, encode_alpha
 from neurocodec.entropy.grid import QUALITY_STEPS
@@ -47,10 +47,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 QUALITY = 50.0
-_TYPES = {8: np.uint8, 16: np.uint16}
-_ALPHA_DEPTHS = {container.ALPHA: 8, container.ALPHA16: 16}
 LOSSLESS_QUALITY = 5.0
 """Of the lossy picture in a lossless file."""
+_TYPES = {8: np.uint8, 16: np.uint16}
+_ALPHA_DEPTHS = {container.ALPHA: 8, container.ALPHA16: 16}
 
 
 @memory_errors()
@@ -90,12 +90,13 @@ def encode(
     MissingPackageError for a search without torch, ArgumentError for arguments of a wrong type, out of range or in
     conflict, OutOfMemoryError.
     """
-    targets = {"target_bpp": target_bpp, "target_bytes": target_bytes, "target_psnr": target_psnr}
-    given = [name for name, value in {"quality": quality, **targets}.items() if value is not None]
+    choices = {"quality": quality, "target_bpp": target_bpp, "target_bytes": target_bytes, "target_psnr": target_psnr}
+    given = [name for name, value in choices.items() if value is not None]
     if len(given) > 1:
         raise ArgumentValueError(f"give only one of {' and '.join(given)}.")
+    lossless = arguments.boolean("lossless", lossless)
     if lossless and given not in ([], ["quality"]):
-        raise ArgumentValueError(f"a lossless file has the size that it needs: {given[0]} cannot be given.")
+        raise ArgumentValueError(f"a lossless file is as large as its picture makes it: leave out {given[0]}.")
     if quality is None:
         quality = LOSSLESS_QUALITY if lossless else QUALITY
     quality = arguments.number("quality", quality, 1, 100)
@@ -114,18 +115,22 @@ def encode(
     if target_psnr is not None and effort == 1:
         network = _Rereading(network)
 
-    def encode_at(of: image.Picture, index: int, effort: int = 1) -> bytes:
-        """The file of the picture, or of a sample of it."""
+    def encode_at(of: image.Picture, index: int, effort: int) -> bytes:
+        """The file of the picture, or of a part of it."""
         report = progress if of is picture else None
-        return encode_picture(of, network, index, effort, layout, lossless=bool(lossless), progress=report)
+        return encode_picture(of, network, index, effort, layout, lossless=lossless, progress=report)
+
+    def psnr_of(data: bytes, of: image.Picture) -> float:
+        decoded = decode_picture(container.read(data), network, max_pixels=container.MAX_PIXELS)
+        return psnr(decoded.rgb, image.to_8_bits(of.rgb))
 
     if target_psnr is not None:
-        return _encode_to_psnr(picture, network, encode_at, target_psnr, effort)
+        return targets.to_psnr(picture, encode_at, psnr_of, target_psnr, effort)
     if target_bpp is not None:
         pixels = picture.rgb.shape[0] * picture.rgb.shape[1]
         target_bytes = int(min(target_bpp * pixels / 8, 2**63))
     if target_bytes is not None:
-        return _encode_to_bytes(picture, network, encode_at, target_bytes, effort)
+        return targets.to_bytes(picture, encode_at, psnr_of, target_bytes, effort)
     return encode_at(picture, quality_index(quality), effort)
 
 
@@ -197,7 +202,7 @@ def parsed(
     data: bytes | str | os.PathLike[str] | IO[bytes], model: Model | None, device: str, *, lossless: bool = True
 ) -> tuple[container.NicFile, Network]:
     """The parsed file, and what decodes it. Arguments and errors are those of `decode`."""
-    nic = container.read(container.read_bytes(data), residuals=bool(lossless))
+    nic = container.read(container.read_bytes(data), residuals=arguments.boolean("lossless", lossless))
     if not isinstance(model, Model | None):
         raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
     return nic, network_of(model or model_files.find(nic.header.model_id), arguments.device(device))
@@ -228,6 +233,23 @@ def network_of(model: Model, device: str = "auto") -> Network:
         except ModuleNotFoundError as error:
             raise MissingPackageError("coding on a GPU needs torch: pip install 'neurocodec[torch]'") from error
     return NativeNetwork(model) if extension() else LayerwiseNetwork(model, NumpyArithmetic())
+
+
+class _Rereading:
+    """A network that remembers the latents of each stream that it wrote, until that is decoded."""
+
+    def __init__(self, network: Network) -> None:
+        self.model, self.analyse, self.synthesise = network.model, network.analyse, network.synthesise
+        self._network, self._written = network, dict[bytes, Latents]()
+
+    def encode(self, *arguments: Any, **options: Any) -> tuple[bytes, Latents]:
+        stream, latents = self._network.encode(*arguments, **options)
+        self._written[stream] = Latents(latents.z_hat, (), latents.y_hat)
+        return stream, latents
+
+    def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
+        written = self._written.pop(stream, None)
+        return written or self._network.decode(stream, height, width, quality_index)
 
 
 # ---------------------------------------------------------------------------------------------------- picture → file
@@ -280,11 +302,8 @@ def _residuals(nic: container.NicFile, picture: image.Picture, network: Network)
     tiles = {}
     rows = _decoded_rows(nic, network, whole, synthesis_of(network, nic.header.quality_index, 0))
     for window, pixels in itertools.chain.from_iterable(rows):
-        exact = picture.rgb[window.within(whole, LATENT)]
-        x_hat = pixels[: exact.shape[0], : exact.shape[1]]
-        if picture.gray:
-            exact, x_hat = exact[..., :1], _to_gray(x_hat)[..., :1]
-        exact = np.ascontiguousarray(exact)
+        x_hat = _lossy_samples(pixels, window, nic.header)
+        exact = np.ascontiguousarray(picture.rgb[window.within(whole, LATENT)][..., : x_hat.shape[2]])
         tiles[window] = container.Tile(residual.encode(exact, x_hat), zlib.crc32(exact.data))
     return tuple(tiles[window] for window in _windows(nic.header))
 
@@ -506,13 +525,16 @@ def _exact(
     pixels: NDArray[np.uint8], window: Window, tile: container.Tile, header: container.Header
 ) -> NDArray[np.uint8]:
     """The exact pixels of a tile, uint8 (h, w, 3) inside the picture. pixels: the lossy ones."""
-    x_hat = pixels[: header.height - window.top * LATENT, : header.width - window.left * LATENT]
-    if header.gray:
-        x_hat = _to_gray(x_hat)[..., :1]
-    exact = residual.decode(tile.stream, x_hat)
+    exact = residual.decode(tile.stream, _lossy_samples(pixels, window, header))
     if zlib.crc32(exact.data) != tile.symbols_crc:
         raise ChecksumError("the file decoded to other pixels than were encoded: it is damaged.")
     return np.broadcast_to(exact, (*exact.shape[:2], 3))
+
+
+def _lossy_samples(pixels: NDArray[np.uint8], window: Window, header: container.Header) -> NDArray[np.uint8]:
+    """What the residual of a tile starts from: its lossy pixels inside the picture, uint8 (h, w, 3), gray (h, w, 1)."""
+    x_hat = pixels[: header.height - window.top * LATENT, : header.width - window.left * LATENT]
+    return _to_gray(x_hat)[..., :1] if header.gray else x_hat
 
 
 def _decoded_rows(
@@ -648,179 +670,3 @@ def _network(coder: Model | Network) -> Network:
 
 def _windows(header: container.Header) -> Iterator[Window]:
     return tiling.windows(-(-header.height // LATENT), -(-header.width // LATENT), header.tile_edge)
-
-
-# ---------------------------------------------------------------------------------------------------- targets
-
-
-SEARCHES = 4
-"""Maximum number of searches for one target."""
-PSNR_TOLERANCE = 0.05
-"""In dB: a file this near above the target is not made again for a smaller one."""
-BYTES_TOLERANCE = 0.01
-"""The same for files below a limit on bytes, as a share of it."""
-CELL = 64
-"""Pixels a side of the squares that stand for a picture while a quality is sought."""
-CELL_SHARE, MIN_CELLS, MAX_CELLS = 1 / 16, 6, 128
-
-
-def _encode_to_bytes(
-    picture: image.Picture, network: Network, encode_at: Callable[..., bytes], limit: int, effort: int
-) -> bytes:
-    """A file of at most `limit` bytes: at effort 1 the best one, or at most BYTES_TOLERANCE smaller than the limit."""
-    fixed = container.HEADER_BYTES + container.RECORD_BYTES + sum(map(len, picture.metadata.values()))
-    aim = _Aim(
-        measure=lambda data, of: (
-            len(data) - (fixed if of is picture else container.HEADER_BYTES + container.RECORD_BYTES)
-        ),
-        scale=math.log,
-        limit=math.log(max(limit - fixed, 1)),
-        tolerance=BYTES_TOLERANCE,
-        rise=0.3,
-    )
-    candidates = _files_within(picture, encode_at, aim, effort)
-    if not candidates:
-        smallest = encode_at(picture, 0)
-        raise ImageError(f"{limit} bytes cannot be reached: at the lowest quality the file has {len(smallest)} bytes.")
-    return max(candidates, key=lambda data: _psnr(data, picture, network)) if effort > 1 else candidates[0]
-
-
-def _encode_to_psnr(
-    picture: image.Picture, network: Network, encode_at: Callable[..., bytes], target: float, effort: int
-) -> bytes:
-    """A file whose picture has at least `target` dB: at effort 1 the smallest one, or at most PSNR_TOLERANCE more."""
-    most = container.QUALITY_INDEX_MAX
-    aim = _Aim(
-        measure=lambda data, of: of.rgb.size * 10 ** (-_psnr(data, of, network) / 10),
-        scale=lambda error: 10 * math.log10(max(error / picture.rgb.size, 1e-100)),
-        limit=-target,
-        tolerance=PSNR_TOLERANCE,
-        rise=1.2,
-    )
-    candidates = _files_within(picture, lambda of, step, effort=1: encode_at(of, most - step, effort), aim, effort)
-    if not candidates:
-        highest = _psnr(encode_at(picture, most), picture, network)
-        raise ImageError(f"{target} dB cannot be reached: the highest quality gives {highest:.2f} dB.")
-    return min(candidates, key=len)
-
-
-def _psnr(data: bytes, picture: image.Picture, network: Network) -> float:
-    decoded = decode_picture(container.read(data), network, max_pixels=container.MAX_PIXELS)
-    return psnr(decoded.rgb, image.to_8_bits(picture.rgb))
-
-
-@dataclass(frozen=True)
-class _Aim:
-    """What a file must not exceed.
-
-    measure: of a file and its picture, such as its bytes; those of a picture's parts add up. scale: of such a sum, in a
-    unit in which it rises evenly with the quality, usually by `rise` a row. limit, tolerance: in that unit; a file is
-    near enough within the tolerance below the limit.
-    """
-
-    measure: Callable[[bytes, image.Picture], float]
-    scale: Callable[[float], float]
-    limit: float
-    tolerance: float
-    rise: float
-
-
-def _files_within(picture: image.Picture, encode_at: Callable[..., bytes], aim: _Aim, effort: int) -> list[bytes]:
-    """Files within the limit: that of effort 1, then those of searches; none if step 0 exceeds it.
-
-    encode_at: of a picture, a step, 0 to 960, and an effort; files rise with the step. Parts of the picture, coded at a
-    few steps, say how they rise. The whole picture is coded where that suggests, and again where the difference to the
-    parts suggests, until its file is near the limit.
-    """
-    parts, last, top = _parts(picture), container.QUALITY_INDEX_MAX // QUALITY_STEPS, container.QUALITY_INDEX_MAX
-    share = sum(part.rgb.size for part in parts) / picture.rgb.size
-    goal = aim.limit - aim.tolerance / 2
-
-    @functools.cache
-    def at_row(row: int) -> float:
-        return aim.scale(sum(aim.measure(encode_at(part, row * QUALITY_STEPS), part) for part in parts) / share)
-
-    def estimate(step: int) -> float:
-        row = min(step // QUALITY_STEPS, last - 1)
-        return at_row(row) + (at_row(row + 1) - at_row(row)) * (step / QUALITY_STEPS - row)
-
-    def last_step(change: float, row: int = last // 2) -> int:
-        """The highest step within the goal if the whole picture differs from its parts by `change`."""
-        low, high = -1, last + 1
-        while high - low > 1:
-            over = at_row(row) + change - goal
-            low, high = (row, high) if over <= 0 else (low, row)
-            row = min(max(round(row - over / aim.rise), low + 1), high - 1)
-        if not 0 <= low < last:
-            return top if low == last else 0
-        inside = (goal - change - at_row(low)) / (at_row(high) - at_row(low))
-        return int((low + inside) * QUALITY_STEPS)
-
-    low, high, step, candidates = -1, top + 1, last_step(0), list[bytes]()
-    values: dict[int, float] = {}  # of the whole picture
-    while high - low > 1:
-        step = min(max(step, low + 1), high - 1) if len(values) < 6 else (low + high) // 2
-        data = encode_at(picture, step)
-        values[step] = value = aim.scale(aim.measure(data, picture))
-        if value > aim.limit:
-            high = step
-        else:
-            low, candidates = step, [data]
-            if value >= aim.limit - aim.tolerance:
-                break
-        if low in values and high in values:
-            step = low + int((high - low) * (goal - values[low]) / (values[high] - values[low]))
-        elif high - low > 1:
-            step = last_step(value - estimate(step), step // QUALITY_STEPS)
-
-    step, tried = low, set[int]()
-    while effort > 1 and candidates and step not in tried and len(tried) < SEARCHES:
-        tried.add(step)
-        data = encode_at(picture, step, effort)
-        value = aim.scale(aim.measure(data, picture))
-        if value <= aim.limit:
-            candidates.append(data)
-        step = last_step(value - estimate(step), step // QUALITY_STEPS)
-    return candidates
-
-
-def _parts(picture: image.Picture) -> list[image.Picture]:
-    """Squares of a picture, of every degree of activity; the picture itself if it is small."""
-    rows, columns = (side // CELL for side in picture.rgb.shape[:2])
-    count = min(max(round(rows * columns * CELL_SHARE), MIN_CELLS), MAX_CELLS)
-    if rows * columns < 2 * count:
-        return [picture]
-    activity = []
-    for row in range(rows):
-        green = picture.rgb[row * CELL : (row + 1) * CELL, : columns * CELL, 1].astype(np.int32)
-        cells = green.reshape(CELL, columns, CELL)
-        activity += list(sum(np.abs(np.diff(cells, axis=axis)).sum((0, 2)) for axis in (0, 2)))
-    by_activity = np.argsort(activity, kind="stable")
-    chosen = by_activity[(2 * np.arange(count) + 1) * len(by_activity) // (2 * count)]
-    return [
-        replace(picture, rgb=picture.rgb[y * CELL : (y + 1) * CELL, x * CELL : (x + 1) * CELL], alpha=None, metadata={})
-        for y, x in (divmod(int(cell), columns) for cell in chosen)
-    ]
-
-
-class _Rereading:
-    """A network that remembers the latents of the streams it wrote, until they are decoded."""
-
-    def __init__(self, network: Network) -> None:
-        self.model, self.analyse, self.synthesise = network.model, network.analyse, network.synthesise
-        self._network, self._written = network, dict[bytes, Latents]()
-
-    def encode(
-        self,
-        y: NDArray[np.int32],
-        quality_index: int,
-        z_hat: NDArray[np.int32] | None = None,
-        layout: str = "cpu",
-    ) -> tuple[bytes, Latents]:
-        stream, latents = self._network.encode(y, quality_index, z_hat, layout)
-        self._written[stream] = Latents(latents.z_hat, (), latents.y_hat)
-        return stream, latents
-
-    def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
-        written = self._written.pop(stream, None)
-        return written or self._network.decode(stream, height, width, quality_index)

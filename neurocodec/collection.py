@@ -92,6 +92,14 @@ def plan(
     return list(jobs.values())
 
 
+def check_standard_output() -> None:
+    """Raises OutputError if standard output is closed, or a terminal, which cannot show a file."""
+    if sys.stdout is None:  # the shell has closed it
+        raise OutputError("standard output is closed: redirect it, or name a file")
+    if sys.stdout.isatty():
+        raise OutputError("standard output is a terminal: redirect it, or name a file")
+
+
 def write(job: Job, data: bytes, *, force: bool) -> None:
     """Writes the output of a job, and makes its folder if it is missing. Raises OutputError."""
     if job.target == STANDARD:
@@ -169,10 +177,7 @@ def _streamed(inputs: Sequence[str], output: str | None, suffix: str, force: boo
     if target != STANDARD:
         _check_suffix(target, suffix)
         return Job(inputs[0], target, _problem(target, force, make_folders=False))
-    if sys.stdout is None:  # the shell has closed it
-        raise OutputError("standard output is closed: redirect it, or name a file with -o")
-    if sys.stdout.isatty():
-        raise OutputError("standard output is a terminal: redirect it, or name a file with -o")
+    check_standard_output()
     ((source, problem),) = [(STANDARD, "")] if inputs[0] == STANDARD else _sources(inputs[0], suffix)
     return Job(source, target, problem)
 

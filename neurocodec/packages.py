@@ -30,6 +30,17 @@ def require(module: str, package: str, purpose: str, extra: str = "bench") -> Mo
         ) from error
 
 
+@contextmanager
+def training_packages() -> Iterator[None]:
+    """Imports inside raise MissingPackageError if a package of the extra `train` is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("filelock", "tqdm", "tomli", "torch"):
+            raise
+        raise MissingPackageError(f"this command needs {error.name}: pip install 'neurocodec[train]'") from error
+
+
 def import_with_torchvision(name: str) -> ModuleType:
     """`importlib.import_module(name)` for a module that imports torchvision. Raises what the import raises."""
     with _missing_operators_ignored():

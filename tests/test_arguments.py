@@ -261,3 +261,15 @@ def test_bytes_that_were_released_are_an_argument_error() -> None:
     for read in (neurocodec.decode, neurocodec.info):
         with pytest.raises(errors.ArgumentValueError, match="released"):
             read(view)
+
+
+def test_lossless_is_true_or_false(small_model: Model) -> None:
+    photo = np.asarray(Image.open(PHOTO))[:32, :48]
+    data = codec.encode(photo, lossless=np.bool_(True), model=small_model)  # type: ignore[arg-type]
+    assert (np.asarray(codec.decode(data, model=small_model)) == photo).all()
+    wrong: list[Any] = [1, "yes", None, np.array([True, False])]
+    for value in wrong:
+        with pytest.raises(errors.ArgumentTypeError, match=r"^lossless is .* it must be True or False\.$"):
+            codec.encode(photo, lossless=value, model=small_model)
+        with pytest.raises(errors.ArgumentTypeError, match="lossless"):
+            codec.decode(data, lossless=value, model=small_model)

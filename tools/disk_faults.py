@@ -98,9 +98,10 @@ def commands(data: Path) -> dict[str, Command]:
         return ["train", data / "tiny.toml", "--run", out / "run"]
 
     def resume(out: Path) -> Sequence[object]:
-        started = (out / "run" / "checkpoint.safetensors").exists()
-        shutil.rmtree(out / "run", ignore_errors=not started) if not started else None
-        return ["train", "--resume", out / "run"] if started else train(out)
+        if (out / "run" / "checkpoint.safetensors").exists():
+            return ["train", "--resume", out / "run"]
+        shutil.rmtree(out / "run", ignore_errors=True)  # nothing to resume
+        return train(out)
 
     def forced(words: Callable[[Path], Sequence[object]]) -> Callable[[Path], Sequence[object]]:
         return lambda out: [*words(out), "--force"]
@@ -246,6 +247,8 @@ def check(
                 done.problems.append(f"{name} is left")
         elif not whole(path, cut_log=killed):
             done.problems.append(f"{name} is not whole")
+        elif command.same and not (reference / name).is_file():
+            done.problems.append(f"{name} is not expected")
         elif command.same and path.read_bytes() != (reference / name).read_bytes():
             done.problems.append(f"{name} has other bytes")
     if done.status not in statuses:

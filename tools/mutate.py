@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failures, started = 0, time.monotonic()
     for ordinal, result in run_batches(args):
         outcomes[result.what.split(":")[0]] += 1
-        by_size[result.size].append(result._replace(what=result.what[:8]))
+        by_size[result.size].append(result)
         if result.what.startswith("!") or result.seconds > args.seconds or result.peak > result.limit:
             failures += 1
             args.keep.mkdir(exist_ok=True)
@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("latents  mutations  pictures  slowest s  memory MiB  limit MiB")
     for size in sorted(by_size, key=lambda size: -1 if size is None else size):
         some = by_size[size]
-        pictures = sum(result.what.startswith("picture") for result in some)
+        pictures = sum(result.what == "picture" for result in some)
         peak, limit = max(result.peak for result in some) / 1024, min(result.limit for result in some) / 1024
         name = "refused" if size is None else f"≤ {2**size:,}"
         slowest = max(result.seconds for result in some)

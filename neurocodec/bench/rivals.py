@@ -8,7 +8,6 @@ from __future__ import annotations
 import bisect
 import functools
 import hashlib
-import importlib.util
 import io
 import math
 import os
@@ -372,8 +371,7 @@ def _create(name: str, label: str, model: str | Path | Model) -> Codec:
         nic.load()  # a model that does not exist is an error now, not after hours
         return nic
     if name.startswith("cai:"):
-        if importlib.util.find_spec("torch") is None:
-            raise MissingPackageError(f"{name} needs torch: pip install 'neurocodec[torch]'")
+        require("torch", "torch", name, "torch")
         zoo = CompressAI(name.removeprefix("cai:"), name)
         zoo.load(zoo.settings()[0])
         return zoo

@@ -10,22 +10,24 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from neurocodec import collection
 from neurocodec.collection import Job
+from neurocodec.container import NicInfo
 from neurocodec.errors import ImageError, OutputError, printable, sentence
 from neurocodec.workers import available_cores, limit_threads, map_in_order, raise_received
 
 
 class Output(NamedTuple):
     """What a job makes. data: the bytes of the output file, or their number if the job has written it. about: fields
-    for --json. text: the same for people."""
+    for --json. text: the same for people. info: of the .nic file, for --verbose."""
 
     data: bytes | int
     about: dict[str, Any]
     text: str
+    info: NicInfo
 
 
 def convert(
@@ -37,10 +39,9 @@ def convert(
     """Does all jobs that are not skipped, and prints a line for each, with --json for skipped and failed ones too;
     problems come at the end and stop no other job.
 
-    function: of the names of an input and an output; in a worker it writes nothing, so that it can be ended at any
-    time; `alone` says whether there are workers. args:
-    with the options of `options.add_batch_options`. verb: past tense, such as encoded, for the last line of a run over
-    several files. Returns 1 if there was a problem, else 0.
+    function: of the names of an input and an output. In a worker process it writes nothing, so that it can be ended at
+    any time; without workers, see `alone`, it may. args: with the options of `options.add_batch_options`. verb: past
+    tense, such as encoded, for the last line of a run over several files. Returns 1 if there was a problem, else 0.
     """
     pairs = [(job.source, job.target) for job in jobs if not job.problem and not job.skip]
     processes = _processes(jobs, args)
@@ -61,11 +62,16 @@ def convert(
         after += len(outcome.data) if isinstance(outcome.data, bytes) else outcome.data
         return outcome
 
-    def report(job: Job, status: str, about: Mapping[str, Any], text: str = "") -> str:
+    def report(job: Job, status: str, outcome: Output | None = None, **about: str) -> str:
         """The line of a file: status is ok, skipped or failed."""
-        if args.json and not quiet:
+        if quiet:
+            return ""
+        if args.json:
+            about |= outcome.about if outcome else {}
             return json.dumps({"file": job.source, "output": job.target, "status": status, **about})
-        return "" if quiet else text
+        if outcome:
+            return f"{printable(job.target)}: {outcome.text}" + (f"; {_facts(outcome.info)}" if args.verbose else "")
+        return f"{printable(job.target)}: skipped, it exists" if args.verbose and status == "skipped" else ""
 
     outcomes = map_in_order(functools.partial(_apply, function), pairs, processes, start)
     with contextlib.closing(outcomes):
@@ -77,6 +83,12 @@ def convert(
         change = f"{ratio:.1%}" if ratio < 1 else f"{ratio:.1f} times as many"
         print(line + (f"; {before:,} bytes became {after:,} ({change})" if before else ""), flush=True)
     return int(problems > 0)
+
+
+def _facts(info: NicInfo) -> str:
+    """What --verbose adds to the line of a file."""
+    tiles = "1 tile" if info.tiles == 1 else f"{info.tiles} tiles"
+    return f"quality {info.quality:.3g}, {tiles}, format {info.version}, model {info.architecture or info.model_id}"
 
 
 def alone(jobs: Sequence[Job], args: argparse.Namespace) -> bool:
@@ -151,11 +163,10 @@ def _run(jobs: Sequence[Job], work: Callable[[Job], Output], report: Callable[..
     problems = []
     with _progress_bar(sum(not job.skip for job in jobs), bars) as bar:
         for job in jobs:
-            line, problem = report(job, "skipped", {}) if job.skip else "", job.problem
+            line, problem = report(job, "skipped") if job.skip else "", job.problem
             try:
                 if not (problem or job.skip):
-                    outcome = work(job)
-                    line = report(job, "ok", outcome.about, f"{printable(job.target)}: {outcome.text}")
+                    line = report(job, "ok", work(job))
             except BrokenPipeError:  # of the output: the reader has ended
                 raise
             except Exception as error:
@@ -165,7 +176,7 @@ def _run(jobs: Sequence[Job], work: Callable[[Job], Output], report: Callable[..
                 problem = sentence(error, "" if isinstance(error, OutputError) else job.source)
             if problem:
                 problems.append(problem)
-                line = report(job, "failed", {"error": problem})
+                line = report(job, "failed", error=problem)
             if bar is not None:
                 bar.clear()
             if line:

@@ -116,14 +116,14 @@ def decode_file(
     with memory_errors():
         device, lossless = keywords.pop("device"), keywords.pop("lossless")
         nic, network = codec.parsed(batch.opened(source), None, device, lossless=lossless)
-        full, depth = codec.depth_of(nic), 8
+        info, full, depth = info_of(nic, 0), codec.depth_of(nic), 8
         data: bytes | int
         if kind in bands.KINDS and size is None:
             depth = full
             rows = codec.decode_bands(nic, network, **keywords, depth=depth)
             first = next(rows)  # after all checks
             width, height = keywords["region"][2:] if keywords["region"] else (nic.header.width, nic.header.height)
-            mode, pieces = info_of(nic, 0).mode, itertools.chain([first], rows)
+            mode, pieces = info.mode, itertools.chain([first], rows)
             del first
             if writes and target != collection.STANDARD:
                 files.make_folder(os.path.dirname(target) or ".")
@@ -143,4 +143,4 @@ def decode_file(
     seconds, length = time.perf_counter() - started, data if isinstance(data, int) else len(data)
     about = {"width": width, "height": height, "mode": mode, "depth": depth, "bytes": length, "seconds": seconds}
     bits = "" if full == 8 else f", {depth} bits" if depth == full else f", {depth} of {full} bits"
-    return batch.Output(data, about, f"{width} x {height}, {mode}{bits}, {seconds:.2f} s")
+    return batch.Output(data, about, f"{width} x {height}, {mode}{bits}, {seconds:.2f} s", info)

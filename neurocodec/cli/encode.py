@@ -75,7 +75,7 @@ def encode_file(source: str, target: str, keywords: dict[str, Any]) -> batch.Out
     data = neurocodec.encode(batch.opened(source), **keywords)
     seconds, info = time.perf_counter() - started, describe(data)
     about = {"bytes": info.bytes, "bpp": info.bpp, "quality": info.quality, "seconds": seconds}
-    return batch.Output(data, about, f"{info.bytes:,} bytes, {info.bpp:.3f} bpp, {seconds:.2f} s")
+    return batch.Output(data, about, f"{info.bytes:,} bytes, {info.bpp:.3f} bpp, {seconds:.2f} s", info)
 
 
 def _keywords(args: argparse.Namespace) -> dict[str, Any]:

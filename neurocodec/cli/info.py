@@ -6,13 +6,12 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 
 import neurocodec
 from neurocodec import collection
 from neurocodec.cli import batch, options
 from neurocodec.container import NicInfo, read_bytes
-from neurocodec.errors import OutputError, sentence
+from neurocodec.errors import OutputError, printable, sentence
 
 SIZE = 256
 """Default size of a thumbnail, in pixels."""
@@ -42,27 +41,27 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--thumbnail is for one file")
     if args.thumbnail is None and (args.size is not None or args.force):
         args.parser.error("--size and --force are for --thumbnail")
-    problems = 0
+    problems, prints = 0, args.thumbnail != collection.STANDARD
     for number, name in enumerate(args.files):
         try:
             data = read_bytes(batch.opened(name))
             info = neurocodec.info(data)
             if args.thumbnail is not None:
                 write_thumbnail(data, args.thumbnail, args.size or SIZE, force=args.force)
+        except BrokenPipeError:  # of the output: the reader has ended
+            raise
         except Exception as error:
             if os.environ.get("NEUROCODEC_TRACEBACK"):
                 raise
             problem = sentence(error, "" if isinstance(error, OutputError) else name)
             batch.print_error(problem)
-            if args.json:
+            if args.json and prints:
                 print(json.dumps({"file": name, "status": "failed", "error": problem}))
             problems += 1
             continue
-        if args.thumbnail == collection.STANDARD:
-            continue
-        if args.json:
+        if args.json and prints:
             print(json.dumps({"file": name, "status": "ok", **dataclasses.asdict(info)}))
-        else:
+        elif prints:
             print("\n" * (number > 0) + describe(name, info))
     return int(problems > 0)
 
@@ -73,8 +72,7 @@ def write_thumbnail(data: bytes, target: str, size: int, *, force: bool) -> None
 
     name = target
     if target == collection.STANDARD:
-        if sys.stdout.isatty():
-            raise OutputError("standard output is a terminal: redirect it, or name a file for the thumbnail")
+        collection.check_standard_output()
         name = "stdout.png"
     else:
         files.check_output(target, force=force)
@@ -86,7 +84,7 @@ def write_thumbnail(data: bytes, target: str, size: int, *, force: bool) -> None
 def describe(name: str, info: NicInfo) -> str:
     """The description in words."""
     rows = [
-        ("file", name),
+        ("file", printable(name)),
         ("picture", f"{info.width} x {info.height}, {info.mode}, {info.tiles} tile{'s' if info.tiles > 1 else ''}"),
         *([] if info.architecture else [("quality", f"{info.quality:.3g}")]),
         ("size", f"{info.bytes:,} bytes, {info.bpp:.3f} bpp"),

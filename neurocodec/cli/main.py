@@ -73,8 +73,7 @@ def _complete_file_names(parser: argparse.ArgumentParser) -> None:
             for command in action.choices.values():
                 _complete_file_names(command)
             continue
-        text = action.nargs != 0 and not action.choices and action.type in (None, Path, options.file_name)
-        if text and action.dest != "device":
+        if action.nargs != 0 and not action.choices and action.type in (None, Path, options.file_name):
             action.complete = _COMPLETE_FILES  # type: ignore[attr-defined]
 
 

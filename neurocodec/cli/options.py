@@ -6,12 +6,10 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from neurocodec import container, tiling
-from neurocodec.errors import MissingPackageError
 
 
 def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
@@ -92,7 +90,7 @@ def add_limit_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_batch_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --force and what `batch.convert` reads: -j, --threads, --json and --quiet."""
+    """Adds --force and what `batch.convert` reads: -j, --threads, --json, --quiet and --verbose."""
     add_force_option(parser)
     parser.add_argument("-j", "--jobs", type=integer(1), default=1, metavar="N", help="processes (1)")
     parser.add_argument(
@@ -101,6 +99,9 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--json", action="store_true", help="print one JSON object for each input file")
     group.add_argument("--quiet", action="store_true", help="print only errors")
+    group.add_argument(
+        "-v", "--verbose", action="store_true", help="print more of each file, and name those that are skipped"
+    )
 
 
 def add_force_option(parser: argparse.ArgumentParser) -> None:
@@ -113,14 +114,3 @@ def encode_options(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {"model": args.model, "device": args.device, "max_pixels": args.max_pixels}
     rates = {"quality": args.quality, "target_bpp": args.bpp, "target_bytes": args.bytes, "target_psnr": args.psnr}
     return options | {name: value for name, value in rates.items() if value is not None}
-
-
-@contextmanager
-def training_packages() -> Iterator[None]:
-    """Imports inside raise MissingPackageError, with the command that helps, if a package for training is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name not in ("filelock", "tqdm", "tomli", "torch"):
-            raise
-        raise MissingPackageError(f"training needs {error.name}: pip install 'neurocodec[train]'") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from neurocodec.cli import options
 from neurocodec.cli.train import add_folder_options, report, split
+from neurocodec.packages import training_packages
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,8 +57,8 @@ def run_train(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Trains. Raises ConfigError, and Ended after a signal."""
     name, overrides = split(args.words)
     if (name is None) == (args.resume is None):
-        parser.error("name either a configuration, or with --resume the run to continue")
-    with options.training_packages():
+        parser.error("name a configuration, or the run to continue with --resume")
+    with training_packages():
         from neurocodec.synthesis.registry import trained_system
         from neurocodec.synthesis.system import load_config, resumed_config
         from neurocodec.training.loop import train
@@ -71,7 +72,7 @@ def run_train(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 def run_apply(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Makes a picture. Raises NeurocodecError."""
-    with options.training_packages():
+    with training_packages():
         from neurocodec.synthesis.registry import SYSTEMS, system
         from neurocodec.synthesis.system import options_of
 

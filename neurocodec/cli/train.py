@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from neurocodec.cli.options import training_packages
+from neurocodec.packages import training_packages
 from neurocodec.workers import Ended
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 import neurocodec
 from neurocodec.cli.main import main
+from neurocodec.conformance import VECTORS
 
 COMMAND = [sys.executable, "-m", "neurocodec"]
 
@@ -344,6 +345,7 @@ def test_a_pipeline_of_a_shell_is_binary_clean(tmp_path: Path) -> None:
         ("decode - -o {0}/b.png <&-", "standard input is closed"),
         ("info - <&-", "standard input is closed"),
         ("encode {0}/a.png -o - >&-", "standard output is closed"),
+        ("info {1} --thumbnail - >&-", "standard output is closed"),
         ("encode {0}/a.png -o - >/dev/full", "standard output cannot be written: No space left on device"),
     ],
 )
@@ -351,8 +353,29 @@ def test_closed_or_full_standard_streams_are_one_sentence(tmp_path: Path, words:
     if "/dev/full" in words and not os.path.exists("/dev/full"):
         pytest.skip("Linux has /dev/full")
     make_picture(tmp_path / "a.png")
-    line = f"{shlex.quote(sys.executable)} -m neurocodec {words.format(shlex.quote(str(tmp_path)))}"
+    nic = shlex.quote(str(VECTORS / "gray-90x50-q333.nic"))
+    line = f"{shlex.quote(sys.executable)} -m neurocodec {words.format(shlex.quote(str(tmp_path)), nic)}"
     done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(rf"neurocodec: .*{message}.*\n", done.stderr), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_verbose_says_what_was_chosen_and_names_skipped_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_picture(tmp_path / "a.png")
+    for lossless, facts in (([], "quality 50, 1 tile, format 1"), (["--lossless"], "quality 5.02, 1 tile, format 2")):
+        assert main(["encode", str(tmp_path / "a.png"), "--verbose", "--force", *lossless]) == 0
+        model_id = neurocodec.info(tmp_path / "a.nic").model_id
+        assert capsys.readouterr().out.endswith(f" s; {facts}, model {model_id}\n")
+        assert main(["decode", str(tmp_path / "a.nic"), "-v", "-o", str(tmp_path / "b.png"), "--force"]) == 0
+        assert capsys.readouterr().out.endswith(f" s; {facts}, model {model_id}\n")
+    (tmp_path / "in").mkdir()
+    make_picture(tmp_path / "in" / "c.png")
+    assert main(["encode", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert main(["encode", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-v"]) == 0
+    skipped, total = capsys.readouterr().out.splitlines()
+    assert skipped == f"{tmp_path / 'out' / 'c.nic'}: skipped, it exists"
+    assert total == "0 encoded, 1 skipped, 0 failed"
