@@ -23,7 +23,7 @@ from neurocodec.training.objective import Loss
 from neurocodec.training.realism_losses import frozen, probability
 
 SOBEL = ((1.0, 2.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0))
-EDGE = 0.25
+EDGE = 0.12
 """The length of the gradient of luma, of 1 for a step from black to white, above which there is an edge."""
 
 
