@@ -194,13 +194,15 @@ def superresolution(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def artefacts(args: argparse.Namespace) -> None:
-    """On middles of 256²."""
-    network, settings = Artefacts.load(args.models[0])
+    """On middles of 256². models: of MSE alone and, if there is one, with a GAN."""
+    loaded = [Artefacts.load(model) for model in args.models]
+    networks = dict(zip(("network", "with GAN"), (network for network, _ in loaded), strict=False))
     truths = [middle(x, 256) for x in load_pictures(args)]
-    if settings.damage == "jpeg":
+    results: dict[str, Callable[[Tensor], Tensor]]
+    if loaded[0][1].damage == "jpeg":
         for quality in (10, 20, 30, 40, 50):
             print(f"quality {quality}", end=" ")
-            results = {"jpeg": lambda y: y, "network": network}
+            results = {"jpeg": lambda y: y, **networks}
             compare(args, results, [(x, jpeg(x, [quality])) for x in truths])
             args.sheet = None  # it shows the lowest quality
         return
@@ -216,7 +218,7 @@ def artefacts(args: argparse.Namespace) -> None:
             return torch.from_numpy(z).permute(2, 0, 1)[None]
 
         print(f"sigma {sigma}", end=" ")
-        results = {"noisy": lambda y: y, "non-local means": nl_means, "network": network}
+        results = {"noisy": lambda y: y, "non-local means": nl_means, **networks}
         compare(args, results, [(x, x + s * pictures.noise(tuple(x.shape), i)) for i, x in enumerate(truths)])
         args.sheet = None
 
