@@ -36,6 +36,7 @@ from neurocodec.errors import (
     memory_errors,
 )
 from neurocodec.integer import lossless as residual
+from neurocodec.integer.generator import realism_step
 from neurocodec.integer.native import NativeNetwork
 from neurocodec.integer.network import Latents, LayerwiseNetwork, Network
 from neurocodec.integer.reference import NumpyArithmetic
@@ -160,7 +161,7 @@ def decode(
     progress: called after each tile with the fraction completed, 0 to 1.
 
     Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model or the
-    generative decoder, MissingPackageError for realism without torch, ArgumentError for a region outside the picture
+    generative decoder, ArgumentError for a region outside the picture
     and other arguments of a wrong type or out of range, OutOfMemoryError.
     """
     nic, network = parsed(data, model, device, lossless=lossless)
@@ -615,15 +616,11 @@ class Synthesis:
 
 
 def synthesis_of(network: Network, index: int, realism: float, depth: int = 8) -> Synthesis:
-    """g_s, or above realism 0 the generative decoder. Raises ModelNotFoundError without one, MissingPackageError."""
-    if realism == 0:
-        return Synthesis(lambda y_hat: network.synthesise(y_hat, index, depth), network.model.config.synthesis_halo)
-    try:
-        from neurocodec.models import generators
-    except ModuleNotFoundError as error:
-        raise MissingPackageError("realism above 0 needs torch: pip install 'neurocodec[torch]'") from error
-    generator = generators.of(network.model)
-    return Synthesis(generators.synthesis(generator, index, realism, depth), generator.halo)
+    """g_s, or above realism 0 the generative decoder. Raises ModelNotFoundError without one."""
+    step, halo = realism_step(realism), network.model.config.synthesis_halo
+    if step:
+        halo += model_files.find_generator(network.model).config.halo
+    return Synthesis(lambda y_hat: network.synthesise(y_hat, index, depth, step), halo)
 
 
 def synthesise(y_hat: NDArray[np.int32], held: Window, window: Window, synthesis: Synthesis) -> NDArray[Any]:

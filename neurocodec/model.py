@@ -29,7 +29,7 @@ from neurocodec.errors import ArgumentTypeError, ModelMismatchError, ModelNotFou
 from neurocodec.files import write_bytes
 
 FILE_FORMAT = "neurocodec-model-2"
-GENERATOR_FORMAT = "neurocodec-generator-1"
+GENERATOR_FORMAT = "neurocodec-generator-2"
 PREVIEW_FORMAT = "neurocodec-preview-1"
 PREVIEW_CELLS = 4
 """Rows, and columns, of colours that the map for previews gives for each latent."""
@@ -60,7 +60,7 @@ _NAMES = {
     GENERATOR_FORMAT: re.compile(r"(?!trunk\.)[\w.]{1,80}", re.ASCII),
     PREVIEW_FORMAT: re.compile("weight|scale|bias"),
 }
-_DTYPES = {FILE_FORMAT: {"I8", "I16", "I32", "U16"}, GENERATOR_FORMAT: {"F32"}, PREVIEW_FORMAT: {"F32"}}
+_DTYPES = {FILE_FORMAT: {"I8", "I16", "I32", "U16"}, GENERATOR_FORMAT: {"I8", "I16", "I32"}, PREVIEW_FORMAT: {"F32"}}
 _HINT = "put its file into a folder that NEUROCODEC_WEIGHTS names"
 
 
@@ -144,9 +144,19 @@ class GeneratorConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from {least} to {MAX_BLOCKS}.")
 
     @property
+    def fine_channels(self) -> int:
+        """Channels at 1/2."""
+        return self.channels // 16 * self.fine_width
+
+    @property
+    def halo(self) -> int:
+        """How many latents further than those of g_s its pixels depend on."""
+        return -(-self.blocks // 2) + -(-self.fine_blocks // 8)
+
+    @property
     def max_bytes(self) -> int:
         """More than a file of this shape has: 32-bit weights, a few matrices a block, whatever the model's width."""
-        widest = max(self.channels, self.channels // 16 * self.fine_width)
+        widest = max(self.channels, self.fine_channels)
         return 16 * (self.blocks + self.fine_blocks + 8) * widest**2 + 2**23
 
 
@@ -155,7 +165,7 @@ Config = TypeVar("Config", HyperpriorConfig, GeneratorConfig)
 
 @dataclass(frozen=True, eq=False)
 class GeneratorFile:
-    """A generative decoder, as its file holds it: all weights but those of its trunk, which is the model's g_s."""
+    """A generative decoder, as its file holds it: all integers but those of its trunk, which is the model's g_s."""
 
     config: GeneratorConfig
     arrays: Mapping[str, NDArray[Any]]
@@ -251,11 +261,9 @@ def find(model_id: bytes) -> Model:
 
 def load_generator(path: str | Path, model: Model) -> GeneratorFile:
     """The generative decoder in a file. Raises ModelMismatchError if it is damaged or belongs to another model."""
-    config, arrays, model_id = _read(str(path), GENERATOR_FORMAT, GeneratorConfig)
+    config, arrays, model_id = _read_generator(str(path), os.stat(path).st_mtime_ns)
     if model_id != model.model_id.hex():
         raise ModelMismatchError(f"{path} reads the latents of model {str(model_id)[:80]}, not of this one.")
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise ModelMismatchError(f"{path} is damaged: it holds numbers that are not finite; install it again.")
     return GeneratorFile(config, arrays, model.model_id)
 
 
@@ -373,6 +381,11 @@ def _write(
     write_bytes(
         path, save(dict(arrays), metadata=metadata), force=force
     )  # save_file would make it private to the owner
+
+
+@functools.lru_cache(maxsize=4)
+def _read_generator(path: str, mtime: int) -> tuple[GeneratorConfig, dict[str, NDArray[Any]], str | None]:
+    return _read(path, GENERATOR_FORMAT, GeneratorConfig)
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from neurocodec import arguments
 from neurocodec.entropy.native import extension
 from neurocodec.errors import ModelMismatchError, NativeUnavailableError
 from neurocodec.integer.network import Latents, check_encodes, check_layout
-from neurocodec.model import Model
+from neurocodec.model import Model, find_generator
 from neurocodec.workers import available_threads
 
 SHAPE = (
     *("channels", "latent_channels", "hyper_channels", "hidden_channels"),
     *("encoder_blocks", "decoder_blocks", "latent_blocks"),
 )
+GENERATOR_SHAPE = ("channels", "blocks", "fine_blocks", "fine_width")
 
 
 def kernels() -> list[str]:
@@ -75,7 +77,22 @@ class NativeNetwork:
         z_hat, symbols, y_hat, _ = result
         return Latents(z_hat, tuple(symbols), y_hat)
 
-    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8) -> NDArray[Any]:
-        run = self._native.synthesise if depth == 8 else self._native.synthesise16
-        rgb: NDArray[Any] = run(np.ascontiguousarray(y_hat), quality_index, self.kernel, self.threads)
+    def synthesise(
+        self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8, realism: int = 0
+    ) -> NDArray[Any]:
+        y_hat, how, rgb = np.ascontiguousarray(y_hat), (self.kernel, self.threads), np.empty(0)
+        if realism:
+            realise = self._native.realise if depth == 8 else self._native.realise16
+            rgb = realise(self._generator, y_hat, quality_index, realism, *how)
+        else:
+            rgb = (self._native.synthesise if depth == 8 else self._native.synthesise16)(y_hat, quality_index, *how)
         return rgb
+
+    @functools.cached_property
+    def _generator(self) -> Any:
+        file = find_generator(self.model)
+        shape = {name: getattr(file.config, name) for name in GENERATOR_SHAPE}
+        try:
+            return self._native.generator(shape, {name: np.ascontiguousarray(a) for name, a in file.arrays.items()})
+        except ValueError as error:
+            raise ModelMismatchError(str(error)) from error

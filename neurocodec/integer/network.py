@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,9 +17,10 @@ from neurocodec.entropy import coder
 from neurocodec.entropy.grid import LOG_TABLE_SIZE, MAX_LATENT, MEAN_BITS, UNIT, gather
 from neurocodec.errors import ArgumentValueError, ModelMismatchError
 from neurocodec.integer.entropy import EntropyNetwork, Stage
+from neurocodec.integer.generator import Generator
 from neurocodec.integer.reference import Arithmetic, Arrays, QualityIndex
 from neurocodec.integer.transforms import Analysis, HyperAnalysis, Synthesis, exp2_table_of
-from neurocodec.model import HyperpriorConfig, Model
+from neurocodec.model import HyperpriorConfig, Model, find_generator
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,13 @@ class Network(Protocol):
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         """The stream of a tile of (height, width) latents -> its latents. Raises NicFormatError or a subclass."""
 
-    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8) -> NDArray[Any]:
-        """y_hat -> pixels of 8 or 16 bits."""
+    def synthesise(
+        self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8, realism: int = 0
+    ) -> NDArray[Any]:
+        """y_hat -> pixels of 8 or 16 bits. realism: 0 to REALISM_STEPS; above 0 by the generative decoder.
+
+        Raises ModelNotFoundError if the model has none, ModelMismatchError for one that is damaged.
+        """
 
 
 class LayerwiseNetwork:
@@ -128,8 +135,14 @@ class LayerwiseNetwork:
         decoder.finish()
         return Latents.of(stages, y_hat)
 
-    def synthesise(self, y_hat: Any, quality_index: QualityIndex, depth: int = 8) -> Any:
+    def synthesise(self, y_hat: Any, quality_index: QualityIndex, depth: int = 8, realism: int = 0) -> Any:
+        if realism:
+            return self._generator(self.arithmetic, y_hat, quality_index, realism, depth)
         return self._g_s(self.arithmetic, y_hat, quality_index, depth)
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(find_generator(self.model), self.model.config, self._g_s)
 
 
 def nearest_symbols(y: Any, means: Any) -> Any:

@@ -6,6 +6,7 @@ each output. `Arrays.layer` proves from the weights that no partial sum of absol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +20,16 @@ from neurocodec.errors import ModelMismatchError
 IntArray = NDArray[np.int64]
 QualityIndex = int | IntArray
 """That of a picture, or (B,) those of the pictures of a batch."""
+
+
+MEAN_FACTOR_BITS = 24
+RECIPROCAL_ROOTS = np.array([0, *(min(LIMIT - 1, math.isqrt((1 << 40) // i)) for i in range(1, 1 << 14))])
+"""floor(2^20 / sqrt(i)), at most 32767; of 0, which no sum is, 0."""
+
+
+def mean_factor(channels: int) -> int:
+    """The factor, with `MEAN_FACTOR_BITS`, that makes a mean of a sum."""
+    return ((1 << MEAN_FACTOR_BITS) + channels // 2) // channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +112,7 @@ class Arithmetic(Protocol):
     def lookup(self, table: NDArray[np.int16], index: Any) -> Any: ...
     def pad_edge(self, x: Any, bottom: int, right: int) -> Any: ...
     def shift(self, x: Any, bits: int | IntArray) -> Any: ...
+    def normalise(self, x: Any, epsilon: int) -> Any: ...
     def clamp(self, x: Any, low: int, high: int) -> Any: ...
     def maximum(self, x: Any, y: Any) -> Any: ...
     def pointwise(self, x: Any, layer: IntegerLayer, bias: IntArray, low: int, high: int) -> Any: ...
@@ -134,6 +146,21 @@ class NumpyArithmetic:
     def shift(self, x: IntArray, bits: int | IntArray) -> IntArray:
         """floor((x + floor(2^bits / 2)) / 2^bits), with a number of bits or one for each channel."""
         return (x + ((1 << np.asarray(bits, np.int64)) >> 1)) >> bits
+
+    def normalise(self, x: IntArray, epsilon: int) -> IntArray:
+        """d / sqrt(sum of d² + epsilon) with 15 fractional bits, where d is x less its mean over the channels.
+
+        The reciprocal root is that of the leading 13 or 14 bits of the sum.
+        """
+        channels = x.shape[-1]
+        mean = (x.sum(-1, keepdims=True) * mean_factor(channels) + (1 << (MEAN_FACTOR_BITS - 1))) >> MEAN_FACTOR_BITS
+        d = x - mean
+        total = (d * d).sum(-1, keepdims=True) + epsilon
+        exponent = np.zeros_like(total)
+        while (large := total >> (2 * exponent) >= RECIPROCAL_ROOTS.size).any():
+            exponent += large
+        root = RECIPROCAL_ROOTS[total >> (2 * exponent)]
+        return self.clamp(self.shift(d * root, exponent + 5), -LIMIT, LIMIT - 1)
 
     def clamp(self, x: IntArray, low: int, high: int) -> IntArray:
         return np.clip(x, low, high)

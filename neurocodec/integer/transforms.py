@@ -168,21 +168,31 @@ class Synthesis:
         self._up = arrays.layer("up", 4 * channels, latent)
         self._gain = Gain(arrays, "log_gain", rows, channels, exp2_table, 0)
         self._blocks = [Block(arrays, f"blocks.{i}", channels) for i in range(config.decoder_blocks)]
-        self._head = arrays.layer("head", 192, channels)
-        self._fine_head = IntegerLayer(
-            self._head.weight.astype(np.int32) * STEPS_A_LEVEL, self._head.bias * STEPS_A_LEVEL, self._head.shift
-        )
+        head = arrays.layer("head", 192, channels)
+        self._heads = {
+            steps: IntegerLayer(head.weight.astype(np.int32) * steps, head.bias * steps, head.shift)
+            for steps in (1, 256, STEPS_A_LEVEL)
+        }
 
     def __call__(self, do: Arithmetic, y_hat: Any, quality_index: QualityIndex, depth: int = 8) -> Any:
+        x = self.features(do, y_hat, quality_index)
+        if depth == 8:
+            return do.store(self.picture(do, x, 1, 0, 255), np.uint8)
+        return do.store(self.picture(do, x, STEPS_A_LEVEL, 0, FINE_WHITE), np.uint16)
+
+    def features(self, do: Arithmetic, y_hat: Any, quality_index: QualityIndex) -> Any:
+        """What the head reads: (2 h, 2 w, C)."""
         x = self._y_gain(do, do.load(y_hat), quality_index)
         for block in self._latent_blocks:
             x = block(do, x)
-        x = self._gain(do, do.shuffle(_pointwise(do, x, self._up)), quality_index)  # (2 h, 2 w, C)
+        x = self._gain(do, do.shuffle(_pointwise(do, x, self._up)), quality_index)
         for block in self._blocks:
             x = block(do, x)
-        head, white, kind = (self._head, 255, np.uint8) if depth == 8 else (self._fine_head, FINE_WHITE, np.uint16)
-        pixels = do.pointwise(x, head, np.zeros(192, np.int64), 0, white)
-        return do.store(do.shuffle(pixels, 8), kind)
+        return x
+
+    def picture(self, do: Arithmetic, features: Any, steps: int, low: int, high: int) -> Any:
+        """The head: pixels in `steps` a level of 8-bit pixels, rounded once, (16 h, 16 w, 3). steps: 1, 256 or 257."""
+        return do.shuffle(do.pointwise(features, self._heads[steps], np.zeros(192, np.int64), low, high), 8)
 
 
 def exp2_table_of(arrays: Arrays) -> IntArray:

@@ -86,12 +86,14 @@ def freeze_transforms(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
             bias = 255 * (bias + 0.5)
         if name == "h_a.conv_in":
             extra = weights["h_a.bias.weight"]
-        integers = _freeze_layer(name, weight, bias, bits_in, bits_out, largest_input, largest_bias, extra)
+        integers = freeze_layer(
+            name, weight, bias, bits_in, bits_out, largest_input=largest_input, largest_bias=largest_bias, extra=extra
+        )
         frozen |= {f"{name}.{part}": value for part, value in integers.items() if part != "extra"}
         if "extra" in integers:
             frozen["h_a.bias"] = integers["extra"]
     for name in GAINS:
-        frozen[name] = _fixed(weights[name + ".weight"] / np.log(2.0), LOG_GAIN_BITS).astype(np.int32)
+        frozen[name] = fixed(weights[name + ".weight"] / np.log(2.0), LOG_GAIN_BITS).astype(np.int32)
     return frozen
 
 
@@ -131,19 +133,22 @@ def _bits(name: str) -> tuple[int, int]:
     return PIXEL_BITS if name == "g_a.stem" else TRANSFORM_BITS, PIXEL_BITS if name == "g_s.head" else TRANSFORM_BITS
 
 
-def _freeze_layer(
+def freeze_layer(
     name: str,
     weight: NDArray[Any],
     bias: NDArray[Any],
     bits_in: int,
     bits_out: int,
-    largest_input: int,
-    largest_bias: int,
-    extra: NDArray[Any] | None,
+    *,
+    largest_input: int = LIMIT,
+    largest_bias: int = SUM_LIMIT,
+    extra: NDArray[Any] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """weight int16, bias int32 and shift int8: for each output the largest shift that keeps its sums within 31 bits.
 
-    extra: rows of further biases, (rows, out), on the scale of the sums.
+    bits_in, bits_out: fractional bits of inputs and outputs. largest_input: in magnitude. extra: rows of further
+    biases, (rows, out), of which one is added; their integers are `extra`, int32.
+    Raises ModelMismatchError if the weights are too large for integers.
     """
     biases = bias[None] if extra is None else np.concatenate([bias[None], extra])
     for _ in range(2):  # rounding may leave room for another bit: the rounded values get it, so that freezing is stable
@@ -197,10 +202,10 @@ def freeze_entropy(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDAr
         frozen[name + ".weight"] = np.rint(weight * 2.0**shift).astype(np.int16)
         frozen[name + ".shift"] = np.full(len(weight), shift, dtype=np.int8)
         for bias_name, bias in biases.items():
-            frozen[bias_name] = _fixed(bias, shift + ACTIVATION_BITS).astype(np.int32)
-    frozen["z_index"] = _fixed(weights["z_index.weight"], ACTIVATION_BITS).astype(np.int32)
+            frozen[bias_name] = fixed(bias, shift + ACTIVATION_BITS).astype(np.int32)
+    frozen["z_index"] = fixed(weights["z_index.weight"], ACTIVATION_BITS).astype(np.int32)
     magnitudes = np.arange(LOG_TABLE_SIZE) / 2.0**MEAN_BITS
-    frozen["log_table"] = _fixed(np.log2(1.0 + magnitudes), ACTIVATION_BITS).astype(np.int16)
+    frozen["log_table"] = fixed(np.log2(1.0 + magnitudes), ACTIVATION_BITS).astype(np.int16)
     return frozen
 
 
@@ -231,9 +236,10 @@ def _float_name(bias: str) -> str:
     return bias + ".weight" if rows else bias
 
 
-def _fixed(values: NDArray[Any], bits: int) -> IntArray:
-    fixed: IntArray = np.rint(values.astype(np.float64) * 2.0**bits).astype(np.int64)
-    return fixed
+def fixed(values: NDArray[Any], bits: int) -> IntArray:
+    """The nearest integers, with a number of fractional bits."""
+    integers: IntArray = np.rint(values.astype(np.float64) * 2.0**bits).astype(np.int64)
+    return integers
 
 
 def _real(values: NDArray[Any], bits: int) -> NDArray[np.float32]:

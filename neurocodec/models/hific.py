@@ -94,9 +94,9 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig, base: HyperpriorConfig) -> None:
         super().__init__()
         self.config = config
-        channels, fine = config.channels, config.channels // 16 * config.fine_width
+        channels, fine = config.channels, config.fine_channels
         self.trunk = Synthesis(base).requires_grad_(False)
-        self.halo = base.synthesis_halo + -(-config.blocks // 2) + -(-config.fine_blocks // 8)
+        self.halo = base.synthesis_halo + config.halo
         """How many latents beyond a tile its pixels depend on."""
         self.norm_in = ChannelNorm(base.channels)
         self.conv_in = Pointwise(base.channels, channels)
