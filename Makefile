@@ -22,7 +22,7 @@ AARCH64 ?= aarch64-linux-gnu-g++
 WEB := $(VENV)/.web
 # clang 22 in ziglang 0.17.1, which pyproject.toml pins: nic.wasm is the same on every machine
 WASM := $(BIN)/python -m ziglang c++ -target wasm32-wasi -mcpu=generic+simd128+bulk_memory+atomics -mthread-model posix \
-	-std=c++17 -O2 -Wall -Wextra -fignore-exceptions -fno-rtti -mexec-model=reactor -s \
+	-std=c++17 -O2 -mllvm -unroll-runtime=false -Wall -Wextra -fignore-exceptions -fno-rtti -mexec-model=reactor -s \
 	-Wl,-z,stack-size=1048576 -Wl,--import-memory -Wl,--shared-memory -Wl,--max-memory=1073741824 \
 	-Wl,--export=__stack_pointer -Wl,--export=__wasm_init_tls -Wl,--export=__tls_size -Wl,--export=__tls_align
 
@@ -138,8 +138,8 @@ web: web/nic.wasm # the decoder in a page, with what it needs; then: python3 -m 
 	cp neurocodec/vectors/astronaut-q480.nic web/example.nic
 	cp neurocodec/data/astronaut.png web/example.png
 	cp neurocodec/bench/templates/slider.js web/
-	$(BIN)/python -c "from neurocodec import model; m = model.load('base').decoder(); \
-		m.save(f'web/weights/{m.model_id.hex()}.safetensors')"
+	$(BIN)/python -c "from neurocodec import model; m = model.load('base').decoder(); i = m.model_id.hex(); \
+		m.save(f'web/weights/{i}.safetensors'); model.find_generator(m).save(f'web/weights/{i}-realism.safetensors')"
 
 web/nic.wasm: web/core.cpp web/runtime.cpp csrc/c_api.cpp $(wildcard csrc/*.h*) | $(WEB)
 	$(WASM) web/core.cpp web/runtime.cpp -o $@

@@ -6,6 +6,7 @@
 #ifndef NEUROCODEC_GENERATOR_HPP
 #define NEUROCODEC_GENERATOR_HPP
 
+#include <list>
 #include <map>
 #include <string>
 #include <vector>
@@ -31,17 +32,21 @@ struct GeneratorShape {
 struct Norm {
   size_t channels;
   int64_t epsilon;
+  const std::vector<int16_t>* roots;  // the generator's
 
   void operator()(Kernel kernel, const int16_t* x, size_t positions, int16_t* out) const {
-    for (size_t p = 0; p < positions; ++p) normalise(kernel, x + p * channels, channels, epsilon, out + p * channels);
+    for (size_t p = 0; p < positions; ++p) {
+      normalise(kernel, x + p * channels, channels, epsilon, roots->data(), out + p * channels);
+    }
   }
 };
 
 // x + gain · f(x), with f: norm, 1×1, depthwise 3×3, gate by SiLU, 1×1.
 class ModulatedBlock {
  public:
-  ModulatedBlock(const Arrays& arrays, const std::string& name, size_t channels, const std::vector<int16_t>& sigmoid)
-      : norm_{channels, static_cast<int64_t>(kEpsilon) * static_cast<int64_t>(channels)},
+  NC_COLD ModulatedBlock(const Arrays& arrays, const std::string& name, size_t channels, const std::vector<int16_t>& sigmoid,
+                 const std::vector<int16_t>& roots)
+      : norm_{channels, static_cast<int64_t>(kEpsilon) * static_cast<int64_t>(channels), &roots},
         in_(arrays.pointwise(name + ".conv_in", 2 * channels, channels)),
         dw_(arrays.depthwise(name + ".conv_dw", 2 * channels)),
         out_(arrays.pointwise(name + ".conv_out", channels, channels)),
@@ -90,10 +95,11 @@ class ModulatedBlock {
 class Generator {
  public:
   // base_channels: of the features of g_s. Throws ModelError if the arrays do not fit the shape.
-  Generator(const GeneratorShape& shape, size_t base_channels, const Arrays& arrays)
+  NC_COLD Generator(const GeneratorShape& shape, size_t base_channels, const Arrays& arrays)
       : sigmoid_(sigmoid_table(arrays)),
+        roots_(reciprocal_roots()),
         shift_(feature_shift(arrays, base_channels)),
-        norm_{base_channels, *arrays.take<int32_t>("norm_in.epsilon", {1})},
+        norm_{base_channels, *arrays.take<int32_t>("norm_in.epsilon", {1}), &roots_},
         quality_(arrays.take<int32_t>("quality", {kQualityRows, shape.channels}), shape.channels),
         in_(arrays.pointwise("conv_in", shape.channels, base_channels, 32768, {{"quality", kQualityRows}})),
         to_fine_(arrays.pointwise("to_fine", 16 * shape.fine_channels(), shape.channels, 32768, {},
@@ -107,13 +113,13 @@ class Generator {
       }
     }
     for (size_t i = 0; i < shape.blocks; ++i) {
-      blocks_.emplace_back(arrays, "blocks." + std::to_string(i), shape.channels, sigmoid_);
+      blocks_.emplace_back(arrays, "blocks." + std::to_string(i), shape.channels, sigmoid_, roots_);
     }
     for (size_t i = 0; i < shape.fine_blocks; ++i) {
-      fine_blocks_.emplace_back(arrays, "fine_blocks." + std::to_string(i), shape.fine_channels(), sigmoid_);
+      fine_blocks_.emplace_back(arrays, "fine_blocks." + std::to_string(i), shape.fine_channels(), sigmoid_, roots_);
     }
   }
-  Generator(const Generator&) = delete;  // blocks point to the table
+  Generator(const Generator&) = delete;  // blocks point to the tables
   Generator& operator=(const Generator&) = delete;
 
   size_t base_channels() const { return norm_.channels; }
@@ -171,9 +177,7 @@ class Generator {
           row[k] = static_cast<int16_t>((features.row(r)[k] + (1 << shift >> 1)) >> shift);
         }
         norm_(run.kernel, row.data(), x.width, row.data());
-        in_.run<int16_t>(
-            run.kernel, x.width, [&](size_t p) { return row.data() + p * features.channels; },
-            [&](size_t) { return bias.data(); }, -32768, 32767, [&](size_t p) { return x.row(r) + p * x.channels; });
+        in_.run(run.kernel, row.data(), x.width, bias.data(), x.row(r));
       }
     });
     for (const ModulatedBlock& block : blocks_) block(run, row_of(realism), x);
@@ -198,13 +202,13 @@ class Generator {
     return {from, from + channels};
   }
 
-  std::vector<int16_t> sigmoid_;
+  std::vector<int16_t> sigmoid_, roots_;
   std::vector<int8_t> shift_;
   Norm norm_;
   Rows quality_;
   Pointwise in_, to_fine_, head_;
   Rows gain_;
-  std::vector<ModulatedBlock> blocks_, fine_blocks_;
+  std::list<ModulatedBlock> blocks_, fine_blocks_;
 };
 
 }  // namespace neurocodec

@@ -49,6 +49,19 @@
 #define NC_INLINE inline
 #endif
 
+// A page has room for one kernel, and needs no encoder.
+#ifdef NEUROCODEC_PAGE
+#define NC_PLAIN(kernel) (static_cast<void>(kernel), false)
+#else
+#define NC_PLAIN(kernel) ((kernel) == Kernel::kGeneric)
+#endif
+
+#ifdef NC_WASM
+#define NC_COLD __attribute__((cold))  // what runs once for each model: a page fetches less code
+#else
+#define NC_COLD
+#endif
+
 #if defined(__GNUC__) && !defined(__clang__)
 #define NC_ROLLED _Pragma("GCC unroll 1")  // GCC would unroll these loops whole before it could make vectors of them
 #else
@@ -653,7 +666,7 @@ inline size_t finish_wasm(const int32_t* sums, const int32_t* bias, const int32_
   ((kernel) == Kernel::kGeneric ? layers::name##_generic(__VA_ARGS__) : layers::name##_neon(__VA_ARGS__))
 #elif defined(NC_WASM)
 #define NC_CHOOSE(kernel, name, ...) \
-  ((kernel) == Kernel::kGeneric ? layers::name##_generic(__VA_ARGS__) : layers::name##_wasm(__VA_ARGS__))
+  (NC_PLAIN(kernel) ? layers::name##_generic(__VA_ARGS__) : layers::name##_wasm(__VA_ARGS__))
 #else
 #define NC_CHOOSE(kernel, name, ...) (static_cast<void>(kernel), layers::name##_generic(__VA_ARGS__))
 #endif
@@ -677,23 +690,20 @@ inline void gain(Kernel kernel, const int16_t* x, const int32_t* mantissa, const
 }
 
 // floor(2^20 / sqrt(i)), at most 32767; of 0, which no sum is, 0.
-inline const std::vector<int16_t>& reciprocal_roots() {
-  static const std::vector<int16_t> table = [] {
-    std::vector<int16_t> roots(kReciprocalRoots);
-    int64_t root = 32767;  // the largest whose square times i is at most 2^40
-    for (size_t i = 1; i < roots.size(); ++i) {
-      while (root * root * static_cast<int64_t>(i) > int64_t{1} << 40) --root;
-      roots[i] = static_cast<int16_t>(root);
-    }
-    return roots;
-  }();
-  return table;
+inline std::vector<int16_t> reciprocal_roots() {
+  std::vector<int16_t> roots(kReciprocalRoots);
+  int64_t root = 32767;  // the largest whose square times i is at most 2^40
+  for (size_t i = 1; i < roots.size(); ++i) {
+    while (root * root * static_cast<int64_t>(i) > int64_t{1} << 40) --root;
+    roots[i] = static_cast<int16_t>(root);
+  }
+  return roots;
 }
 
 // The norm of a position: out = d / sqrt(sum of d² + epsilon) with 15 fractional bits, d being x less its mean. The
-// reciprocal root is that of the leading bits of the sum. count: 1 to 1024; epsilon: 1 to 2^31; out may be x.
-inline void normalise(Kernel kernel, const int16_t* x, size_t count, int64_t epsilon, int16_t* out) {
-  const int16_t* const roots = reciprocal_roots().data();
+// reciprocal root is that of the leading bits of the sum. count: 1 to 1024; epsilon: 1 to 2^31; roots: reciprocal_roots();
+// out may be x.
+inline void normalise(Kernel kernel, const int16_t* x, size_t count, int64_t epsilon, const int16_t* roots, int16_t* out) {
   NC_CHOOSE(kernel, normalise, x, count, epsilon, roots, out);
 }
 
@@ -768,9 +778,15 @@ class Pointwise {
   // The same for positions that follow each other, with 16-bit results and the layer's own biases.
   void run(Kernel kernel, const int16_t* x, size_t positions, int16_t* out, int32_t low = -32768,
            int32_t high = 32767) const {
+    run(kernel, x, positions, rounded_.bias.data(), out, low, high);
+  }
+
+  // With other biases, one for each output.
+  void run(Kernel kernel, const int16_t* x, size_t positions, const int32_t* bias, int16_t* out, int32_t low = -32768,
+           int32_t high = 32767) const {
     run<int16_t>(
-        kernel, positions, [&](size_t p) { return x + p * inputs_; }, [&](size_t) { return rounded_.bias.data(); }, low,
-        high, [&](size_t p) { return out + p * outputs_; });
+        kernel, positions, [&](size_t p) { return x + p * inputs_; }, [&](size_t) { return bias; }, low, high,
+        [&](size_t p) { return out + p * outputs_; });
   }
 
   // Of positions that follow each other, the sums of weight · input alone, for results that do not fit 16 bits.
@@ -815,7 +831,7 @@ class Pointwise {
     if (kernel == Kernel::kNeon) return layers::sums_neon(x, count, plain, 2 * pairs_, panels, sums);
 #endif
 #ifdef NC_WASM
-    if (kernel == Kernel::kWasm) return layers::sums_wasm(x, count, weights, pairs_, panels, sums);
+    if (!NC_PLAIN(kernel)) return layers::sums_wasm(x, count, weights, pairs_, panels, sums);
 #endif
     static_cast<void>(kernel);
     layers::sums_generic(x, count, plain, 2 * pairs_, panels, sums);

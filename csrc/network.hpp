@@ -15,6 +15,8 @@
 
 #include <array>
 #include <cstdlib>
+#include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -95,7 +97,7 @@ class Arrays {
   }
 
   // extra: names of arrays, (n, outputs), of which a value may be added to a sum.
-  Pointwise pointwise(const std::string& name, size_t outputs, size_t inputs, int32_t largest_input = 32768,
+  NC_COLD Pointwise pointwise(const std::string& name, size_t outputs, size_t inputs, int32_t largest_input = 32768,
                       const std::vector<std::pair<std::string, size_t>>& extra = {}, const Order& output_order = {},
                       const Order& input_order = {}) const {
     const auto* weight = take<int16_t>(name + ".weight", {outputs, inputs});
@@ -117,7 +119,7 @@ class Arrays {
     return Pointwise(weights.data(), biases.data(), shifts.data(), outputs, inputs);
   }
 
-  Depthwise depthwise(const std::string& name, size_t channels) const {
+  NC_COLD Depthwise depthwise(const std::string& name, size_t channels) const {
     const auto* weight = take<int16_t>(name + ".weight", {channels, 3, 3});
     const auto* bias = take<int32_t>(name + ".bias", {channels});
     const auto* shift = take<int8_t>(name + ".shift", {channels});
@@ -182,7 +184,7 @@ class Gain {
  public:
   Gain() = default;
   // more: fractional bits of the result less those of the input.
-  Gain(const Arrays& arrays, const std::string& name, size_t channels, int more)
+  NC_COLD Gain(const Arrays& arrays, const std::string& name, size_t channels, int more)
       : rows_(arrays.take<int32_t>(name, {kQualityRows, channels}), channels),
         exp2_(arrays.take<int16_t>("exp2_table", {kExp2Table}), arrays.take<int16_t>("exp2_table", {kExp2Table}) + kExp2Table),
         more_(more) {
@@ -304,7 +306,7 @@ class RowRing {
 // The residual block of the transforms.
 class Block {
  public:
-  Block(const Arrays& arrays, const std::string& name, size_t channels)
+  NC_COLD Block(const Arrays& arrays, const std::string& name, size_t channels)
       : in_(arrays.pointwise(name + ".conv_in", channels, channels)),
         dw_(arrays.depthwise(name + ".conv_dw", channels)),
         out_(arrays.pointwise(name + ".conv_out", channels, channels)),
@@ -414,7 +416,7 @@ inline Map unshuffle_and_apply(const Run& run, const Pointwise& layer, const Map
 // g_a: pixels (16 height, 16 width, 3) -> y (height, width, M) in units of 1/64.
 class Analysis {
  public:
-  Analysis(const Arrays& arrays, const Shape& shape)
+  NC_COLD Analysis(const Arrays& arrays, const Shape& shape)
       : latent_channels_(shape.latent_channels),
         stem_(arrays.pointwise("g_a.stem", shape.channels, kPixelChannels, 128, {}, {}, patch_order(3, kPatch))),
         gain_(arrays, "g_a.log_gain", shape.channels, 0),
@@ -496,13 +498,13 @@ class Analysis {
   Gain gain_;
   Pointwise down_;
   Gain y_gain_;
-  std::vector<Block> blocks_, latent_blocks_;
+  std::list<Block> blocks_, latent_blocks_;
 };
 
 // g_s: y_hat (height, width, M) in units of 1/64 -> pixels (16 height, 16 width, 3).
 class Synthesis {
  public:
-  Synthesis(const Arrays& arrays, const Shape& shape)
+  NC_COLD Synthesis(const Arrays& arrays, const Shape& shape)
       : latent_channels_(shape.latent_channels),
         y_gain_(arrays, "g_s.log_y_gain", shape.latent_channels, kTransformBits - kMeanBits),
         up_(arrays.pointwise("g_s.up", 4 * shape.channels, shape.latent_channels, 32768, {},
@@ -592,7 +594,7 @@ class Synthesis {
   Pointwise up_;
   Gain gain_;
   Pointwise head_;
-  std::vector<Block> latent_blocks_, blocks_;
+  std::list<Block> latent_blocks_, blocks_;
 };
 
 // What networks of the entropy model read of a latent: y / 8 and log2(1 + |y|), with 8 fractional bits.
@@ -612,7 +614,7 @@ class ContextInput {
 // h_a: y (height, width, M) in units of 1/64 -> z_hat (ceil(height / 4), ceil(width / 4), N).
 class HyperAnalysis {
  public:
-  HyperAnalysis(const Arrays& arrays, const Shape& shape)
+  NC_COLD HyperAnalysis(const Arrays& arrays, const Shape& shape)
       : latent_channels_(shape.latent_channels),
         input_(arrays),
         rows_(arrays.take<int32_t>("h_a.bias", {kQualityRows, shape.hidden_channels}), shape.hidden_channels),
@@ -676,7 +678,7 @@ class HyperAnalysis {
 // h_s and the context passes.
 class EntropyNetwork {
  public:
-  EntropyNetwork(const Arrays& arrays, const Shape& shape)
+  NC_COLD EntropyNetwork(const Arrays& arrays, const Shape& shape)
       : shape_(shape),
         input_(arrays),
         z_index_(rows(arrays, "z_index", shape.hyper_channels)),
@@ -827,7 +829,7 @@ class EntropyNetwork {
   using Extra = std::vector<std::pair<std::string, size_t>>;
 
   struct Context {
-    Context(const Arrays& arrays, size_t i, const EntropyNetwork& network) {
+    NC_COLD Context(const Arrays& arrays, size_t i, const EntropyNetwork& network) {
       const std::string name = "contexts." + std::to_string(i) + ".";
       const size_t hidden = network.shape_.hidden_channels, latent = network.shape_.latent_channels;
       bias = rows(arrays, name + "bias", hidden);
@@ -880,13 +882,13 @@ class EntropyNetwork {
     return static_cast<uint8_t>(std::min(std::max(row, 0), kScaleLevels - 1));
   }
 
-  Pointwise up(const Arrays& arrays, const std::string& name) const {
+  NC_COLD Pointwise up(const Arrays& arrays, const std::string& name) const {
     const size_t hidden = shape_.hidden_channels;
     return arrays.pointwise("entropy." + name, 4 * hidden, hidden, 32768, {}, patch_order(hidden, 2));
   }
 
   // A head in four parts: means and indexes of each group of channels.
-  std::vector<Pointwise> heads(const Arrays& arrays, const std::string& name, const Extra& extra) const {
+  NC_COLD std::vector<Pointwise> heads(const Arrays& arrays, const std::string& name, const Extra& extra) const {
     const size_t latent = shape_.latent_channels, inputs = shape_.hidden_channels, quarter = latent / kPasses;
     const std::string full = "entropy." + name;
     arrays.pointwise(full, 2 * latent, inputs, 32768, extra);  // proves the whole
@@ -930,9 +932,7 @@ class EntropyNetwork {
     std::vector<int32_t> bias = conv_in_.bias();
     for (size_t o = 0; o < bias.size(); ++o) bias[o] += h_s_bias_.at(quality, o);
     Map x(rows, columns, shape_.hidden_channels);
-    conv_in_.run<int16_t>(
-        run.kernel, rows * columns, [&](size_t p) { return z.values.get() + p * z.channels; },
-        [&](size_t) { return bias.data(); }, 0, kHiddenMax, [&](size_t p) { return x.values.get() + p * x.channels; });
+    conv_in_.run(run.kernel, z.values.get(), rows * columns, bias.data(), x.values.get(), 0, kHiddenMax);
     x = apply_and_shuffle(run, up1_, apply(run, dw1_, x), 0, kHiddenMax);
     x = apply_and_shuffle(run, up2_, apply(run, dw2_, x), 0, kHiddenMax);
     x = apply(run, conv_out_, apply(run, dw3_, x), 0, kHiddenMax);
@@ -948,7 +948,7 @@ class EntropyNetwork {
   Depthwise dw1_, dw2_, dw3_;
   Pointwise up1_, up2_, conv_out_, conv_;
   std::vector<Pointwise> heads_;
-  std::vector<Context> contexts_;
+  std::deque<Context> contexts_;
 };
 
 }  // namespace neurocodec

@@ -32,10 +32,12 @@ class Model {
   // arrays: those of a model file, which are copied. Throws ModelError if they do not fit the shape.
   Model(const Shape& shape, const std::map<std::string, Array>& arrays)
       : shape_(checked(shape)), tables_(tables(arrays)), entropy_(Arrays(arrays), shape), g_s_(Arrays(arrays), shape) {
+#ifndef NEUROCODEC_PAGE
     const Arrays all(arrays);
     if (!all.has("g_a.stem.weight")) return;  // a model for decoding alone
     g_a_ = std::make_unique<Analysis>(all, shape);
     h_a_ = std::make_unique<HyperAnalysis>(all, shape);
+#endif
   }
 
   const Shape& shape() const { return shape_; }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The core as a WebAssembly module, for core.js: a model, and decoding. As runtime.cpp ends an instance at its first error,
-// the functions of csrc/c_api.h return NC_OK or not at all, and need no place for a message.
+// The core as a WebAssembly module, for core.js: a model, its generative decoder, and decoding. As runtime.cpp ends an
+// instance at its first error, the functions of csrc/c_api.h return NC_OK or not at all, and need no place for a message.
 
+#define NEUROCODEC_PAGE
 #include "../csrc/c_api.cpp"
 
 #define NC_EXPORT(name) extern "C" __attribute__((export_name(name), used))
@@ -25,6 +26,18 @@ NC_EXPORT("synthesise")
 void nc_web_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w,
                        uint8_t* rgb) {
   nc_synthesise(model, run, y_hat, h, w, rgb, nullptr, 0);
+}
+
+NC_EXPORT("generator_new")
+void nc_web_generator_new(const nc_model* model, const nc_generator_shape* shape, const nc_array* arrays, size_t count,
+                          nc_generator** generator) {
+  nc_generator_new(model, shape, arrays, count, generator, nullptr, 0);
+}
+
+NC_EXPORT("realise")
+void nc_web_realise(const nc_model* model, const nc_generator* generator, const nc_run* run, int realism,
+                    const int32_t* y_hat, size_t h, size_t w, uint8_t* rgb) {
+  nc_realise(model, generator, run, realism, y_hat, h, w, rgb, nullptr, 0);
 }
 
 // pixels: x_hat, replaced by the exact ones.

@@ -11,11 +11,14 @@ const MAX_PIXELS = 2 ** 27;  // decoded at once
 const PAGES = 2 ** 14;  // of 64 KiB: the most memory that core.cpp is linked for
 const FIRST_PAGES = 64;
 const STACK = 2 ** 18;  // bytes, of each helper
+const REALISM_STEPS = 2048;
 const ENCODER_PARTS = ["g_a.", "h_a.", "scales."];
 const DECODER_SHAPE = [
   ...["channels", "decoder_blocks", "hidden_channels", "hyper_channels", "latent_blocks", "latent_channels"],
   "quality_rows",
 ];
+const MODEL_SHAPE = ["channels", "latent_channels", "hyper_channels", "hidden_channels", "encoder_blocks", "decoder_blocks", "latent_blocks"];
+const GENERATOR_SHAPE = ["channels", "blocks", "fine_blocks", "fine_width"];
 const TYPES = { I8: [0, "int8", 1], I16: [1, "int16", 2], I32: [2, "int32", 4], U16: [3, "uint16", 2] };
 
 /** The memory of an instance. Shared memory is allowed everywhere; only handing it to other workers is not. */
@@ -37,6 +40,20 @@ export async function help({ module, memory, stack, tls }, ready) {
   wasm.__wasm_init_tls(tls);
   ready();
   wasm.help();
+}
+
+/**
+ * Realism, 0 to 1, of a file that `read` of container.js gives, in steps: 0 to 2048; above 0 the generative decoder decodes.
+ * Throws NicError for another value, and above 0 for a lossless file.
+ */
+export function realismStep({ header }, realism) {
+  if (typeof realism !== "number" || !(realism >= 0 && realism <= 1)) {
+    throw new NicError(`realism is ${realism}; it must be a number from 0 to 1.`, "RangeError");
+  }
+  if (header.lossless && realism > 0) {
+    throw new NicError("the file is lossless: realism above 0 needs lossless: false, the lossy picture.", "RangeError");
+  }
+  return Math.floor(REALISM_STEPS * realism + 0.5);
 }
 
 /** An instance with a model. It must not be used again when an error has set `alive` to false. */
@@ -68,12 +85,13 @@ export class Core {
   }
 
   /**
-   * file: what `read` of container.js gives. region: { x, y, width, height } in pixels, or undefined for all.
-   * Returns { width, height, data }: RGBA in a Uint8ClampedArray.
+   * file: what `read` of container.js gives. region: { x, y, width, height } in pixels, or undefined for all. realism: 0 to 1;
+   * above 0 after `loadGenerator`. Returns { width, height, data }: RGBA in a Uint8ClampedArray.
    */
-  async decode(file, region) {
+  async decode(file, { region, realism = 0 } = {}) {
     const { header, chunks } = file;
     refuseForeign(file);
+    const step = realismStep(file, realism);
     const { x, y, width, height } = region ?? { x: 0, y: 0, width: header.width, height: header.height };
     const whole = [x, y, width, height].every(Number.isInteger);
     const inside = x >= 0 && y >= 0 && width > 0 && height > 0 && width <= header.width - x && height <= header.height - y;
@@ -97,7 +115,7 @@ export class Core {
     }
     const alpha = alphaOf(chunks);
     if (alpha) checkAlpha(alpha, header.width, header.height);
-    const data = this.#guard(() => this.#pixels(file, { x, y, width, height }));
+    const data = this.#guard(() => this.#pixels(file, { x, y, width, height }, step));
     if (alpha) {
       await decodeAlpha(alpha, header.width, header.height, (row, samples) => {
         if (row < y || row >= y + height) return;
@@ -108,7 +126,7 @@ export class Core {
   }
 
   /** RGBA of a region, opaque. Tiles are decoded row by row, and kept while pixels near them need them. */
-  #pixels({ header, tiles, residuals }, region) {
+  #pixels({ header, tiles, residuals }, region, step) {
     const { width, height } = region;
     const whole = { top: 0, left: 0, bottom: Math.ceil(header.height / LATENT), right: Math.ceil(header.width / LATENT) };
     const windows = windowsOf(whole, header.tileEdge).map((window, i) => ({
@@ -117,7 +135,8 @@ export class Core {
       residual: residuals[i],
     }));
     const shown = header.lossless ? wholeTiles(windows, regionWindow(region)) : regionWindow(region);
-    const needed = grow(shown, this.halo, whole);
+    const halo = this.halo + (step ? this.generatorHalo : 0);
+    const needed = grow(shown, halo, whole);
     const held = windows.filter(({ window }) => meet(window, needed));
     let data;  // allocated when a first tile has decoded: a forged header must not ask for it
     let next = 0;
@@ -125,13 +144,13 @@ export class Core {
     for (const { window, residual } of held) {
       const part = meet(window, shown);
       if (!part) continue;
-      const seen = grow(part, this.halo, needed);
+      const seen = grow(part, halo, needed);
       for (; next < held.length && held[next].window.top < seen.bottom; ++next) {
         latents.push({ window: held[next].window, values: this.#latents(held[next], header.qualityIndex) });
       }
       latents = latents.filter((tile) => tile.window.bottom > seen.top);
       data ??= new Uint8ClampedArray(width * height * 4).fill(255);
-      this.#synthesise(latents, seen, header.qualityIndex, (rgb) => {
+      this.#synthesise(latents, seen, header.qualityIndex, step, (rgb) => {
         if (residual) this.#exact(rgb, seen, window, residual, header, region, data);
         else copyPixels(rgb, seen, part, region, header.gray, data);
       });
@@ -161,7 +180,7 @@ export class Core {
   }
 
   /** Calls use(rgb) with the pixels of a window of latents, which are gone when it returns. */
-  #synthesise(latents, seen, qualityIndex, use) {
+  #synthesise(latents, seen, qualityIndex, step, use) {
     const channels = this.shape.latent_channels;
     const rows = seen.bottom - seen.top;
     const columns = seen.right - seen.left;
@@ -178,7 +197,8 @@ export class Core {
       }
     }
     this.#setRun(run, qualityIndex);
-    this.wasm.synthesise(this.model, run, yHat, rows, columns, rgb);
+    if (step) this.wasm.realise(this.model, this.generator, run, step, yHat, rows, columns, rgb);
+    else this.wasm.synthesise(this.model, run, yHat, rows, columns, rgb);
     use(new Uint8Array(this.memory.buffer, rgb, rows * columns * LATENT * LATENT * 3));
     [yHat, rgb, run].forEach(this.wasm.free);
   }
@@ -229,26 +249,45 @@ export class Core {
     this.modelId = id;
     this.shape = shape;
     this.halo = shape.latent_blocks + Math.ceil(shape.decoder_blocks / 2);
-    this.#guard(() => {
-      const allocated = [];
-      const place = (bytes) => {
-        const at = this.#allocate(bytes.length);
-        allocated.push(at);
-        this.#bytes().set(bytes, at);
-        return at;
-      };
-      const fields = [];  // of nc_array
-      for (const { name, type, dimensions, data } of arrays) {
-        const [at, chars] = [place(data), place(new TextEncoder().encode(`${name}\0`))];
-        fields.push(chars, type, at, dimensions.length, ...[0, 1, 2, 3].map((i) => dimensions[i] ?? 0));
-      }
-      const numbers = ["channels", "latent_channels", "hyper_channels", "hidden_channels", "encoder_blocks", "decoder_blocks"];
-      const words = [...[...numbers, "latent_blocks"].map((name) => shape[name]), ...fields, 0];
-      const at = place(new Uint8Array(Uint32Array.from(words).buffer));
-      this.wasm.model_new(at, at + 28, arrays.length, at + 4 * (words.length - 1));
-      this.model = new Uint32Array(this.memory.buffer, at + 4 * (words.length - 1), 1)[0];
-      allocated.forEach(this.wasm.free);
-    });
+    this.model = this.#guard(() => this.#build(MODEL_SHAPE, shape, arrays, this.wasm.model_new));
+  }
+
+  /** Takes the generative decoder that realism above 0 needs. file: its bytes. Throws NicError if they do not fit the model. */
+  loadGenerator(file) {
+    const { format, arrays, shape, id } = parsed(file, GENERATOR);
+    if (format !== "neurocodec-generator-2") throw damaged(GENERATOR, "its format is unknown");
+    if (id !== this.modelId) {
+      throw new NicError(`the generative decoder reads the latents of model ${id}, not of ${this.modelId}.`, "ModelMismatchError");
+    }
+    const create = (...fields) => this.wasm.generator_new(this.model, ...fields);
+    try {
+      this.generator = this.#guard(() => this.#build(GENERATOR_SHAPE, shape, arrays, create));
+    } catch (error) {
+      throw error.name === "MemoryError" ? error : damaged(GENERATOR, error.message.replace(/\.$/, ""));
+    }
+    this.generatorHalo = Math.ceil(shape.blocks / 2) + Math.ceil(shape.fine_blocks / 8);
+  }
+
+  /** What create(shape, arrays, count, place for the result) makes of the contents of a file. */
+  #build(numbers, shape, arrays, create) {
+    const allocated = [];
+    const place = (bytes) => {
+      const at = this.#allocate(bytes.length);
+      allocated.push(at);
+      this.#bytes().set(bytes, at);
+      return at;
+    };
+    const fields = [];  // of nc_array
+    for (const { name, type, dimensions, data } of arrays) {
+      const [at, chars] = [place(data), place(new TextEncoder().encode(`${name}\0`))];
+      fields.push(chars, type, at, dimensions.length, ...[0, 1, 2, 3].map((i) => dimensions[i] ?? 0));
+    }
+    const words = [...numbers.map((name) => shape[name]), ...fields, 0];
+    const at = place(new Uint8Array(Uint32Array.from(words).buffer));
+    create(at, at + 4 * numbers.length, arrays.length, at + 4 * (words.length - 1));
+    const built = new Uint32Array(this.memory.buffer, at + 4 * (words.length - 1), 1)[0];
+    allocated.forEach(this.wasm.free);
+    return built;
   }
 
   #bytes() {
@@ -335,19 +374,25 @@ function windowsOf({ bottom, right }, edge) {
 
 // -------------------------------------------------------------------------------------------------------- model files
 
+const GENERATOR = "generative decoder";
+const damaged = (what, why) => new NicError(`the ${what} file is damaged (${why}): get another copy`, "ModelMismatchError");
+
 /** A model file (safetensors) -> arrays for decoding, shape, id. Throws NicError if it is damaged. */
 async function readModel(file) {
-  const damaged = (why) => new NicError(`the model file is damaged (${why}): get another copy`, "ModelMismatchError");
-  let model;
-  try {
-    model = parseModel(file);
-  } catch {
-    throw damaged("its header cannot be read, or does not fit its length");
+  const { format, arrays, shape, id } = parsed(file, "model");
+  if (format !== "neurocodec-model-2") throw damaged("model", "its format is unknown");
+  if (globalThis.crypto?.subtle && (await modelId(arrays, shape)) !== id) {
+    throw damaged("model", "its contents do not match its id");
   }
-  const { format, arrays, shape, id } = model;
-  if (format !== "neurocodec-model-2") throw damaged("its format is unknown");
-  if (globalThis.crypto?.subtle && (await modelId(arrays, shape)) !== id) throw damaged("its contents do not match its id");
   return { arrays, shape, id };
+}
+
+function parsed(file, what) {
+  try {
+    return parseModel(file);
+  } catch {
+    throw damaged(what, "its header cannot be read, or does not fit its length");
+  }
 }
 
 /** Throws an error of any kind for a file that is damaged. */
@@ -362,7 +407,8 @@ function parseModel(file) {
     if (dimensions.length > 4 || data.length !== size * dimensions.reduce((product, n) => product * n, 1)) throw new Error();
     return { name, type, numpy, dimensions, data };
   });
-  return { format: metadata.format, id: metadata.model_id, shape: JSON.parse(metadata.config), arrays };
+  const shape = JSON.parse(metadata.config);
+  return { format: metadata.format, id: String(metadata.model_id).slice(0, 80), shape, arrays };
 }
 
 /** As `Model.model_id` of neurocodec/model.py. */

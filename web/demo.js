@@ -12,6 +12,7 @@ const numbers = new Intl.NumberFormat("en");
 let original;  // ImageBitmap of the picture that was encoded, if it was dropped
 let last;  // the .nic that was opened: { name, bytes }
 let shown = "";  // the status line of the picture that is shown
+let comparison;  // what is under the slider besides the decoded .nic, and its realism
 let turn = 0;  // of several files opened quickly, the last is shown
 
 async function open(files) {
@@ -66,11 +67,10 @@ async function show(bytes, source, current) {
   const jpegTime = performance.now() - jpegStart;
   const jpegPixels = pixelsOf(bitmap);
   const reference = source && pixelsOf(source);
-  const pictures = [
-    [`nic, ${numbers.format(bytes.length)} bytes`, await pictureOf(pixels, about.mode, icc)],
-    [`JPEG, ${numbers.format(jpegBytes)} bytes`, await pictureOf(jpegPixels, about.mode.replace("A", ""), icc)],
-  ];
-  if (source) pictures.push(["original", await pictureOf(reference, about.mode, icc)]);
+  const decoded = named(await pictureOf(pixels, about.mode, icc), `nic, ${numbers.format(bytes.length)} bytes`);
+  const jpeg = await pictureOf(jpegPixels, about.mode.replace("A", ""), icc);
+  const pictures = [decoded, named(jpeg, `JPEG, ${numbers.format(jpegBytes)} bytes`)];
+  if (source) pictures.push(named(await pictureOf(reference, about.mode, icc), "original"));
   if (!current()) return;
   get("drop").classList.remove("empty");
   get("hint").hidden = true;
@@ -79,16 +79,11 @@ async function show(bytes, source, current) {
   slider.hidden = false;
   slider.setAttribute("width", about.width);
   slider.setAttribute("height", about.height);
-  slider.replaceChildren(...pictures.map(([name, picture]) => (picture.setAttribute("data-name", name), picture)));
-
-  const bpp = (size) => ((8 * size) / (about.width * about.height)).toFixed(3);
-  facts([
-    ["Bytes", numbers.format(bytes.length), numbers.format(jpegBytes)],
-    ["Bits per pixel", bpp(bytes.length), bpp(jpegBytes)],
-    ["Quality", about.quality.toFixed(0), quality],
-    ["Decoded in", `${nicTime.toFixed(0)} ms`, `${jpegTime.toFixed(0)} ms`],
-    ...(reference ? [["PSNR, dB", psnr(pixels, reference).toFixed(2), psnr(jpegPixels, reference).toFixed(2)]] : []),
-  ]);
+  slider.replaceChildren(...pictures);
+  comparison = { about, icc, reference, jpeg: { bytes: jpegBytes, quality, time: jpegTime, pixels: jpegPixels }, realism: 0 };
+  get("realism").hidden = about.lossless;
+  setRealism(0);
+  measure(pixels, nicTime);
   get("note").hidden = false;
   get("note").textContent =
     "The JPEG is this browser's, the smallest with at least as many bytes, " +
@@ -100,6 +95,54 @@ async function show(bytes, source, current) {
       (crossOriginIsolated ? `, up to ${Math.min(navigator.hardwareConcurrency, 8)} threads` : ", one thread");
   status(shown);
 }
+
+/** Decodes the .nic again, with the realism of the slider. */
+async function realise() {
+  const mine = ++turn;
+  const { about, icc } = comparison;
+  const realism = Number(get("amount").value);
+  fail("");
+  try {
+    status("Fetching the decoder …");
+    await preload(about.modelId, { realism });
+    if (mine !== turn) return;
+    status("Decoding …");
+    const start = performance.now();
+    const pixels = await decode(last.bytes, { realism });
+    const time = performance.now() - start;
+    const picture = await pictureOf(pixels, about.mode, icc);
+    if (mine !== turn) return;
+    const name = `nic, ${numbers.format(about.bytes)} bytes` + (realism ? `, realism ${realism}` : "");
+    get("slider").firstElementChild.replaceWith(named(picture, name));
+    comparison.realism = realism;
+    measure(pixels, time);
+  } catch (error) {
+    if (mine !== turn) return;
+    setRealism(comparison.realism);
+    fail(error.message);
+  }
+  status(shown);
+}
+
+/** Fills the table. pixels: of the decoded .nic; time: in ms. */
+function measure(pixels, time) {
+  const { about, reference, jpeg } = comparison;
+  const bpp = (size) => ((8 * size) / (about.width * about.height)).toFixed(3);
+  facts([
+    ["Bytes", numbers.format(about.bytes), numbers.format(jpeg.bytes)],
+    ["Bits per pixel", bpp(about.bytes), bpp(jpeg.bytes)],
+    ["Quality", about.quality.toFixed(0), jpeg.quality],
+    ["Decoded in", `${time.toFixed(0)} ms`, `${jpeg.time.toFixed(0)} ms`],
+    ...(reference ? [["PSNR, dB", psnr(pixels, reference).toFixed(2), psnr(jpeg.pixels, reference).toFixed(2)]] : []),
+  ]);
+}
+
+function setRealism(realism) {
+  get("amount").value = realism;
+  get("value").textContent = realism;
+}
+
+const named = (picture, name) => (picture.setAttribute("data-name", name), picture);
 
 /** The smallest JPEG of a canvas with at least so many bytes, or the largest there is; by bisection. */
 async function jpegOf(canvas, bytes) {
@@ -174,6 +217,8 @@ get("file").addEventListener("change", ({ target }) => {
   target.value = "";  // the same file can be opened again
 });
 get("example").addEventListener("click", example);
+get("amount").addEventListener("input", ({ target }) => (get("value").textContent = target.value));
+get("amount").addEventListener("change", realise);
 for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
     event.preventDefault();

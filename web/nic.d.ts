@@ -41,7 +41,7 @@ export interface Region {
 /**
  * What went wrong, in one sentence. `name` is the class that the Python package raises: TruncatedError, ChecksumError,
  * UnsupportedVersionError, NicFormatError, ModelNotFoundError, ModelMismatchError; RangeError for a region outside the
- * picture, MemoryError, and Error for a worker that could not start.
+ * picture or a realism that is not possible, MemoryError, and Error for a worker that could not start.
  */
 export class NicError extends Error {}
 
@@ -49,6 +49,11 @@ export interface DecodeOptions {
   region?: Region;
   /** Of a lossless file, false gives the lossy picture that it starts with, and does not read further. */
   lossless?: boolean;
+  /**
+   * How much likely but invented detail is added, 0 to 1; by default 0, the closest picture. Above 0 the weights of the
+   * generative decoder are fetched; a lossless file needs `lossless: false`.
+   */
+  realism?: number;
 }
 
 /**
@@ -67,21 +72,24 @@ export function toPng(source: ArrayBuffer | ArrayBufferView | Blob, options?: De
 /** What a whole file says about itself; no network runs. Throws NicError for a damaged file. */
 export function info(bytes: ArrayBuffer | ArrayBufferView): NicInfo;
 
-/** Fetches the decoder and the weights of a model before a picture needs them. */
-export function preload(modelId: string): Promise<void>;
+/** Fetches the decoder and the weights of a model before a picture needs them; with realism above 0, those for it too. */
+export function preload(modelId: string, options?: { realism?: number }): Promise<void>;
 
 /**
  * Call it before anything else.
  * weights: the folder that holds MODELID.safetensors, by default `weights/` beside nic.js.
+ * generator: the file of the generative decoder, by default MODELID-realism.safetensors in that folder.
  * threads: most threads of a page that is cross-origin isolated, by default its cores up to 8; other pages have one.
  */
-export function configure(options: { weights?: string | URL; threads?: number }): void;
+export function configure(options: { weights?: string | URL; generator?: string | URL; threads?: number }): void;
 
-/** `<nic-img src alt loading width height>`: as `<img>`, with the events load and error. */
+/** `<nic-img src alt loading width height realism>`: as `<img>`, with the events load and error. */
 export class NicImage extends HTMLElement {
   src: string;
   alt: string;
   loading: "eager" | "lazy";
+  /** As in DecodeOptions; another value decodes the picture again. */
+  realism: number;
   /** Pixels of the file, as soon as its header has arrived; 0 before. */
   readonly naturalWidth: number;
   readonly naturalHeight: number;

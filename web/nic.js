@@ -8,13 +8,15 @@ export { NicError };
 
 const MOST_THREADS = 8;
 
-const settings = { weights: new URL("weights/", import.meta.url).href, threads: undefined };
+const settings = { weights: new URL("weights/", import.meta.url).href, generator: undefined, threads: undefined };
 const calls = new Map();  // id -> { resolve, reject }
 let worker;
 let lastId = 0;
 
-export function configure({ weights, threads }) {
-  if (weights !== undefined) settings.weights = new URL(weights, globalThis.document?.baseURI ?? import.meta.url).href;
+export function configure({ weights, generator, threads }) {
+  const resolved = (url) => new URL(url, globalThis.document?.baseURI ?? import.meta.url).href;
+  if (weights !== undefined) settings.weights = resolved(weights);
+  if (generator !== undefined) settings.generator = resolved(generator);
   if (threads !== undefined) settings.threads = threads;
 }
 
@@ -22,18 +24,21 @@ export function info(bytes) {
   return describe(asBytes(bytes));
 }
 
-export async function decode(source, { region, lossless } = {}) {
-  const { width, height, data } = await call({ bytes: await read(source), region, lossless });
+export async function decode(source, options) {
+  const { width, height, data } = await call(await input(source, options));
   return new ImageData(data, width, height);
 }
 
-export async function toPng(source, { region, lossless } = {}) {
-  return call({ bytes: await read(source), region, lossless, png: true });
+export async function toPng(source, options) {
+  return call({ ...(await input(source, options)), png: true });
 }
 
-export async function preload(modelId) {
-  await call({ modelId });
+export async function preload(modelId, { realism = 0 } = {}) {
+  await call({ modelId, realism });
 }
+
+const input = async (source, { region, lossless, realism = 0 } = {}) =>
+  ({ bytes: await read(source), region, lossless, realism });
 
 async function read(source) {
   return source instanceof Blob ? new Uint8Array(await source.arrayBuffer()) : asBytes(source);
@@ -51,7 +56,7 @@ function call(message) {
     const id = ++lastId;
     calls.set(id, { resolve, reject });
     worker ??= startWorker();
-    worker.postMessage({ ...message, id, weights: settings.weights, threads: threads() });
+    worker.postMessage({ ...message, ...settings, id, threads: threads() });
   });
 }
 
@@ -100,14 +105,14 @@ const nearby = globalThis.IntersectionObserver
     )
   : undefined;
 
-/** `<nic-img src alt loading width height>`: as `<img>`, with the events load and error. */
+/** `<nic-img src alt loading width height realism>`: as `<img>`, with the events load and error. */
 export class NicImage extends (globalThis.HTMLElement ?? Object) {
-  static observedAttributes = ["src", "alt", "loading", "width", "height"];
+  static observedAttributes = ["src", "alt", "loading", "width", "height", "realism"];
 
   #canvas;
   #image;  // instead of the canvas, for a file with a colour profile
   #alt;
-  #source;  // the address that is shown, or being loaded
+  #source;  // the realism and the address that are shown, or being loaded
   #abort;
   #header;
   #complete = true;
@@ -142,6 +147,12 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
   set loading(value) {
     this.setAttribute("loading", value);
   }
+  get realism() {
+    return Number(this.getAttribute("realism") ?? 0);
+  }
+  set realism(value) {
+    this.setAttribute("realism", value);
+  }
   get naturalWidth() {
     return this.#header?.width ?? 0;
   }
@@ -166,7 +177,7 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
   }
 
   attributeChangedCallback(name, before, after) {
-    if (name === "src") {
+    if (name === "src" || name === "realism") {
       if (this.isConnected && before !== after) this.#load();
     } else if (name === "alt") {
       this.setAttribute("aria-label", this.alt);
@@ -178,8 +189,12 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
     }
   }
 
+  get #target() {
+    return `${this.realism} ${this.src}`;
+  }
+
   #load() {
-    if (this.src === this.#source) return;
+    if (this.#target === this.#source) return;
     nearby?.unobserve(this);
     this.#abort?.abort();
     this.#source = undefined;
@@ -192,14 +207,14 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
   /** Loads the picture now, even if it is far from the window. */
   async show() {
     nearby?.unobserve(this);
-    const source = this.src;
-    if (source === this.#source) return;
-    this.#source = source;
+    const [source, realism] = [this.src, this.realism];
+    if (this.#target === this.#source) return;
+    this.#source = this.#target;
     this.#abort = new AbortController();
     const { signal } = this.#abort;
     try {
       const bytes = await this.#fetch(source, signal);
-      await (info(bytes).metadata.ICC ? this.#showImage(bytes, signal) : this.#showCanvas(bytes, signal));
+      await (info(bytes).metadata.ICC ? this.#showImage(bytes, realism, signal) : this.#showCanvas(bytes, realism, signal));
       if (signal.aborted) return;
       this.#complete = true;
       this.dispatchEvent(new Event("load"));
@@ -213,16 +228,16 @@ export class NicImage extends (globalThis.HTMLElement ?? Object) {
     }
   }
 
-  async #showCanvas(bytes, signal) {
-    const pixels = await decode(bytes);
+  async #showCanvas(bytes, realism, signal) {
+    const pixels = await decode(bytes, { realism });
     if (signal.aborted) return;
     this.#size(pixels);
     this.#canvas.getContext("2d").putImageData(pixels, 0, 0);
   }
 
   /** As an image, whose colours the browser converts to those of the screen. */
-  async #showImage(bytes, signal) {
-    const url = URL.createObjectURL(await toPng(bytes));
+  async #showImage(bytes, realism, signal) {
+    const url = URL.createObjectURL(await toPng(bytes, { realism }));
     try {
       if (signal.aborted) return;
       this.#image.src = url;

@@ -16,7 +16,8 @@ self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim(
 self.addEventListener("fetch", (event) => {
   const { method, url } = event.request;
   const own = method === "GET" && new URL(url).origin === location.origin;
-  if (own && !url.endsWith(".safetensors")) event.respondWith(answer(event.request));  // worker.js keeps weights
+  const weights = /\/[0-9a-f]{16}\.safetensors$/.test(url);  // which worker.js keeps
+  if (own && !weights) event.respondWith(answer(event.request));
 });
 
 async function answer(request) {

@@ -4,7 +4,7 @@
 // error, and starts helpers, which are workers of this file too.
 
 import { NicError, modeOf, read, refuseForeign } from "./container.js";
-import { Core, help } from "./core.js";
+import { Core, help, realismStep } from "./core.js";
 import { encodePng } from "./png.js";
 
 const CACHE = "neurocodec";
@@ -25,7 +25,7 @@ self.onmessage = ({ data: message }) => {
 
 async function answer(message) {
   try {
-    const result = message.bytes ? await decode(message) : void (await coreOf(message.modelId, message));
+    const result = message.bytes ? await decode(message) : void (await coreOf(message.modelId, message.realism > 0, message));
     self.postMessage({ id: message.id, result }, result?.data ? [result.data.buffer] : []);
   } catch (error) {
     const known = error instanceof NicError;
@@ -37,16 +37,23 @@ async function answer(message) {
 async function decode(message) {
   const file = read(message.bytes, { residuals: message.lossless });
   refuseForeign(file);
-  const pixels = await (await coreOf(file.header.modelId, message)).decode(file, message.region);
+  const core = await coreOf(file.header.modelId, realismStep(file, message.realism) > 0, message);
+  const pixels = await core.decode(file, message);
   return message.png ? encodePng(pixels, modeOf(file.header, file.chunks), file.chunks.get("iccp")) : pixels;
 }
 
-/** The instance with this model. Models are small against the memory that pictures need: one is kept. */
-async function coreOf(modelId, { weights, threads }) {
-  if (currentId === modelId && (await current.catch(() => null))?.alive) return current;
-  currentId = modelId;
-  current = create(modelId, weights, threads);
-  return current;
+/**
+ * The instance with this model, and if `generates` with its generative decoder. Models are small against the memory that
+ * pictures need: one is kept.
+ */
+async function coreOf(modelId, generates, { weights, generator, threads }) {
+  if (currentId !== modelId || !(await current.catch(() => null))?.alive) {
+    currentId = modelId;
+    current = create(modelId, weights, threads);
+  }
+  const core = await current;
+  if (generates && !core.generator) core.loadGenerator(await fetchGenerator(modelId, weights, generator));
+  return core;
 }
 
 async function create(modelId, weights, threads) {
@@ -103,6 +110,19 @@ async function fetchModel(modelId, weights) {
       );
     }
     await cache?.put(url, response.clone()).catch(() => undefined);  // no room: it is fetched again next time
+  }
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+/** The file of a generative decoder, which has no id of its own: the browser asks the server whether it is new. */
+async function fetchGenerator(modelId, weights, address) {
+  const url = address ?? new URL(`${modelId}-realism.safetensors`, weights).href;
+  const response = await fetch(url).catch((error) => ({ ok: false, status: error.message }));
+  if (!response.ok) {
+    throw new NicError(
+      `realism above 0 needs a generative decoder for model ${modelId}, which this page lacks (${url}: ${response.status})`,
+      "ModelNotFoundError",
+    );
   }
   return new Uint8Array(await response.arrayBuffer());
 }
