@@ -36,6 +36,7 @@ async function open(files) {
     await show(last.bytes, original, current);
   } catch (error) {
     if (!current()) return;
+    setRealism(comparison?.realism ?? 0);
     status(shown);
     fail((last?.name ? `${last.name}: ` : "") + error.message);
   }
@@ -80,7 +81,8 @@ async function show(bytes, source, current) {
   slider.setAttribute("width", about.width);
   slider.setAttribute("height", about.height);
   slider.replaceChildren(...pictures);
-  comparison = { about, icc, reference, jpeg: { bytes: jpegBytes, quality, time: jpegTime, pixels: jpegPixels }, realism: 0 };
+  const jpegFacts = { bytes: jpegBytes, quality, time: jpegTime, pixels: jpegPixels };
+  comparison = { about, bytes, icc, reference, jpeg: jpegFacts, realism: 0 };
   get("realism").hidden = about.lossless;
   setRealism(0);
   measure(pixels, nicTime);
@@ -99,7 +101,7 @@ async function show(bytes, source, current) {
 /** Decodes the .nic again, with the realism of the slider. */
 async function realise() {
   const mine = ++turn;
-  const { about, icc } = comparison;
+  const { about, bytes, icc } = comparison;
   const realism = Number(get("amount").value);
   fail("");
   try {
@@ -108,7 +110,7 @@ async function realise() {
     if (mine !== turn) return;
     status("Decoding …");
     const start = performance.now();
-    const pixels = await decode(last.bytes, { realism });
+    const pixels = await decode(bytes, { realism });
     const time = performance.now() - start;
     const picture = await pictureOf(pixels, about.mode, icc);
     if (mine !== turn) return;

@@ -22,7 +22,7 @@ from PIL import Image
 
 import neurocodec
 from neurocodec import conformance
-from neurocodec.model import Model
+from neurocodec.model import Model, find_generator
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -86,10 +86,11 @@ def _turned(pixels: NDArray[np.uint8]) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def weights(small_model: Model, base_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of model files for decoding alone, as a page needs it."""
+    """A folder of model files for decoding alone, and the generative decoder of `base`, as a page needs them."""
     folder = tmp_path_factory.mktemp("weights")
     for model in (small_model, base_model):
         model.decoder().save(folder / f"{model.model_id.hex()}.safetensors")
+    find_generator(base_model).save(folder / f"{base_model.model_id.hex()}-realism.safetensors")
     return folder
 
 

@@ -1,5 +1,5 @@
 // Decodes files with the modules of web/ in Node, without a browser. Arguments: the folder web/, a folder of model files,
-// and a JSON list of { path, region, lossless } on standard input. Prints a JSON list of { sha256 } or { error, message }.
+// and a JSON list of { path, region, lossless, realism } on standard input. Prints a JSON list of { sha256 } or { error, message }.
 
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { pathToFileURL } from "node:url";
 
 const [web, weights] = process.argv.slice(2);
 const { NicError, info, read, refuseForeign } = await import(pathToFileURL(`${web}/container.js`));
-const { Core } = await import(pathToFileURL(`${web}/core.js`));
+const { Core, realismStep } = await import(pathToFileURL(`${web}/core.js`));
 
 const module = new WebAssembly.Module(readFileSync(`${web}/nic.wasm`));
 const cores = new Map();
@@ -19,15 +19,19 @@ async function coreOf(id) {
   return cores.get(id);
 }
 
-async function decode({ path, region, lossless }) {
+async function decode({ path, region, lossless, realism = 0 }) {
   try {
     const bytes = new Uint8Array(readFileSync(path));
     const about = lossless ? info(bytes) : undefined;  // it reads the whole file
     const file = read(bytes, { residuals: lossless });
     refuseForeign(file);
     const [x, y, width, height] = region ?? [];
-    const core = await coreOf(file.header.modelId);
-    const { data } = await core.decode(file, region ? { x, y, width, height } : undefined);
+    const id = file.header.modelId;
+    const core = await coreOf(id);
+    if (realismStep(file, realism) && !core.generator) {
+      core.loadGenerator(new Uint8Array(readFileSync(`${weights}/${id}-realism.safetensors`)));
+    }
+    const { data } = await core.decode(file, { region: region ? { x, y, width, height } : undefined, realism });
     return { info: about, sha256: createHash("sha256").update(data).digest("hex") };
   } catch (error) {
     if (!(error instanceof NicError)) throw error;

@@ -19,7 +19,7 @@ from neurocodec.model import Model
 
 WEB = ROOT / "web"
 SCRIPTS = ("nic.js", "container.js", "core.js", "worker.js", "png.js")
-MOST_CODE, MOST_WEIGHTS = 200_000, 7_000_000
+MOST_CODE, MOST_WEIGHTS, MOST_GENERATOR = 200_000, 7_000_000, 2_500_000
 """Bytes."""
 
 
@@ -42,6 +42,7 @@ def test_the_package_names_its_files_and_version(package: dict[str, Any]) -> Non
 def test_it_is_small(weights: Path, base_model: Model) -> None:
     assert sum((WEB / name).stat().st_size for name in (*SCRIPTS, "nic.wasm")) <= MOST_CODE
     assert (weights / f"{base_model.model_id.hex()}.safetensors").stat().st_size <= MOST_WEIGHTS
+    assert (weights / f"{base_model.model_id.hex()}-realism.safetensors").stat().st_size <= MOST_GENERATOR
 
 
 def test_the_types_name_what_the_module_exports() -> None:
