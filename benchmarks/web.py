@@ -1,6 +1,7 @@
 """Time to decode a picture in headless Chromium and with the native core, on one thread and on two; sizes.
 
     python benchmarks/web.py photo.png --quality 50 -o benchmarks/results/web.json
+    python benchmarks/web.py photo.png --quality 50 --realism 1
 
 The four take turns, so that whatever else the machine does slows all of them. cpu_ms is the processor time of a decode
 over all threads, of this process or of Chromium's renderers: other programs change it little. Needs `make web`,
@@ -38,7 +39,7 @@ THREADS = (1, 2)
 
 DECODE = """async () => {
   const start = performance.now();
-  window.pixels = await nic.decode(file);
+  window.pixels = await nic.decode(file, { realism });
   return performance.now() - start;
 }"""
 DIGEST = """async () => {
@@ -73,12 +74,13 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def measure(data: bytes, chromium: str, repeats: int) -> list[dict[str, Any]]:
+def measure(data: bytes, chromium: str, repeats: int, realism: float) -> list[dict[str, Any]]:
     """A row for each program and thread count. Raises NeurocodecError if pixels differ."""
     nic = container.read(data)
     base = model.find(nic.header.model_id)
     networks = {threads: NativeNetwork(base, threads=threads) for threads in THREADS}
-    expected = hashlib.sha256(np.ascontiguousarray(codec.decode_picture(nic, networks[1]).rgb)).hexdigest()
+    rgb = codec.decode_picture(nic, networks[1], realism=realism).rgb
+    expected = hashlib.sha256(np.ascontiguousarray(rgb)).hexdigest()
     times: dict[tuple[str, int], list[float]] = {(name, n): [] for name in ("native", "chromium") for n in THREADS}
     cpu: dict[tuple[str, int], list[float]] = {key: [] for key in times}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, picture=data))
@@ -87,7 +89,7 @@ def measure(data: bytes, chromium: str, repeats: int) -> list[dict[str, Any]]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         version = browser.version
-        pages = {threads: open_page(browser.new_page(), address, threads) for threads in THREADS}
+        pages = {threads: open_page(browser.new_page(), address, threads, realism) for threads in THREADS}
         session = browser.new_browser_cdp_session()
 
         def renderers() -> float:
@@ -98,7 +100,7 @@ def measure(data: bytes, chromium: str, repeats: int) -> list[dict[str, Any]]:
         for _ in range(repeats):
             for threads in THREADS:
                 start, used = time.perf_counter(), time.process_time()
-                codec.decode_picture(nic, networks[threads])
+                codec.decode_picture(nic, networks[threads], realism=realism)
                 times["native", threads].append(1e3 * (time.perf_counter() - start))
                 cpu["native", threads].append(1e3 * (time.process_time() - used))
                 used = renderers()
@@ -124,19 +126,20 @@ def measure(data: bytes, chromium: str, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def open_page(page: Page, address: str, threads: int) -> Page:
+def open_page(page: Page, address: str, threads: int, realism: float) -> Page:
     """A page that has decoded the picture a few times: browsers compile what runs often once more."""
     page.set_default_timeout(300_000)
     page.goto(f"{address}/empty.html")
     page.evaluate(
-        """async (threads) => {
+        """async ([threads, realism]) => {
+          window.realism = realism;
           if (!crossOriginIsolated) throw new Error("the page is not isolated");
           window.nic = await import("/nic.js");
           nic.configure({ threads });
           window.file = await (await fetch("/picture.nic")).arrayBuffer();
-          for (let i = 0; i < 3; ++i) await nic.decode(file);
+          for (let i = 0; i < 3; ++i) await nic.decode(file, { realism });
         }""",
-        threads,
+        [threads, realism],
     )
     return page
 
@@ -148,7 +151,9 @@ def sizes() -> list[dict[str, Any]]:
     except ModuleNotFoundError:
         brotli = None
     groups = {"nic.wasm": [WEB / "nic.wasm"], "scripts": [WEB / name for name in SCRIPTS]}
-    groups["weights"] = sorted((WEB / "weights").glob("*.safetensors"))
+    weights = sorted((WEB / "weights").glob("*.safetensors"))
+    groups["weights"] = [path for path in weights if not path.stem.endswith("-realism")]
+    groups["weights for realism"] = [path for path in weights if path.stem.endswith("-realism")]
     rows = []
     for name, paths in groups.items():
         contents = [path.read_bytes() for path in paths]
@@ -164,13 +169,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("picture", type=Path)
     parser.add_argument("--quality", type=float, default=50.0)
+    parser.add_argument("--realism", type=float, default=0.0)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args(arguments)
     chromium = shutil.which("chromium") or parser.error("there is no chromium on PATH")
     load = load_average()
     data = codec.encode(args.picture, quality=args.quality)
-    rows, parts = measure(data, str(chromium), args.repeats), sizes()
+    rows, parts = measure(data, str(chromium), args.repeats, args.realism), sizes()
     for row in [*rows, *parts]:
         print(", ".join(f"{key} {value}" for key, value in row.items()))
     if args.output:
@@ -178,7 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         about["machine"]["load_before"] = load
         facts = container.describe(data)
         picture = {"name": args.picture.name, "width": facts.width, "height": facts.height, "bytes": facts.bytes}
-        written = {**about, "picture": picture, "repeats": args.repeats, "rows": rows, "sizes": parts}
+        settings = {"picture": picture, "repeats": args.repeats, "realism": args.realism}
+        written = {**about, **settings, "rows": rows, "sizes": parts}
         write_json(args.output, written, force=True)
     return 0
 

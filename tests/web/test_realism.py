@@ -141,7 +141,7 @@ def test_a_file_that_is_no_generative_decoder_for_the_model(
 ) -> None:
     whole = (weights / f"{base_model.model_id.hex()}-realism.safetensors").read_bytes()
     other = whole.replace(base_model.model_id.hex().encode(), small_model.model_id.hex().encode(), 1)
-    narrow = whole.replace(rb'\"channels\": 256', rb'\"channels\": 240', 1)
+    narrow = whole.replace(rb"\"channels\": 256", rb"\"channels\": 240", 1)
     assert len({whole, other, narrow}) == 3
     damaged = "the generative decoder file is damaged ("
     bodies = {
@@ -179,8 +179,9 @@ def test_the_element_decodes_again_when_its_realism_changes(page: Page, cases: l
             const canvas = image.shadowRoot.querySelector("canvas");
             return sha256(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data);
           };
-          return [await shown(() => document.body.append(image)), await shown(() => image.setAttribute("realism", "0.3")),
-            await shown(() => (image.realism = 1))];
+          const plain = await shown(() => document.body.append(image));
+          const some = await shown(() => image.setAttribute("realism", "0.3"));
+          return [plain, some, await shown(() => (image.realism = 1))];
         }"""
     )
     assert digests == [cases[0][3], cases[1][3], cases[3][3]]
