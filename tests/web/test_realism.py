@@ -190,7 +190,7 @@ def test_the_element_decodes_again_when_its_realism_changes(page: Page, cases: l
 @pytest.mark.parametrize("phone", [False, True])
 def test_the_slider_of_the_example_page(browser: Browser, site: str, files: dict[str, bytes], phone: bool) -> None:
     size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 800}
-    context = browser.new_context(viewport=size, has_touch=phone, is_mobile=phone, service_workers="block")  # type: ignore[arg-type]
+    context = browser.new_context(viewport=size, has_touch=phone, is_mobile=phone, service_workers="block")
     page = context.new_page()
     page.set_default_timeout(120_000)
     page.goto(f"{site}/")
