@@ -261,7 +261,8 @@ def find(model_id: bytes) -> Model:
 
 def load_generator(path: str | Path, model: Model) -> GeneratorFile:
     """The generative decoder in a file. Raises ModelMismatchError if it is damaged or belongs to another model."""
-    config, arrays, model_id = _read_generator(str(path), os.stat(path).st_mtime_ns)
+    mtime = os.stat(path).st_mtime_ns if os.path.exists(path) else 0
+    config, arrays, model_id = _read_generator(str(path), mtime)
     if model_id != model.model_id.hex():
         raise ModelMismatchError(f"{path} reads the latents of model {str(model_id)[:80]}, not of this one.")
     return GeneratorFile(config, arrays, model.model_id)

@@ -80,12 +80,14 @@ class NativeNetwork:
     def synthesise(
         self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8, realism: int = 0
     ) -> NDArray[Any]:
-        y_hat, how, rgb = np.ascontiguousarray(y_hat), (self.kernel, self.threads), np.empty(0)
+        y_hat, how = np.ascontiguousarray(y_hat), (self.kernel, self.threads)
+        rgb: NDArray[Any]
         if realism:
             realise = self._native.realise if depth == 8 else self._native.realise16
             rgb = realise(self._generator, y_hat, quality_index, realism, *how)
         else:
-            rgb = (self._native.synthesise if depth == 8 else self._native.synthesise16)(y_hat, quality_index, *how)
+            synthesise = self._native.synthesise if depth == 8 else self._native.synthesise16
+            rgb = synthesise(y_hat, quality_index, *how)
         return rgb
 
     @functools.cached_property

@@ -159,7 +159,7 @@ def test_the_slider_gets_another_end(small_model: Model, tmp_path: Path, capsys:
     generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
     for gain in (generator.blocks[0].gain, generator.fine_blocks[0].gain, generator.gain):
         gain.weight.data.normal_()  # type: ignore[union-attr, operator]
-    generators.file_of(generator, small_model).save(tmp_path / "in.safetensors")
+    generators.freeze(generator, small_model).save(tmp_path / "in.safetensors")
     y_hat, index = torch.randn(1, small_model.config.latent_channels, 3, 3), torch.tensor([4.0])
     command = [str(tmp_path / "in.safetensors"), "--model", str(SMALL_MODEL)]
     output = tmp_path / "out.safetensors"
@@ -190,7 +190,7 @@ def test_the_slider_is_scanned(small_model: Model, photo: NDArray[np.uint8], mon
     assert [row[:2] for row in points] == [(beta, amount) for beta in slider.BETAS for amount in slider.AMOUNTS]
     data = codec.encode(photo[:50, :70], quality=40, model=small_model)
     x_hat = codec.decode(
-        data, model=dataclasses.replace(small_model, generator=generators.file_of(generator, small_model)), realism=0.8
+        data, model=dataclasses.replace(small_model, generator=generators.freeze(generator, small_model)), realism=0.8
     )
     at = next(row for row in points if row[:2] == (0.8, 1.0))
     assert at[3] == pytest.approx(psnr(photo[:50, :70], np.asarray(x_hat)), abs=0.01)

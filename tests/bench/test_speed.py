@@ -167,7 +167,7 @@ def test_realism_is_what_is_measured(small_model: Model) -> None:
     with pytest.raises(ModelNotFoundError, match="generative decoder"):
         speed.coders(rivals.Nic(SMALL_MODEL, "nic@0.5", realism=0.5), 50, clock)
     generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
-    model = dataclasses.replace(small_model, generator=generators.file_of(generator.eval(), small_model))
+    model = dataclasses.replace(small_model, generator=generators.freeze(generator.eval(), small_model))
     for realism, stages in ((0.5, STAGES[1:2]), (0.0, STAGES[1:])):
         nic = rivals.Nic(model, "nic", realism=realism)
         encode, decode = speed.coders(nic, 50, clock)
