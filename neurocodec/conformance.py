@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neurocodec import codec, container, image
+from neurocodec.errors import ModelNotFoundError
 from neurocodec.integer.native import NativeNetwork, kernels
 from neurocodec.integer.network import LayerwiseNetwork, Network
 from neurocodec.integer.reference import NumpyArithmetic
-from neurocodec.model import Model
+from neurocodec.model import Model, find_generator
 
 VECTORS = Path(__file__).parent / "vectors"
 PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.png"
@@ -74,6 +75,8 @@ class Digests:
     """SHA-256 of a file of one tile, of z_hat and the symbols of y in coding order, of y_hat, and of the pixels.
 
     Arrays are hashed in (row, column, channel) order: little-endian int32, y_hat in units of 1/64; uint8 RGB.
+    realism_sha256: of the pixels at realism 1, of small pictures, with the generative decoder of this fingerprint; or
+    both are empty.
     """
 
     nic_sha256: str
@@ -81,6 +84,8 @@ class Digests:
     y_hat_sha256: str
     rgb_sha256: str
     model_id: str
+    realism_sha256: str = ""
+    generator: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,31 +114,42 @@ def write_vectors(folder: Path, network: Network, sources: Mapping[str, Source])
     for name, source in sources.items():
         data = codec.encode_picture(source.picture(), network, source.quality_index)
         (folder / f"{name}.nic").write_bytes(data)
-        table[name] = dataclasses.asdict(digests_of(data, network))
+        table[name] = dataclasses.asdict(digests_of(data, network, _generator_of(network) if _is_small(data) else ""))
     (folder / "expected.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def digests_of(data: bytes, network: Network) -> Digests:
-    """Digests of a file of one tile, as this network decodes it. Raises NicFormatError or a subclass if it cannot."""
+def digests_of(data: bytes, network: Network, generator: str = "") -> Digests:
+    """Digests of a file of one tile, as this network decodes it.
+
+    generator: the fingerprint of its generative decoder, or empty for no digest of realism 1.
+    Raises NicFormatError or a subclass if the file cannot be decoded.
+    """
     nic = container.read(data)
     (latents,) = codec.decode_latents(nic, network)
     return Digests(
         hashlib.sha256(data).hexdigest(),
         _digest([latents.z_hat, *latents.symbols]),
         _digest([latents.y_hat]),
-        hashlib.sha256(codec.decode_picture(nic, network).rgb.tobytes()).hexdigest(),
+        _digest_of_pixels(nic, network, 0.0),
         nic.header.model_id.hex(),
+        _digest_of_pixels(nic, network, 1.0) if generator else "",
+        generator,
     )
 
 
 def mismatches(vector: Vector, network: Network) -> list[str]:
     """What differs when this network encodes and decodes a vector; empty if all is exact.
 
+    Realism is compared with the vector's own generative decoder only.
     Raises NicFormatError or a subclass if the file does not decode at all.
     """
-    actual = digests_of(vector.data, network)
+    expected = vector.expected
     parts = {"symbols": "symbols_sha256", "latents": "y_hat_sha256", "pixels": "rgb_sha256"}
-    differing = [part for part, name in parts.items() if getattr(actual, name) != getattr(vector.expected, name)]
+    same_generator = expected.generator and expected.generator == _generator_of(network)
+    if same_generator:
+        parts["pixels of realism 1"] = "realism_sha256"
+    actual = digests_of(vector.data, network, expected.generator if same_generator else "")
+    differing = [part for part, name in parts.items() if getattr(actual, name) != getattr(expected, name)]
     if codec.encode_picture(vector.source.picture(), network, vector.source.quality_index) != vector.data:
         differing.append("encoded bytes")
     return differing
@@ -150,6 +166,23 @@ def networks(model: Model, device: str = "cpu") -> Iterator[tuple[str, Network]]
         yield "torch", LayerwiseNetwork(model, TorchArithmetic(device))
     elif not kernels():
         yield "NumPy", LayerwiseNetwork(model, NumpyArithmetic())
+
+
+def _is_small(data: bytes) -> bool:
+    header = container.read(data).header
+    return header.width * header.height < 1 << 15
+
+
+def _generator_of(network: Network) -> str:
+    """The fingerprint of a network's generative decoder, or empty without one."""
+    try:
+        return find_generator(network.model).fingerprint
+    except ModelNotFoundError:
+        return ""
+
+
+def _digest_of_pixels(nic: container.NicFile, network: Network, realism: float) -> str:
+    return hashlib.sha256(codec.decode_picture(nic, network, realism=realism).rgb.tobytes()).hexdigest()
 
 
 def _digest(arrays: Iterable[NDArray[np.int32]]) -> str:

@@ -171,6 +171,14 @@ class GeneratorFile:
     arrays: Mapping[str, NDArray[Any]]
     model_id: bytes
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The first 16 hexadecimal digits of SHA-256 over its arrays."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.arrays.items()):
+            digest.update(name.encode() + value.tobytes())
+        return digest.hexdigest()[:16]
+
     def save(self, path: str | Path) -> None:
         """Writes the file. Raises OutputError."""
         _write(path, self.arrays, GENERATOR_FORMAT, self.config, self.model_id)

@@ -45,7 +45,7 @@ STAGES = {
     "decode": "entropy model and range coder",
     "synthesise": "g_s",
 }
-"""The stages that calls of a network belong to."""
+"""The stages that calls of a network belong to; g_s with the generative decoder on top of it, if that decodes."""
 REST = "pixels and container"
 MAX_SECONDS = 60.0
 """No further run of a codec begins after so many seconds in one direction."""
