@@ -339,6 +339,15 @@ def test_a_path_an_open_file_and_an_image_give_the_same_picture(tmp_path: Path, 
             assert picture.metadata == expected.metadata
 
 
+def test_a_path_of_bytes(tmp_path: Path) -> None:
+    save_pil(to_pil(Picture(RGB)), tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    entries = {os.fsdecode(entry.name): entry for entry in os.scandir(os.fsencode(tmp_path))}
+    assert (load(entries["a.png"]).rgb == RGB).all()  # type: ignore[arg-type]
+    with pytest.raises(errors.ImageError, match=r"b\.png is not a picture"):
+        load(entries["b.png"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("channels", "colour"), [(2, 4), (3, 2), (4, 6)])
 def test_sixteen_bit_colour_png(tmp_path: Path, channels: int, colour: int) -> None:
     samples = RNG.integers(0, 65536, (5, 7, channels))
