@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from neurocodec import files, metadata
-from neurocodec.container import EXIF, ICC, SIGNATURE
+from neurocodec.container import EXIF, ICC, MAX_SIDE, SIGNATURE
 from neurocodec.errors import ArgumentTypeError, ImageError, NeurocodecError, OutputError, one_line, printable
 from neurocodec.tiling import MAX_PIXELS
 
@@ -197,6 +197,8 @@ def pad_to_multiple(rgb: NDArray[Any], multiple: int) -> NDArray[Any]:
 def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
     if width * height == 0:
         raise ImageError(f"{name} is {width} x {height} pixels, expected at least one pixel")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"{name} is {width} x {height} pixels, more than {MAX_SIDE} on a side: scale or split it")
     if width * height > max_pixels:
         raise ImageError(
             f"{name} is {width} x {height} pixels, more than the limit of {max_pixels}: raise max_pixels "

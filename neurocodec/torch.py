@@ -11,6 +11,7 @@ exactly those of `neurocodec.decode` and `encode`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import zlib
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ from torch.utils.data import Dataset, Sampler
 from neurocodec import arguments, codec, container, tiles, tiling
 from neurocodec import model as model_files
 from neurocodec.entropy import coder, cuda
-from neurocodec.errors import ArgumentValueError, ChecksumError, ImageError, NicFormatError
+from neurocodec.errors import ArgumentValueError, ChecksumError, ImageError, NicFormatError, sentence
 from neurocodec.integer.gpu import BatchArithmetic, resolve_device
 from neurocodec.integer.network import LayerwiseNetwork, check_layout
 from neurocodec.integer.reference import QualityIndex
@@ -122,21 +123,23 @@ class NicFolder(Dataset[bytes]):
         return len(self.paths)
 
     def __getitem__(self, place: int) -> bytes:
-        return container.read_bytes(self.paths[place])
+        """The bytes of a file. Raises NicFormatError, with its path, if it cannot be read or its header is damaged."""
+        with _named(self.paths[place]):
+            return container.read_bytes(self.paths[place])
 
 
 class SameSize(Sampler[list[int]]):
     """Batches of files of one size and model, each file once; the last batch of each size may be smaller.
 
     shuffle: generator that draws a new order of files and batches each epoch; None keeps the order of the folder.
-    Raises NicFormatError for a file whose header is damaged.
+    Raises ArgumentError for a batch size below 1, NicFormatError, with its path, for a file whose header is damaged.
     """
 
     def __init__(self, folder: NicFolder, batch_size: int, shuffle: torch.Generator | None = None) -> None:
-        self._batch_size, self._shuffle = batch_size, shuffle
+        self._batch_size, self._shuffle = arguments.integer("batch_size", batch_size, 1), shuffle
         self._groups: dict[tuple[int, int, bytes], list[int]] = {}
         for place, path in enumerate(folder.paths):
-            with path.open("rb") as file:
+            with _named(path), path.open("rb") as file:
                 header = container.read_header(file.read(container.HEADER_BYTES))
             self._groups.setdefault((header.width, header.height, header.model_id), []).append(place)
 
@@ -359,6 +362,17 @@ def _shared(indexes: list[int]) -> QualityIndex:
         return indexes[0]
     each: NDArray[np.int64] = np.array(indexes, np.int64)
     return each
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Puts the path of a file in front of errors about it, unless they name it already."""
+    try:
+        yield
+    except NicFormatError as error:
+        raise type(error)(sentence(error, str(path))) from error
+    except OSError as error:
+        raise NicFormatError(f"{path}: {error.strerror}") from error
 
 
 def _in_batch(place: int, error: NicFormatError) -> NicFormatError:

@@ -339,6 +339,11 @@ def test_a_path_an_open_file_and_an_image_give_the_same_picture(tmp_path: Path, 
             assert picture.metadata == expected.metadata
 
 
+def test_a_side_that_no_file_can_have() -> None:
+    with pytest.raises(errors.ImageError, match="16777216 pixels, more than 16777215 on a side"):
+        load(np.zeros((2**24, 1), np.uint8))
+
+
 def test_a_path_of_bytes(tmp_path: Path) -> None:
     save_pil(to_pil(Picture(RGB)), tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no picture")
