@@ -160,7 +160,7 @@ def decode(
     generative decoder, MissingPackageError for realism without torch, ArgumentError for arguments of the wrong type or
     out of range, such as a region outside the picture, and OutOfMemoryError.
     """
-    nic, network = parsed(data, model, device, lossless=lossless)
+    nic, network = parse(data, model, device, lossless=lossless)
     picture = decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels, progress=progress)
     return image.to_pil(picture)
 
@@ -182,7 +182,7 @@ def decode_array(
     The array is uint8 if the source had 8 bits per sample, and uint16 if it had more; 65535 is then white or opaque.
     Arguments and errors are those of `decode`.
     """
-    nic, network = parsed(data, model, device, lossless=lossless)
+    nic, network = parse(data, model, device, lossless=lossless)
     picture = decode_picture(
         nic,
         network,
@@ -195,10 +195,10 @@ def decode_array(
     return image.samples(picture)
 
 
-def parsed(
+def parse(
     data: bytes | str | os.PathLike[str] | IO[bytes], model: Model | None, device: str, *, lossless: bool = True
 ) -> tuple[container.NicFile, Network]:
-    """The parsed file and the network that decodes it. Arguments and errors are those of `decode`."""
+    """Reads a file and loads the network that decodes it. Arguments and errors are those of `decode`."""
     nic = container.read(container.read_bytes(data), residuals=arguments.boolean("lossless", lossless))
     if not isinstance(model, Model | None):
         raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")

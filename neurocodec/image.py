@@ -356,9 +356,10 @@ def _pixels(
         values = values[:, :, None]
     if im.mode in ("1", "L") and isinstance(transparent, int):
         levels = values[:, :, 0]
+        loaded_png = im.format in ("PNG", None) and not rawmode
         if im.mode == "1":
             transparent = 255 if transparent else 0
-        elif not rawmode and 0 < transparent < 16 and not (levels % 17).any():  # of 2, 4 or 8 bits?
+        elif loaded_png and 0 < transparent < 16 and not (levels % 17).any():  # of 2, 4 or 8 bits?
             raise ImageError(_loaded_before(name, transparent))
         key = transparent * {"L;2": 85, "L;4": 17}.get(rawmode, 1)  # Pillow scales the pixels, not the key
         values = np.dstack([values, _alpha_from_key(levels == key)])

@@ -17,7 +17,7 @@ from PIL.Image import Resampling
 from neurocodec import arguments, codec, container, image, tiles, tiling
 from neurocodec import model as model_files
 from neurocodec.entropy.grid import QUALITY_STEPS, UNIT
-from neurocodec.errors import ArgumentTypeError, NicFormatError, memory_errors
+from neurocodec.errors import NicFormatError, memory_errors
 from neurocodec.integer.network import Network
 from neurocodec.integer.transforms import LOG_GAIN_BITS
 from neurocodec.model import PREVIEW_CELLS, Model
@@ -52,11 +52,8 @@ def preview(
 
     Raises what `decode` raises.
     """
-    nic = container.read(container.read_bytes(data))
-    if not isinstance(model, Model | None):
-        raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
     size = arguments.integer("size", size, 1)
-    network = codec.network_of(model or model_files.find(nic.header.model_id))
+    nic, network = codec.parse(data, model, "auto")
     width, height = nic.header.width, nic.header.height
     if width * height > arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS):
         raise NicFormatError(
