@@ -67,10 +67,12 @@ def encode(
 
     source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16. Sources with more
         than 8 bits per sample are coded at up to 16; see `image.load`.
-    quality: 1 to 100, default 50; a higher quality makes a larger file. Instead of a quality, give one target:
-    target_bpp (file bits per pixel) or target_bytes: the file is as good as fits, or at most 1 % below the limit.
-    target_psnr (dB, 8-bit RGB): the file is the smallest that reaches it, or at most 0.05 dB better. Targets take two
-        to six times as long as a quality.
+    quality: 1 to 100, default 50; a higher quality makes a larger file. Or give one of the following targets instead,
+        which take two to six times as long.
+    target_bpp, target_bytes: maximum file size, as bits per pixel or bytes. The result is the best file that fits, or
+        one at most 1 % smaller than the limit.
+    target_psnr: minimum PSNR, dB on 8-bit RGB. The result is the smallest file that reaches it, or one at most 0.05 dB
+        better.
     lossless: stores the exact picture, with 8 bits per sample, after a lossy one of quality 5, or of `quality`. Cannot
         be combined with a target.
     effort: 1 to 10. Above 1 the encoder searches for better latents: files are smaller at the same PSNR, but take

@@ -81,7 +81,7 @@ def load(
     ArgumentTypeError for a source of another type.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels, full_depth)
+        return _from_array(np.asarray(source), max_pixels, full_depth)  # asarray: no matrix or other subclass
     if isinstance(source, Image.Image):
         return _from_pil(source, f"the image of mode {source.mode}", max_pixels, full_depth)
     if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):

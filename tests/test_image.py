@@ -355,6 +355,10 @@ def test_a_path_an_open_file_and_an_image_give_the_same_picture(tmp_path: Path, 
             assert picture.metadata == expected.metadata
 
 
+def test_a_matrix() -> None:
+    assert (load(GRAY.view(np.matrix)).rgb == as_gray(GRAY)).all()
+
+
 def test_a_side_that_no_file_can_have() -> None:
     with pytest.raises(errors.ImageError, match="16777216 pixels, more than 16777215 on a side"):
         load(np.zeros((2**24, 1), np.uint8))
