@@ -288,7 +288,7 @@ def _array_as(im: ImageFile.ImageFile, rawmode: str) -> NDArray[np.uint8]:
 
 
 def _ppm_samples(im: ImageFile.ImageFile) -> NDArray[np.uint16] | None:
-    """The samples of an opened binary PPM file with more than 8 bits a sample, scaled to 65535."""
+    """The samples of an opened binary PPM file with more than 8 bits per sample, scaled to 65535."""
     assert im.fp is not None
     _, _, offset, args = im.tile[0]
     top = args[-1] if isinstance(args, tuple) else args

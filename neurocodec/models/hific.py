@@ -68,7 +68,7 @@ class RealismGain(nn.Module):
 
 
 class ModulatedBlock(nn.Module):
-    """x + gain(β) · f(x), with f: channel norm, 1×1, depthwise 3×3, gate, 1×1 (3 C² + 18 C MAC a position)."""
+    """x + gain(β) · f(x), with f: channel norm, 1×1, depthwise 3×3, gate, 1×1 (3 C² + 18 C MAC per position)."""
 
     def __init__(self, channels: int, frequencies: int) -> None:
         super().__init__()
