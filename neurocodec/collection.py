@@ -14,6 +14,7 @@ from neurocodec.errors import OutputError
 SUFFIX = ".nic"
 STANDARD = "-"
 """Names standard input as a source and standard output as a target."""
+_PLUGINS = {".heic", ".heif", ".hif", ".jxl"}  # Pillow reads these with packages that `image.load` registers or names
 _NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow recognises these formats, but cannot decode them
 
 
@@ -129,11 +130,11 @@ def is_nic(path: str) -> bool:
 
 
 def picture_suffixes() -> set[str]:
-    """The lower-case suffixes of the picture formats that Pillow reads, except .nic."""
+    """The lower-case suffixes of the picture formats that Pillow reads, also with plugins, except .nic."""
     from PIL import Image
 
-    formats = Image.registered_extensions()
-    return {suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _NO_PICTURES} - {SUFFIX}
+    formats = Image.registered_extensions().items()
+    return {suffix for suffix, name in formats if name in Image.OPEN and name not in _NO_PICTURES} - {SUFFIX} | _PLUGINS
 
 
 def _sources(name: str, suffix: str) -> Iterator[tuple[str, str]]:
