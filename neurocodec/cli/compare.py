@@ -155,11 +155,11 @@ def _measured(name: str, data: bytes, original: NDArray[np.uint8], decoded: NDAr
 
 def has_generator(model: Model) -> bool:
     """Whether realism above 0 can be decoded here: with torch, and a generative decoder for the model."""
-    from neurocodec import codec
+    from neurocodec import codec, tiles
     from neurocodec.errors import MissingPackageError, ModelNotFoundError
 
     try:
-        codec.synthesis_of(codec.network_of(model), 0, 1.0)
+        tiles.synthesis_of(codec.network_of(model), 0, 1.0)
     except (MissingPackageError, ModelNotFoundError):
         return False
     return True

@@ -1,4 +1,4 @@
-"""Generative decoders of frozen models: built from their files, and run on decoded latents. In floating point."""
+"""Builds generative decoders from their files and runs them on decoded latents, in floating point."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def load(path: str | Path, model: Model) -> Generator:
 
 @functools.lru_cache(maxsize=4)
 def of(model: Model) -> Generator:
-    """A model's own generator, or the installed one. Raises ModelNotFoundError if there is none."""
+    """A model's own generator or the installed one, built once. Raises ModelNotFoundError if there is none."""
     return build(model_files.find_generator(model), model)
 
 
 def file_of(generator: Generator, model: Model) -> GeneratorFile:
-    """What is stored of a generator: all weights but those of its trunk, which are the model's."""
+    """The file contents of a generator: all weights except its trunk's, which are the model's."""
     state = {name: value.detach().cpu().numpy() for name, value in generator.state_dict().items()}
     arrays = {name: value.copy(order="C") for name, value in state.items() if not name.startswith("trunk.")}
     return GeneratorFile(generator.config, arrays, model.model_id)
@@ -61,8 +61,10 @@ def file_of(generator: Generator, model: Model) -> GeneratorFile:
 def synthesis(
     generator: Generator, quality_index: int, realism: float, depth: int = 8
 ) -> Callable[[NDArray[np.int32]], NDArray[Any]]:
-    """y_hat, int32 (h, w, M) in units of 1/64, to pixels of a depth of 8 or 16 bits, uint8 or uint16 (16 h, 16 w, 3),
-    whatever the caller set in torch."""
+    """A function from y_hat, int32 (h, w, M) in units of 1/64, to pixels (16 h, 16 w, 3), uint8 or uint16.
+
+    realism: β, 0 to 1. depth: bits per sample, 8 or 16. The caller's torch settings have no effect.
+    """
     row = torch.tensor([quality_index / QUALITY_STEPS], dtype=torch.float32, device="cpu")
     beta = torch.tensor([realism], dtype=torch.float32, device="cpu")
 
