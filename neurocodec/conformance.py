@@ -1,7 +1,7 @@
 """Conformance vectors: pictures whose files, symbols and pixels are the same on every machine.
 
-A folder of vectors holds NAME.nic and expected.json with digests; the pictures are made from the bundled photograph.
-`neurocodec doctor` checks those of the shipped model, in `VECTORS`; tests/golden/valid has those of a small one.
+A folder of vectors holds NAME.nic files and their digests in expected.json; the source pictures are computed.
+`neurocodec doctor` checks the vectors of the shipped model, in `VECTORS`; tests/golden/valid has those of a small one.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.png"
 
 @dataclass(frozen=True)
 class Source:
-    """A picture and its quality index: a crop (x, y, width, height) of the bundled photograph, noise or a drawing.
+    """A picture and its quality index, 0 to 960.
 
-    mode: of Pillow; RGBA adds a made-up alpha plane.
+    kind: photograph, noise or drawing. box: (x, y, width, height), the crop of the bundled photograph. mode: Pillow's
+    mode of that crop; RGBA adds a computed alpha plane.
     """
 
     quality_index: int
@@ -67,16 +68,16 @@ SOURCES = {
     "drawing-130x70-q601": Source(601, kind="drawing"),
     "astronaut-q480": Source(480, (0, 0, 512, 512)),
 }
-"""The pictures of the vectors of the shipped model; the last is the whole bundled photograph."""
+"""Sources of the shipped model's vectors; the last is the whole bundled photograph."""
 
 
 @dataclass(frozen=True)
 class Digests:
-    """SHA-256 of a file of one tile, of z_hat and the symbols of y in coding order, of y_hat, and of the pixels.
+    """SHA-256 of a one-tile file, of its symbols (z_hat, then y in coding order), of y_hat, and of its pixels.
 
-    Arrays are hashed in (row, column, channel) order: little-endian int32, y_hat in units of 1/64; uint8 RGB.
-    realism_sha256: of the pixels at realism 1, of small pictures, with the generative decoder of this fingerprint; or
-    both are empty.
+    Arrays are hashed in (row, column, channel) order: symbols and y_hat, in units of 1/64, as little-endian int32, the
+    pixels as uint8 RGB. realism_sha256: of the pixels at realism 1, with the generative decoder that has this
+    fingerprint; both are empty for large pictures, and without a generative decoder.
     """
 
     nic_sha256: str
@@ -90,7 +91,7 @@ class Digests:
 
 @dataclass(frozen=True)
 class Vector:
-    """One vector: a picture, the file that it must become, and the digests of what that must decode to."""
+    """One vector: a source picture, the file it must encode to, and the digests of what that must decode to."""
 
     name: str
     source: Source
@@ -99,7 +100,7 @@ class Vector:
 
 
 def load_vectors(folder: Path | None = None, sources: Mapping[str, Source] = SOURCES) -> list[Vector]:
-    """The vectors of a folder; by default those of the shipped model."""
+    """The vectors in a folder, by default those of the shipped model."""
     folder = folder or VECTORS
     table = json.loads((folder / "expected.json").read_text())
     return [
@@ -109,7 +110,7 @@ def load_vectors(folder: Path | None = None, sources: Mapping[str, Source] = SOU
 
 
 def write_vectors(folder: Path, network: Network, sources: Mapping[str, Source]) -> None:
-    """Writes the vectors of a folder."""
+    """Encodes the sources and writes their vectors to a folder; the command of tests/golden uses it."""
     table = {}
     for name, source in sources.items():
         data = codec.encode_picture(source.picture(), network, source.quality_index)
@@ -119,10 +120,10 @@ def write_vectors(folder: Path, network: Network, sources: Mapping[str, Source])
 
 
 def digests_of(data: bytes, network: Network, generator: str = "") -> Digests:
-    """Digests of a file of one tile, as this network decodes it.
+    """Digests of a one-tile file as a network decodes it.
 
     generator: the fingerprint of its generative decoder, or empty for no digest of realism 1.
-    Raises NicFormatError or a subclass if the file cannot be decoded.
+    Raises NicFormatError or a subclass if decoding fails.
     """
     nic = container.read(data)
     (latents,) = codec.decode_latents(nic, network)
@@ -138,7 +139,7 @@ def digests_of(data: bytes, network: Network, generator: str = "") -> Digests:
 
 
 def mismatches(vector: Vector, network: Network) -> list[str]:
-    """What differs when this network encodes and decodes a vector; empty if all is exact.
+    """What differs when a network encodes and decodes a vector: symbols, latents, pixels, encoded bytes, or nothing.
 
     Realism is compared with the vector's own generative decoder only.
     Raises NicFormatError or a subclass if the file does not decode at all.
@@ -156,7 +157,7 @@ def mismatches(vector: Vector, network: Network) -> list[str]:
 
 
 def networks(model: Model, device: str = "cpu") -> Iterator[tuple[str, Network]]:
-    """Every way to run a model on a device, by name, the default first."""
+    """Every way to run a model on a device, as (name, network), the default first."""
     if device == "cpu":
         for kernel in kernels():
             yield f"C++ {kernel}", NativeNetwork(model, kernel)

@@ -1,4 +1,4 @@
-"""All networks of a model in C++, for CPUs."""
+"""All networks of a model in C++, for the CPU."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ GENERATOR_SHAPE = ("channels", "blocks", "fine_blocks", "fine_width")
 
 
 def kernels() -> list[str]:
-    """Names of the kernels that this machine runs, best first; none without the extension."""
+    """Names of the kernels that this machine supports, fastest first; empty without the extension."""
     native = extension()
     return list(native.kernels()) if native else []
 
 
 class NativeNetwork:
-    """A `Network` in C++. Raises ModelMismatchError if the model's arrays do not fit, or sums could overflow.
+    """A `Network` in C++.
 
     kernel: one of `kernels()`, by default the fastest. threads: maximum thread count, by default `available_threads()`.
-    Neither changes a result.
+    Neither changes the results. Raises NativeUnavailableError without the extension, ModelMismatchError if the model's
+    arrays do not fit its configuration or sums could overflow.
     """
 
     def __init__(self, model: Model, kernel: str = "", threads: int = 0) -> None:

@@ -10,11 +10,12 @@ import pytest
 import safetensors.numpy
 import torch
 
-from neurocodec import codec, container, model, tiling
+from neurocodec import codec, container, model, tiles, tiling
 from neurocodec import model as model_files
 from neurocodec.bench.quality import lpips
 from neurocodec.bench.rivals import Nic
 from neurocodec.errors import MissingWeightsError, ModelMismatchError, ModelNotFoundError
+from neurocodec.integer.network import Latents
 from neurocodec.metrics import psnr
 from neurocodec.model import GeneratorConfig, HyperpriorConfig
 from neurocodec.models import generators
@@ -157,9 +158,9 @@ def test_tiles_meet_without_a_seam(with_generator, photo, monkeypatch):
     everything = np.random.default_rng(0).integers(-200, 200, (16, 32, 16)).astype(np.int32)
 
     def cut(tile, window, *_):
-        return codec.Latents(None, (), everything[window.top : window.bottom, window.left : window.right])
+        return Latents(None, (), everything[window.top : window.bottom, window.left : window.right])
 
-    monkeypatch.setattr(codec, "decode_tile", cut)
+    monkeypatch.setattr(tiles, "decode_tile", cut)
     monkeypatch.setattr(tiling, "EDGE", 256)
     pictures = []
     for whole in (512, 256):

@@ -536,7 +536,7 @@ def test_the_configurations_that_come_along(name, joint):
 
 def test_the_documentation_says_what_the_generator_costs():
     macs = count_generator_macs(Generator(GeneratorConfig(), HyperpriorConfig()))["generator"]
-    assert f"takes {macs / 1000:.0f} kMAC a pixel" in " ".join((ROOT / "docs" / "realism.md").read_text().split())
+    assert f"takes {macs / 1000:.0f} kMAC per pixel" in " ".join((ROOT / "docs" / "realism.md").read_text().split())
 
 
 def test_the_documentation_lists_every_setting_with_its_default():
