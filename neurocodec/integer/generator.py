@@ -9,6 +9,7 @@ It reads the features of g_s, of 9 fractional bits. Its own activations have 8, 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from neurocodec.entropy.grid import LIMIT, QUALITY_STEPS
 from neurocodec.errors import ModelMismatchError
-from neurocodec.integer.reference import Arithmetic, Arrays, IntArray, QualityIndex, interpolate_rows
+from neurocodec.integer.reference import Arithmetic, Arrays, QualityIndex, interpolate_rows
 from neurocodec.integer.transforms import FINE_WHITE, STEPS_A_LEVEL, Synthesis, add, q15
 from neurocodec.model import GeneratorConfig, GeneratorFile, HyperpriorConfig
 
@@ -129,18 +130,19 @@ def silu_gated(do: Arithmetic, value: Any, gate: Any, sigmoid: NDArray[np.int16]
 
 def stream_epsilon(channels: int) -> int:
     """What a norm of a block adds to the sum of squares."""
-    return round(EPSILON * 4**STREAM_BITS) * channels
+    return round(EPSILON * (1 << 2 * STREAM_BITS)) * channels
 
 
 def realism_step(realism: float) -> int:
     """Realism in [0, 1] -> 0 to REALISM_STEPS."""
-    return int(np.floor(realism * REALISM_STEPS + 0.5))
+    return math.floor(realism * REALISM_STEPS + 0.5)
 
 
 def sigmoid_table() -> NDArray[np.int16]:
-    """1 / (1 + e^-g) with 15 bits at the centres of 4096 steps of g in [-8, 8). Files hold it: no machine computes it."""
+    """1 / (1 + e^-g) with 15 bits at the centres of 4096 steps of g in [-8, 8). Decoders read it from files."""
     gate = (np.arange(SIGMOID_TABLE_SIZE) + 0.5) * (16 / SIGMOID_TABLE_SIZE) - 8
-    return np.rint(32768 / (1 + np.exp(-gate))).astype(np.int16)
+    table: NDArray[np.int16] = np.rint(32768 / (1 + np.exp(-gate))).astype(np.int16)
+    return table
 
 
 def _pointwise(do: Arithmetic, x: Any, layer: Any) -> Any:

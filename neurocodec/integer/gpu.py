@@ -12,11 +12,11 @@ from neurocodec.errors import ArgumentValueError
 from neurocodec.integer.reference import MEAN_FACTOR_BITS, RECIPROCAL_ROOTS, IntArray, IntegerLayer, mean_factor
 
 MAX_CONSTANTS = 4096
-"""Small arrays that are kept on the device, a few kilobytes each."""
+"""Maximum number of small arrays, a few kilobytes each, cached on the device."""
 
 
 class TorchArithmetic:
-    """float64 tensors on any device. The caller's precision settings have no effect."""
+    """Computes with float64 tensors on any device; the caller's precision settings have no effect."""
 
     def __init__(self, device: str = "cpu") -> None:
         import torch
@@ -36,7 +36,7 @@ class TorchArithmetic:
         return self._layers[id(layer)][1:]
 
     def _constant(self, values: NDArray[Any]) -> Any:
-        """What `load` returns, copied once for equal values. Callers must not change it."""
+        """Like `load`, but equal values are copied only once. Callers must not modify the result."""
         key = values.shape, values.astype(np.float64).tobytes()
         if key not in self._constants:
             if len(self._constants) > MAX_CONSTANTS:
@@ -126,7 +126,7 @@ class TorchArithmetic:
 
 
 class BatchArithmetic(TorchArithmetic):
-    """For batches, (B, height, width, channels): symbols, rows, latents and pixels are tensors on the device."""
+    """For batches (B, height, width, channels); symbols, rows, latents and pixels are tensors on the device."""
 
     def load(self, values: Any) -> Any:
         if isinstance(values, self._torch.Tensor):
@@ -138,7 +138,7 @@ class BatchArithmetic(TorchArithmetic):
 
 
 def resolve_device(device: str) -> str:
-    """'auto' -> 'cuda' where there is one, else 'cpu'. Raises ArgumentValueError for one that this machine lacks."""
+    """Replaces auto by cuda if there is a GPU, else by cpu. Raises ArgumentValueError for a device that is missing."""
     import torch
 
     if device == "auto":

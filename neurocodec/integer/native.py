@@ -1,4 +1,4 @@
-"""All networks of a model in C++, for CPUs."""
+"""All networks of a model in C++, for the CPU."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ GENERATOR_SHAPE = ("channels", "blocks", "fine_blocks", "fine_width")
 
 
 def kernels() -> list[str]:
-    """Names of the kernels that this machine runs, best first; none without the extension."""
+    """Names of the kernels that this machine supports, fastest first; empty without the extension."""
     native = extension()
     return list(native.kernels()) if native else []
 
 
 class NativeNetwork:
-    """A `Network` in C++. Raises ModelMismatchError if the model's arrays do not fit, or sums could overflow.
+    """A `Network` in C++.
 
     kernel: one of `kernels()`, by default the fastest. threads: maximum thread count, by default `available_threads()`.
-    Neither changes a result.
+    Neither changes the results. Raises NativeUnavailableError without the extension, ModelMismatchError if the model's
+    arrays do not fit its configuration or sums could overflow.
     """
 
     def __init__(self, model: Model, kernel: str = "", threads: int = 0) -> None:
@@ -80,12 +81,14 @@ class NativeNetwork:
     def synthesise(
         self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8, realism: int = 0
     ) -> NDArray[Any]:
-        y_hat, how, rgb = np.ascontiguousarray(y_hat), (self.kernel, self.threads), np.empty(0)
+        y_hat, how = np.ascontiguousarray(y_hat), (self.kernel, self.threads)
+        rgb: NDArray[Any]
         if realism:
             realise = self._native.realise if depth == 8 else self._native.realise16
             rgb = realise(self._generator, y_hat, quality_index, realism, *how)
         else:
-            rgb = (self._native.synthesise if depth == 8 else self._native.synthesise16)(y_hat, quality_index, *how)
+            synthesise = self._native.synthesise if depth == 8 else self._native.synthesise16
+            rgb = synthesise(y_hat, quality_index, *how)
         return rgb
 
     @functools.cached_property

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from neurocodec import model as model_files
-from neurocodec.errors import ModelMismatchError
 from neurocodec.integer.generator import (
     DETAIL_BITS,
     EPSILON,
@@ -24,11 +23,13 @@ from neurocodec.integer.generator import (
     REALISM_ROWS,
     SHARE_BITS,
     STREAM_BITS,
-    Generator as IntegerGenerator,
     sigmoid_table,
 )
-from neurocodec.integer.transforms import TRANSFORM_BITS, Synthesis, exp2_table_of
+from neurocodec.integer.generator import (
+    Generator as IntegerGenerator,
+)
 from neurocodec.integer.reference import Arrays
+from neurocodec.integer.transforms import TRANSFORM_BITS, Synthesis, exp2_table_of
 from neurocodec.model import GeneratorConfig, GeneratorFile, Model
 from neurocodec.models.freeze import fixed, freeze_layer, thaw, thawed_weights
 from neurocodec.models.hific import LEAST_LEARNED, Generator, RealismGain
