@@ -17,7 +17,10 @@ const DECODER_SHAPE = [
   ...["channels", "decoder_blocks", "hidden_channels", "hyper_channels", "latent_blocks", "latent_channels"],
   "quality_rows",
 ];
-const MODEL_SHAPE = ["channels", "latent_channels", "hyper_channels", "hidden_channels", "encoder_blocks", "decoder_blocks", "latent_blocks"];
+const MODEL_SHAPE = [  // of nc_shape
+  ...["channels", "latent_channels", "hyper_channels", "hidden_channels", "encoder_blocks", "decoder_blocks"],
+  "latent_blocks",
+];
 const GENERATOR_SHAPE = ["channels", "blocks", "fine_blocks", "fine_width"];
 const TYPES = { I8: [0, "int8", 1], I16: [1, "int16", 2], I32: [2, "int32", 4], U16: [3, "uint16", 2] };
 
@@ -252,12 +255,13 @@ export class Core {
     this.model = this.#guard(() => this.#build(MODEL_SHAPE, shape, arrays, this.wasm.model_new));
   }
 
-  /** Takes the generative decoder that realism above 0 needs. file: its bytes. Throws NicError if they do not fit the model. */
+  /** Takes the generative decoder for realism above 0. file: its bytes. Throws NicError if they do not fit the model. */
   loadGenerator(file) {
     const { format, arrays, shape, id } = parsed(file, GENERATOR);
     if (format !== "neurocodec-generator-2") throw damaged(GENERATOR, "its format is unknown");
     if (id !== this.modelId) {
-      throw new NicError(`the generative decoder reads the latents of model ${id}, not of ${this.modelId}.`, "ModelMismatchError");
+      const sentence = `the generative decoder reads the latents of model ${id}, not of ${this.modelId}.`;
+      throw new NicError(sentence, "ModelMismatchError");
     }
     const create = (...fields) => this.wasm.generator_new(this.model, ...fields);
     try {

@@ -25,7 +25,8 @@ self.onmessage = ({ data: message }) => {
 
 async function answer(message) {
   try {
-    const result = message.bytes ? await decode(message) : void (await coreOf(message.modelId, message.realism > 0, message));
+    const { bytes, modelId, realism } = message;
+    const result = bytes ? await decode(message) : void (await coreOf(modelId, realism > 0, message));
     self.postMessage({ id: message.id, result }, result?.data ? [result.data.buffer] : []);
   } catch (error) {
     const known = error instanceof NicError;
