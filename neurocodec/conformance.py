@@ -32,13 +32,15 @@ PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.png"
 class Source:
     """A picture and its quality index: a crop (x, y, width, height) of the bundled photograph, noise or a drawing.
 
-    mode: of Pillow; RGBA adds a made-up alpha plane.
+    mode: of Pillow; RGBA adds a made-up alpha plane. depth: bits per sample; with 16, the lower 8 are made up.
     """
 
     quality_index: int
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
     mode: str = "RGB"
     kind: str = "photograph"
+    depth: int = 8
+    lossless: bool = False
 
     def picture(self) -> image.Picture:
         """The picture."""
@@ -54,7 +56,14 @@ class Source:
             crop = photograph.convert("RGB").crop((x, y, x + width, y + height))
         if self.mode == "RGBA":
             crop.putalpha(Image.fromarray(np.arange(width * height, dtype=np.uint8).reshape(height, width)))
+        if self.depth == 16:
+            samples = np.asarray(crop, np.uint16)
+            return image.load(samples * 256 + np.arange(samples.size, dtype=np.uint16).reshape(samples.shape) % 256)
         return image.load(crop.convert(self.mode))
+
+    def encode(self, network: Model | Network) -> bytes:
+        """The file of the picture."""
+        return codec.encode_picture(self.picture(), network, self.quality_index, lossless=self.lossless)
 
 
 SOURCES = {
@@ -65,15 +74,17 @@ SOURCES = {
     "noise-48x40-q700": Source(700, kind="noise"),
     "drawing-130x70-q601": Source(601, kind="drawing"),
     "astronaut-q480": Source(480, (0, 0, 512, 512)),
+    "lossless-61x43-q250": Source(250, (200, 100, 61, 43), lossless=True),
+    "deep-50x40-q700": Source(700, (200, 100, 50, 40), depth=16),
 }
-"""The pictures of the vectors of the shipped model; the last is the whole bundled photograph."""
+"""The pictures of the vectors of the shipped model; astronaut is the whole bundled photograph."""
 
 
 @dataclass(frozen=True)
 class Digests:
     """SHA-256 of a file of one tile, of z_hat and the symbols of y in coding order, of y_hat, and of the pixels.
 
-    Arrays are hashed in (row, column, channel) order: little-endian int32, y_hat in units of 1/64; uint8 RGB.
+    Arrays are hashed in (row, column, channel) order, little-endian: int32, y_hat in units of 1/64; uint8 or uint16 RGB.
     """
 
     nic_sha256: str
@@ -107,21 +118,25 @@ def write_vectors(folder: Path, network: Network, sources: Mapping[str, Source])
     """Writes the vectors of a folder."""
     table = {}
     for name, source in sources.items():
-        data = codec.encode_picture(source.picture(), network, source.quality_index)
+        data = source.encode(network)
         (folder / f"{name}.nic").write_bytes(data)
-        table[name] = dataclasses.asdict(digests_of(data, network))
+        table[name] = dataclasses.asdict(digests_of(data, network, source.depth))
     (folder / "expected.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def digests_of(data: bytes, network: Network) -> Digests:
-    """Digests of a file of one tile, as this network decodes it. Raises NicFormatError or a subclass if it cannot."""
+def digests_of(data: bytes, network: Network, depth: int = 8) -> Digests:
+    """Digests of a file of one tile, as this network decodes it to pixels of 8 or 16 bits per sample.
+
+    Raises NicFormatError or a subclass if it cannot.
+    """
     nic = container.read(data)
     (latents,) = codec.decode_latents(nic, network)
+    rgb = codec.decode_picture(nic, network, depth=depth).rgb
     return Digests(
         hashlib.sha256(data).hexdigest(),
         _digest([latents.z_hat, *latents.symbols]),
         _digest([latents.y_hat]),
-        hashlib.sha256(codec.decode_picture(nic, network).rgb.tobytes()).hexdigest(),
+        hashlib.sha256(rgb.astype(rgb.dtype.newbyteorder("<")).tobytes()).hexdigest(),
         nic.header.model_id.hex(),
     )
 
@@ -131,10 +146,10 @@ def mismatches(vector: Vector, network: Network) -> list[str]:
 
     Raises NicFormatError or a subclass if the file does not decode at all.
     """
-    actual = digests_of(vector.data, network)
+    actual = digests_of(vector.data, network, vector.source.depth)
     parts = {"symbols": "symbols_sha256", "latents": "y_hat_sha256", "pixels": "rgb_sha256"}
     differing = [part for part, name in parts.items() if getattr(actual, name) != getattr(vector.expected, name)]
-    if codec.encode_picture(vector.source.picture(), network, vector.source.quality_index) != vector.data:
+    if vector.source.encode(network) != vector.data:
         differing.append("encoded bytes")
     return differing
 
