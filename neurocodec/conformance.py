@@ -84,7 +84,7 @@ SOURCES = {
 class Digests:
     """SHA-256 of a file of one tile, of z_hat and the symbols of y in coding order, of y_hat, and of the pixels.
 
-    Arrays are hashed in (row, column, channel) order, little-endian: int32, y_hat in units of 1/64; uint8 or uint16 RGB.
+    Arrays are hashed in (row, column, channel) order, little-endian: int32, y_hat in 1/64; uint8 or uint16 RGB.
     """
 
     nic_sha256: str
