@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (LEAST_LEARNED <= args.end <= 1.0 and 0.0 < args.amount < math.inf):
             parser.error(f"--end is from {LEAST_LEARNED} to 1, and --amount above 0")
         ending = with_end(generator, model, args.end, args.amount)
-        generators.file_of(ending, model).save(args.output)
+        generators.freeze(ending, model).save(args.output)
         return 0
     pictures = [image.load(path).rgb[: args.side, : args.side] for path in args.pictures]
     print(f"| quality | β | amount | LPIPS | PSNR (dB) |, {len(pictures)} pictures\n|---:|---:|---:|---:|---:|")

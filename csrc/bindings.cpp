@@ -232,12 +232,18 @@ Array<int16_t> depthwise(const Array<int16_t>& x, const Array<int16_t>& weight, 
   return out;
 }
 
+struct Generator {
+  struct Free {
+    void operator()(nc_generator* generator) const { nc_generator_free(generator); }
+  };
+  std::unique_ptr<nc_generator, Free> made;
+};
+
 class Model : public Cleared {
  public:
   Model(const std::map<std::string, size_t>& shape, const std::map<std::string, py::array>& arrays) {
     const nc_shape numbers = shape_of(shape);
-    std::vector<nc_array> all;
-    for (const auto& [name, values] : arrays) all.push_back(array_of(values, name));
+    const std::vector<nc_array> all = all_of(arrays);
     nc_model* made = nullptr;
     call([&](char* message, size_t size) {
       return nc_model_new(&numbers, all.data(), all.size(), &made, message, size);
@@ -308,6 +314,38 @@ class Model : public Cleared {
     return rgb;
   }
 
+  std::unique_ptr<Generator> generator(const std::map<std::string, size_t>& shape,
+                                       const std::map<std::string, py::array>& arrays) const {
+    const nc_generator_shape numbers = {at(shape, "channels"), at(shape, "blocks"), at(shape, "fine_blocks"),
+                                        at(shape, "fine_width")};
+    const std::vector<nc_array> all = all_of(arrays);
+    nc_generator* made = nullptr;
+    call([&, model = &made_model()](char* message, size_t size) {
+      return nc_generator_new(model, &numbers, all.data(), all.size(), &made, message, size);
+    });
+    auto generator = std::make_unique<Generator>();
+    generator->made.reset(made);
+    return generator;
+  }
+
+  template <typename Sample>
+  Array<Sample> realise(const Generator& generator, const Array<int32_t>& y_hat, int quality, int realism,
+                        const std::string& kernel, size_t threads) const {
+    check_latents(y_hat);
+    const auto height = static_cast<size_t>(y_hat.shape(0)), width = static_cast<size_t>(y_hat.shape(1));
+    Array<Sample> rgb({16 * height, 16 * width, size_t{3}});
+    run(quality, kernel, threads,
+        [&, from = y_hat.data(), to = rgb.mutable_data(), by = generator.made.get()](const nc_run& how, char* m,
+                                                                                     size_t n) {
+          if constexpr (sizeof(Sample) == 2) {
+            return nc_realise16(model_.get(), by, &how, realism, from, height, width, to, m, n);
+          } else {
+            return nc_realise(model_.get(), by, &how, realism, from, height, width, to, m, n);
+          }
+        });
+    return rgb;
+  }
+
  private:
   static constexpr size_t kMaxTile = 4096, kMaxDimensions = 4;
 
@@ -330,14 +368,22 @@ class Model : public Cleared {
     uint32_t checksum = 0;
   };
 
+  static size_t at(const std::map<std::string, size_t>& shape, const char* name) {
+    const auto entry = shape.find(name);
+    if (entry == shape.end()) throw std::invalid_argument(std::string("The shape lacks ") + name + ".");
+    return entry->second;
+  }
+
   static nc_shape shape_of(const std::map<std::string, size_t>& shape) {
-    const auto at = [&](const char* name) {
-      const auto entry = shape.find(name);
-      if (entry == shape.end()) throw std::invalid_argument(std::string("The shape lacks ") + name + ".");
-      return entry->second;
-    };
-    return {at("channels"),       at("latent_channels"), at("hyper_channels"), at("hidden_channels"),
-            at("encoder_blocks"), at("decoder_blocks"),  at("latent_blocks")};
+    return {at(shape, "channels"),        at(shape, "latent_channels"), at(shape, "hyper_channels"),
+            at(shape, "hidden_channels"), at(shape, "encoder_blocks"),  at(shape, "decoder_blocks"),
+            at(shape, "latent_blocks")};
+  }
+
+  static std::vector<nc_array> all_of(const std::map<std::string, py::array>& arrays) {
+    std::vector<nc_array> all;
+    for (const auto& [name, values] : arrays) all.push_back(array_of(values, name));
+    return all;
   }
 
   static nc_array array_of(const py::array& values, const std::string& name) {
@@ -466,6 +512,7 @@ PYBIND11_MODULE(_native, m) {
         py::arg("bias").noconvert(), py::arg("shift").noconvert(), py::arg("low"), py::arg("high"), py::arg("kernel"));
   m.def("depthwise", &depthwise, py::arg("x").noconvert(), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
         py::arg("shift").noconvert(), py::arg("kernel"));
+  py::class_<Generator>(m, "Generator");
   py::class_<Model>(m, "Model")
       .def(py::init<const std::map<std::string, size_t>&, const std::map<std::string, py::array>&>(), py::arg("shape"),
            py::arg("arrays"))
@@ -480,5 +527,10 @@ PYBIND11_MODULE(_native, m) {
       .def("synthesise", &Model::synthesise<uint8_t>, py::arg("y_hat").noconvert(), py::arg("quality_index"),
            py::arg("kernel"), py::arg("threads"))
       .def("synthesise16", &Model::synthesise<uint16_t>, py::arg("y_hat").noconvert(), py::arg("quality_index"),
-           py::arg("kernel"), py::arg("threads"));
+           py::arg("kernel"), py::arg("threads"))
+      .def("generator", &Model::generator, py::arg("shape"), py::arg("arrays"))
+      .def("realise", &Model::realise<uint8_t>, py::arg("generator"), py::arg("y_hat").noconvert(),
+           py::arg("quality_index"), py::arg("realism"), py::arg("kernel"), py::arg("threads"))
+      .def("realise16", &Model::realise<uint16_t>, py::arg("generator"), py::arg("y_hat").noconvert(),
+           py::arg("quality_index"), py::arg("realism"), py::arg("kernel"), py::arg("threads"));
 }

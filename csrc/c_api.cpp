@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "crc32.hpp"
+#include "generator.hpp"
 #include "lossless.hpp"
 #include "tile.hpp"
 
@@ -19,6 +20,10 @@ namespace nc = neurocodec;
 struct nc_model {
   nc::Model model;
   nc_shape shape;
+};
+
+struct nc_generator {
+  nc::Generator generator;
 };
 
 namespace {
@@ -103,6 +108,25 @@ nc::Array array_of(const nc_array& array) {
   return result;
 }
 
+std::map<std::string, nc::Array> by_name(const nc_array* arrays, size_t count) {
+  std::map<std::string, nc::Array> all;
+  for (size_t i = 0; i < count; ++i) {
+    if (arrays[i].name == nullptr) refuse("An array has no name.");
+    all.emplace(arrays[i].name, array_of(arrays[i]));
+  }
+  return all;
+}
+
+nc::GeneratorShape checked(const nc_generator_shape& shape) {
+  constexpr size_t kMaxBlocks = 16, kMaxChannels = 1024;
+  const nc::GeneratorShape inner{shape.channels, shape.blocks, shape.fine_blocks, shape.fine_width};
+  if (inner.channels < 16 || inner.channels > kMaxChannels || inner.channels % 16 != 0 || inner.fine_width < 1 ||
+      std::max({inner.blocks, inner.fine_blocks, inner.fine_width}) > kMaxBlocks) {
+    throw nc::ModelError("the shape of the generative decoder is impossible.");
+  }
+  return inner;
+}
+
 // Where the latents of a tile go: to the caller, or to memory of their own where the caller wants none.
 class Place {
  public:
@@ -165,6 +189,21 @@ int synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat, s
   });
 }
 
+template <typename Sample>
+int realise(const nc_model* model, const nc_generator* generator, const nc_run* run, int realism, const int32_t* y_hat,
+            size_t h, size_t w, Sample* rgb, char* message, size_t message_size) {
+  return guarded(message, message_size, [&] {
+    const nc::Run how = checked(model, run, h, w);
+    if (generator == nullptr || generator->generator.base_channels() != model->shape.channels) {
+      refuse("The generative decoder is missing, or belongs to another model.");
+    }
+    if (realism < 1 || realism > nc::kRealismSteps) refuse("Realism is not in 1..2048.");
+    check_array(y_hat, "y_hat");
+    check_array(rgb, "rgb");
+    generator->generator(how, model->model.g_s(), y_hat, h, w, run->quality_index, realism, rgb);
+  });
+}
+
 }  // namespace
 
 const char* nc_kernel(size_t i) {
@@ -177,14 +216,9 @@ int nc_model_new(const nc_shape* shape, const nc_array* arrays, size_t count, nc
   return guarded(message, message_size, [&] {
     if (shape == nullptr || model == nullptr || (arrays == nullptr && count > 0)) refuse("An argument is missing.");
     *model = nullptr;
-    std::map<std::string, nc::Array> all;
-    for (size_t i = 0; i < count; ++i) {
-      if (arrays[i].name == nullptr) refuse("An array has no name.");
-      all.emplace(arrays[i].name, array_of(arrays[i]));
-    }
     const nc::Shape inner{shape->channels,       shape->latent_channels, shape->hyper_channels, shape->hidden_channels,
                           shape->encoder_blocks, shape->decoder_blocks,  shape->latent_blocks};
-    *model = new nc_model{nc::Model(inner, all), *shape};
+    *model = new nc_model{nc::Model(inner, by_name(arrays, count)), *shape};
   });
 }
 
@@ -250,6 +284,30 @@ int nc_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat
 int nc_synthesise16(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint16_t* rgb,
                     char* message, size_t message_size) {
   return synthesise(model, run, y_hat, h, w, rgb, message, message_size);
+}
+
+int nc_generator_new(const nc_model* model, const nc_generator_shape* shape, const nc_array* arrays, size_t count,
+                     nc_generator** generator, char* message, size_t message_size) {
+  return guarded(message, message_size, [&] {
+    if (model == nullptr || shape == nullptr || generator == nullptr || (arrays == nullptr && count > 0)) {
+      refuse("An argument is missing.");
+    }
+    *generator = nullptr;
+    const auto all = by_name(arrays, count);
+    *generator = new nc_generator{nc::Generator(checked(*shape), model->shape.channels, nc::Arrays(all))};
+  });
+}
+
+void nc_generator_free(nc_generator* generator) { delete generator; }
+
+int nc_realise(const nc_model* model, const nc_generator* generator, const nc_run* run, int realism,
+               const int32_t* y_hat, size_t h, size_t w, uint8_t* rgb, char* message, size_t message_size) {
+  return realise(model, generator, run, realism, y_hat, h, w, rgb, message, message_size);
+}
+
+int nc_realise16(const nc_model* model, const nc_generator* generator, const nc_run* run, int realism,
+                 const int32_t* y_hat, size_t h, size_t w, uint16_t* rgb, char* message, size_t message_size) {
+  return realise(model, generator, run, realism, y_hat, h, w, rgb, message, message_size);
 }
 
 int nc_residual_decode(const uint8_t* stream, size_t stream_size, const uint8_t* x_hat, size_t h, size_t w,

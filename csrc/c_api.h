@@ -96,6 +96,23 @@ int nc_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat
 int nc_synthesise16(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint16_t* rgb,
                     char* message, size_t message_size);
 
+/* A generative decoder for a model, from the arrays of its file; to be freed by nc_generator_free. They are copied. */
+typedef struct {
+  size_t channels, blocks, fine_blocks, fine_width;
+} nc_generator_shape;
+
+typedef struct nc_generator nc_generator;
+
+int nc_generator_new(const nc_model* model, const nc_generator_shape* shape, const nc_array* arrays, size_t count,
+                     nc_generator** generator, char* message, size_t message_size);
+void nc_generator_free(nc_generator* generator);
+
+/* nc_synthesise with detail that the generative decoder adds. realism: 1 to 2048, which is realism 1. */
+int nc_realise(const nc_model* model, const nc_generator* generator, const nc_run* run, int realism,
+               const int32_t* y_hat, size_t h, size_t w, uint8_t* rgb, char* message, size_t message_size);
+int nc_realise16(const nc_model* model, const nc_generator* generator, const nc_run* run, int realism,
+                 const int32_t* y_hat, size_t h, size_t w, uint16_t* rgb, char* message, size_t message_size);
+
 /* The exact pixels of a tile of a lossless file, from its residual (docs/lossless.md) and x_hat, the pixels that
  * nc_synthesise gives. x_hat, exact: (h, w, channels), inside the picture; channels: 3, or 1 for a gray picture; h, w: 1
  * to 65536. The two may be the same array. A damaged stream may decode: compare the CRC-32 of the exact pixels. */

@@ -96,6 +96,8 @@ constexpr size_t kPanels = 2;  // panels computed together
 
 using Sums = int32_t[kPanels * kPanel];  // of one position
 
+constexpr size_t kReciprocalRoots = size_t{1} << 14;
+
 namespace layers {
 
 NC_INLINE int32_t pair_at(const int16_t* x, size_t k) {
@@ -388,6 +390,36 @@ NC_INLINE void gain_body(const int16_t* x, const int32_t* mantissa, const int32_
   for (size_t i = 0; i < count; ++i) out[i] = saturate((x[i] * mantissa[i] + half[i]) >> shift[i]);
 }
 
+// d / sqrt(sum of d² + epsilon) with 15 fractional bits, d: x less its mean. out may be x.
+NC_INLINE void normalise_body(const int16_t* x, size_t count, int64_t epsilon, const int16_t* roots, int16_t* out) {
+  const auto channels = static_cast<int64_t>(count);
+  const int64_t factor = ((int64_t{1} << 24) + channels / 2) / channels;
+  int32_t sum = 0;
+  for (size_t i = 0; i < count; ++i) sum += x[i];
+  const auto mean = static_cast<int32_t>((sum * factor + (1 << 23)) >> 24);
+  auto total = static_cast<uint64_t>(epsilon);
+  for (size_t i = 0; i < count; ++i) {
+    const auto d = static_cast<uint32_t>(x[i] - mean);  // within ±65535: its square modulo 2^32 is its square
+    total += d * d;
+  }
+  int exponent = 0;
+  while (total >> (2 * exponent) >= kReciprocalRoots) ++exponent;
+  const int32_t root = roots[total >> (2 * exponent)], shift = exponent + 5, half = 1 << (shift - 1);
+  for (size_t i = 0; i < count; ++i) out[i] = saturate(((x[i] - mean) * root + half) >> shift);
+}
+
+NC_INLINE void silu_gate_body(const int16_t* value, const int16_t* gate, const int16_t* sigmoid, size_t count,
+                              int16_t* out) {
+  for (size_t i = 0; i < count; ++i) {
+    const int32_t index = (std::min(std::max<int32_t>(gate[i], -8192), 8191) + 8192) >> 2;
+    out[i] = saturate((value[i] * q15(gate[i], sigmoid[index]) + (1 << 12)) >> 13);
+  }
+}
+
+NC_INLINE void add_gained_body(int16_t* x, const int16_t* change, const int32_t* gain, size_t count) {
+  for (size_t i = 0; i < count; ++i) x[i] = saturate(x[i] + ((change[i] * gain[i] + (1 << 11)) >> 12));
+}
+
 inline void leaky_relu_generic(int16_t* x, size_t count) { leaky_relu_body(x, count); }
 inline void add_generic(const int16_t* x, const int16_t* y, size_t count, int16_t* out) { add_body(x, y, count, out); }
 inline void gate_generic(const int16_t* value, const int16_t* gate, size_t count, int16_t* out) {
@@ -396,6 +428,16 @@ inline void gate_generic(const int16_t* value, const int16_t* gate, size_t count
 inline void gain_generic(const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
                          size_t count, int16_t* out) {
   gain_body(x, mantissa, shift, half, count, out);
+}
+inline void normalise_generic(const int16_t* x, size_t count, int64_t epsilon, const int16_t* roots, int16_t* out) {
+  normalise_body(x, count, epsilon, roots, out);
+}
+inline void silu_gate_generic(const int16_t* value, const int16_t* gate, const int16_t* sigmoid, size_t count,
+                      int16_t* out) {
+  silu_gate_body(value, gate, sigmoid, count, out);
+}
+inline void add_gained_generic(int16_t* x, const int16_t* change, const int32_t* gain, size_t count) {
+  add_gained_body(x, change, gain, count);
 }
 template <typename Out>
 inline void finish_generic(const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count, int32_t low,
@@ -436,6 +478,17 @@ NC_AVX2 inline void gate_avx2(const int16_t* value, const int16_t* gate, size_t 
 NC_AVX2 inline void gain_avx2(const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
                               size_t count, int16_t* out) {
   gain_body(x, mantissa, shift, half, count, out);
+}
+
+NC_AVX2 inline void normalise_avx2(const int16_t* x, size_t count, int64_t epsilon, const int16_t* roots, int16_t* out) {
+  normalise_body(x, count, epsilon, roots, out);
+}
+NC_AVX2 inline void silu_gate_avx2(const int16_t* value, const int16_t* gate, const int16_t* sigmoid, size_t count,
+                      int16_t* out) {
+  silu_gate_body(value, gate, sigmoid, count, out);
+}
+NC_AVX2 inline void add_gained_avx2(int16_t* x, const int16_t* change, const int32_t* gain, size_t count) {
+  add_gained_body(x, change, gain, count);
 }
 
 // Results that fill 16 bits: the saturation of vpackssdw is the clamp.
@@ -495,6 +548,17 @@ inline void gain_neon(const int16_t* x, const int32_t* mantissa, const int32_t* 
   gain_body(x, mantissa, shift, half, count, out);
 }
 
+inline void normalise_neon(const int16_t* x, size_t count, int64_t epsilon, const int16_t* roots, int16_t* out) {
+  normalise_body(x, count, epsilon, roots, out);
+}
+inline void silu_gate_neon(const int16_t* value, const int16_t* gate, const int16_t* sigmoid, size_t count,
+                      int16_t* out) {
+  silu_gate_body(value, gate, sigmoid, count, out);
+}
+inline void add_gained_neon(int16_t* x, const int16_t* change, const int32_t* gain, size_t count) {
+  add_gained_body(x, change, gain, count);
+}
+
 inline void finish16_neon(const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count, int16_t* out) {
   size_t i = 0;
   for (; i + 4 <= count; i += 4) {
@@ -544,6 +608,17 @@ inline void gate_wasm(const int16_t* value, const int16_t* gate, size_t count, i
 inline void gain_wasm(const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
                       size_t count, int16_t* out) {
   gain_body(x, mantissa, shift, half, count, out);
+}
+
+inline void normalise_wasm(const int16_t* x, size_t count, int64_t epsilon, const int16_t* roots, int16_t* out) {
+  normalise_body(x, count, epsilon, roots, out);
+}
+inline void silu_gate_wasm(const int16_t* value, const int16_t* gate, const int16_t* sigmoid, size_t count,
+                      int16_t* out) {
+  silu_gate_body(value, gate, sigmoid, count, out);
+}
+inline void add_gained_wasm(int16_t* x, const int16_t* change, const int32_t* gain, size_t count) {
+  add_gained_body(x, change, gain, count);
 }
 
 // Returns the number of results that it computed.
@@ -599,6 +674,38 @@ inline void gate(Kernel kernel, const int16_t* value, const int16_t* gates, size
 inline void gain(Kernel kernel, const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
                  size_t count, int16_t* out) {
   NC_CHOOSE(kernel, gain, x, mantissa, shift, half, count, out);
+}
+
+// floor(2^20 / sqrt(i)), at most 32767; of 0, which no sum is, 0.
+inline const std::vector<int16_t>& reciprocal_roots() {
+  static const std::vector<int16_t> table = [] {
+    std::vector<int16_t> roots(kReciprocalRoots);
+    int64_t root = 32767;  // the largest whose square times i is at most 2^40
+    for (size_t i = 1; i < roots.size(); ++i) {
+      while (root * root * static_cast<int64_t>(i) > int64_t{1} << 40) --root;
+      roots[i] = static_cast<int16_t>(root);
+    }
+    return roots;
+  }();
+  return table;
+}
+
+// The norm of a position: out = d / sqrt(sum of d² + epsilon) with 15 fractional bits, d being x less its mean. The
+// reciprocal root is that of the leading bits of the sum. count: 1 to 1024; epsilon: 1 to 2^31; out may be x.
+inline void normalise(Kernel kernel, const int16_t* x, size_t count, int64_t epsilon, int16_t* out) {
+  const int16_t* const roots = reciprocal_roots().data();
+  NC_CHOOSE(kernel, normalise, x, count, epsilon, roots, out);
+}
+
+// out = value · gate · sigmoid(gate), of 10 fractional bits each, with 7. sigmoid: 4096 entries with 15 bits, in [-8, 8).
+inline void silu_gate(Kernel kernel, const int16_t* value, const int16_t* gate, const int16_t* sigmoid, size_t count,
+                      int16_t* out) {
+  NC_CHOOSE(kernel, silu_gate, value, gate, sigmoid, count, out);
+}
+
+// x = clamp16(x + change · gain), gains with 12 fractional bits, within ±32767.
+inline void add_gained(Kernel kernel, int16_t* x, const int16_t* change, const int32_t* gain, size_t count) {
+  NC_CHOOSE(kernel, add_gained, x, change, gain, count);
 }
 
 // What becomes of the sums of a layer: a bias for each output, which holds the rounding, a shift, and two limits.

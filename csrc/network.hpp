@@ -42,6 +42,7 @@ constexpr int kMantissaBits = 14;
 constexpr int32_t kMaxLatent = (1 << 22) - 1;
 constexpr int32_t kHiddenMax = 127 << kActivationBits;
 constexpr int32_t kOutputLimit = 1 << 23;
+constexpr int32_t kMaxPicture = 1 << 20;  // of pixels before the last rounding
 constexpr size_t kPatch = 8;          // PixelUnshuffle of the picture
 constexpr size_t kPixelChannels = 3 * kPatch * kPatch;
 
@@ -162,12 +163,14 @@ class Arrays {
 struct Rows {
   std::vector<int32_t> values;
   size_t size = 0;
+  int count = kQualityRows;
 
   Rows() = default;
-  Rows(const int32_t* from, size_t columns) : values(from, from + kQualityRows * columns), size(columns) {}
+  Rows(const int32_t* from, size_t columns, size_t rows = kQualityRows)
+      : values(from, from + rows * columns), size(columns), count(static_cast<int>(rows)) {}
 
   int32_t at(int quality, size_t column) const {
-    const int low = std::min(quality / kQualitySteps, kQualityRows - 2), t = quality - low * kQualitySteps;
+    const int low = std::min(quality / kQualitySteps, count - 2), t = quality - low * kQualitySteps;
     const int64_t a = values[static_cast<size_t>(low) * size + column];
     const int64_t b = values[static_cast<size_t>(low + 1) * size + column];
     return static_cast<int32_t>((a * (kQualitySteps - t) + b * t + kQualitySteps / 2) >> 6);
@@ -247,6 +250,57 @@ struct Run {
   }
 };
 
+// task(first, last, before, after) for bands of rows of a map that tasks change. before, after: copies of the rows beside
+// a band, which other threads overwrite; null at the edge of the picture.
+template <typename Task>
+void in_place(const Run& run, const Map& x, const Task& task) {
+  const size_t bands = run.bands_of(x.height);
+  const auto first_row = [&](size_t band) { return x.height * band / bands; };
+  std::vector<std::vector<int16_t>> edges(2 * bands);
+  const auto keep = [&](std::vector<int16_t>& copy, size_t r) { copy.assign(x.row(r), x.row(r) + x.row_size() + 1); };
+  const auto kept = [&](size_t edge) { return edges[edge].empty() ? nullptr : edges[edge].data(); };
+  for (size_t band = 1; band < bands; ++band) {
+    keep(edges[2 * band], first_row(band) - 1);
+    keep(edges[2 * band - 1], first_row(band));
+  }
+  parallel(bands, bands, [&](size_t band) {
+    task(first_row(band), first_row(band + 1), kept(2 * band), kept(2 * band + 1));
+  });
+}
+
+// What a depthwise layer inside a block reads: three rows, made one by one.
+class RowRing {
+ public:
+  struct Neighbours {
+    const int16_t *above, *here, *below;  // null outside the picture
+  };
+
+  explicit RowRing(size_t row_size) {
+    for (auto& row : rows_) row.resize(row_size + 1);
+  }
+
+  int16_t* operator[](size_t r) { return rows_[r % 3].data(); }
+
+  // use(r, rows) for rows first to last - 1 of x. make(row of x, r): what the layer reads of it, in row r of the ring;
+  // it is called before `use` may change that row.
+  template <typename Make, typename Use>
+  void walk(const Map& x, size_t first, size_t last, const int16_t* before, const int16_t* after, const Make& make,
+            const Use& use) {
+    const int16_t* above = before == nullptr ? nullptr : make(before, first + 2);
+    const int16_t* here = make(x.row(first), first);
+    for (size_t r = first; r < last; ++r) {
+      const int16_t* const next = r + 1 < last ? x.row(r + 1) : after;
+      const int16_t* const below = next == nullptr ? nullptr : make(next, r + 1);
+      use(r, Neighbours{above, here, below});
+      above = here;
+      here = below;
+    }
+  }
+
+ private:
+  std::array<std::vector<int16_t>, 3> rows_;
+};
+
 // The residual block of the transforms.
 class Block {
  public:
@@ -257,57 +311,33 @@ class Block {
         gate_in_(arrays.pointwise(name + ".gate_in", 2 * channels, channels)),
         gate_out_(arrays.pointwise(name + ".gate_out", channels, channels)) {}
 
-  // In place: a band keeps copies of the rows beside it, which other threads overwrite.
   void operator()(const Run& run, Map& x) const {
-    const size_t bands = run.bands_of(x.height);
-    const auto first_row = [&](size_t band) { return x.height * band / bands; };
-    std::vector<std::vector<int16_t>> edges(2 * bands);
-    const auto keep = [&](std::vector<int16_t>& copy, size_t r) { copy.assign(x.row(r), x.row(r) + x.row_size() + 1); };
-    for (size_t band = 1; band < bands; ++band) {
-      keep(edges[2 * band], first_row(band) - 1);
-      keep(edges[2 * band - 1], first_row(band));
-    }
-    parallel(bands, bands, [&](size_t band) {
-      compute(run.kernel, x, first_row(band), first_row(band + 1), edges[2 * band], edges[2 * band + 1]);
+    in_place(run, x, [&](size_t first, size_t last, const int16_t* before, const int16_t* after) {
+      const size_t size = x.row_size(), channels = x.channels;
+      std::vector<int16_t> u(size + 1), v(2 * size + 1);
+      RowRing ring(size);
+      const auto inner = [&](const int16_t* from, size_t r) -> const int16_t* {
+        in_.run(run.kernel, from, x.width, ring[r]);
+        leaky_relu(run.kernel, ring[r], size);
+        return ring[r];
+      };
+      ring.walk(x, first, last, before, after, inner, [&](size_t r, const RowRing::Neighbours& rows) {
+        int16_t* const row = x.row(r);
+        dw_.run_row(run.kernel, rows.above, rows.here, rows.below, x.width, channels, u.data(), channels);
+        out_.run(run.kernel, u.data(), x.width, v.data());
+        add(run.kernel, row, v.data(), size, row);
+        gate_in_.run(run.kernel, row, x.width, v.data());
+        for (size_t c = 0; c < x.width; ++c) {
+          const int16_t* const value = v.data() + 2 * c * channels;
+          gate(run.kernel, value, value + channels, channels, u.data() + c * channels);
+        }
+        gate_out_.run(run.kernel, u.data(), x.width, v.data());
+        add(run.kernel, row, v.data(), size, row);
+      });
     });
   }
 
  private:
-  // Rows first to last - 1. before, after: the rows beside them, empty at the edge of the picture.
-  void compute(Kernel kernel, Map& x, size_t first, size_t last, const std::vector<int16_t>& before,
-               const std::vector<int16_t>& after) const {
-    const size_t size = x.row_size(), channels = x.channels;
-    std::array<std::vector<int16_t>, 3> ring;
-    for (auto& row : ring) row.resize(size + 1);
-    std::vector<int16_t> u(size + 1), v(2 * size + 1);
-    const auto inner = [&](const int16_t* from, size_t r) -> const int16_t* {
-      int16_t* const to = ring[r % 3].data();
-      in_.run(kernel, from, x.width, to);
-      leaky_relu(kernel, to, size);
-      return to;
-    };
-    const int16_t* above = before.empty() ? nullptr : inner(before.data(), first + 2);
-    const int16_t* here = inner(x.row(first), first);
-    for (size_t r = first; r < last; ++r) {
-      int16_t* const row = x.row(r);
-      const int16_t* const below = r + 1 < last     ? inner(x.row(r + 1), r + 1)
-                                   : after.empty() ? nullptr
-                                                   : inner(after.data(), r + 1);
-      dw_.run_row(kernel, above, here, below, x.width, channels, u.data(), channels);
-      out_.run(kernel, u.data(), x.width, v.data());
-      add(kernel, row, v.data(), size, row);
-      gate_in_.run(kernel, row, x.width, v.data());
-      for (size_t c = 0; c < x.width; ++c) {
-        const int16_t* const value = v.data() + 2 * c * channels;
-        gate(kernel, value, value + channels, channels, u.data() + c * channels);
-      }
-      gate_out_.run(kernel, u.data(), x.width, v.data());
-      add(kernel, row, v.data(), size, row);
-      above = here;
-      here = below;
-    }
-  }
-
   Pointwise in_;
   Depthwise dw_;
   Pointwise out_, gate_in_, gate_out_;
@@ -344,17 +374,18 @@ inline Map apply(const Run& run, const Pointwise& layer, const Map& x, int32_t l
   return y;
 }
 
-// A 1×1 layer, its outputs in patch order, and PixelShuffle(2).
-inline Map apply_and_shuffle(const Run& run, const Pointwise& layer, const Map& x, int32_t low, int32_t high) {
-  const size_t channels = layer.outputs() / 4;
-  Map y(2 * x.height, 2 * x.width, channels);
+// A 1×1 layer, its outputs in patch order, and PixelShuffle(n).
+inline Map apply_and_shuffle(const Run& run, const Pointwise& layer, const Map& x, int32_t low, int32_t high,
+                             size_t n = 2) {
+  const size_t channels = layer.outputs() / (n * n);
+  Map y(n * x.height, n * x.width, channels);
   run.bands(x.height, [&](size_t first, size_t last) {
     std::vector<int16_t> row(x.width * layer.outputs());
     for (size_t r = first; r < last; ++r) {
       layer.run(run.kernel, x.row(r), x.width, row.data(), low, high);
       for (size_t c = 0; c < x.width; ++c) {
-        for (size_t i = 0; i < 2; ++i) {
-          std::copy_n(row.data() + (4 * c + 2 * i) * channels, 2 * channels, y.row(2 * r + i) + 2 * c * channels);
+        for (size_t i = 0; i < n; ++i) {
+          std::copy_n(row.data() + (n * c + i) * n * channels, n * channels, y.row(n * r + i) + n * c * channels);
         }
       }
     }
@@ -489,6 +520,14 @@ class Synthesis {
   // Sample: uint8_t or uint16_t.
   template <typename Sample>
   void operator()(const Run& run, const int32_t* y_hat, size_t height, size_t width, int quality, Sample* rgb) const {
+    const Map x = features(run, y_hat, height, width, quality);
+    run.bands(x.height, [&](size_t first, size_t last) {
+      for (size_t r = first; r < last; ++r) head(run.kernel, x.row(r), x.width, rgb + kPatch * r * 16 * width * 3);
+    });
+  }
+
+  // What the head reads: (2 height, 2 width, C).
+  Map features(const Run& run, const int32_t* y_hat, size_t height, size_t width, int quality) const {
     Map x(height, width, latent_channels_);
     const Gain::Factors by = y_gain_.at(quality);
     for (size_t p = 0; p < height * width; ++p) {
@@ -502,9 +541,12 @@ class Synthesis {
     x = apply_and_shuffle(run, up_, x, -32768, 32767);
     apply(run, gain_, quality, x);
     for (const Block& block : blocks_) block(run, x);
-    run.bands(x.height, [&](size_t first, size_t last) {
-      for (size_t r = first; r < last; ++r) head(run.kernel, x.row(r), x.width, rgb + kPatch * r * 16 * width * 3);
-    });
+    return x;
+  }
+
+  // Of a row of patches, eight rows of pixels before the last rounding: in 1/256 of a level, not cut to the range.
+  void levels(Kernel kernel, const int16_t* x, size_t patches, int32_t* rgb) const {
+    finer(kernel, x, patches, 256, -kMaxPicture, kMaxPicture, rgb);
   }
 
  private:
@@ -515,15 +557,22 @@ class Synthesis {
     for_pixels(rgb, patches, [&](size_t at, size_t) { return static_cast<uint8_t>(row[at]); });
   }
 
-  // In 65535 steps instead of 255: the sums times 257.
+  // In 65535 steps instead of 255.
   void head(Kernel kernel, const int16_t* x, size_t patches, uint16_t* rgb) const {
+    finer(kernel, x, patches, 257, 0, 65535, rgb);
+  }
+
+  // In `steps` a level: the sums times `steps`, rounded once.
+  template <typename Sample>
+  void finer(Kernel kernel, const int16_t* x, size_t patches, int64_t steps, int64_t low, int64_t high,
+             Sample* rgb) const {
     std::vector<int32_t> sums(patches * kPixelChannels);
     head_.sums(kernel, x, patches, sums.data());
     for_pixels(rgb, patches, [&](size_t at, size_t o) {
       const int32_t shift = head_.shift()[o];
       const int64_t half = shift > 0 ? int64_t{1} << (shift - 1) : 0;
-      return static_cast<uint16_t>(
-          clamp64((257 * (int64_t{sums[at]} + head_.plain_bias(o)) + half) >> shift, 0, 65535));
+      return static_cast<Sample>(
+          clamp64((steps * (int64_t{sums[at]} + head_.plain_bias(o)) + half) >> shift, low, high));
     });
   }
 

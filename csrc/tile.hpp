@@ -39,6 +39,7 @@ class Model {
   }
 
   const Shape& shape() const { return shape_; }
+  const Synthesis& g_s() const { return g_s_; }
   bool encodes() const { return g_a_ != nullptr; }
 
   // rgb: (16 height, 16 width, 3), uint8_t or uint16_t; y: (height, width, M) in units of 1/64. The model must encode.

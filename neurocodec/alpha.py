@@ -1,7 +1,7 @@
 """The alpha plane <-> PNG bytes. Read without a PNG library, because the bytes may be hostile.
 
-One kind of PNG is accepted: gray of 8 or 16 bits, not interlaced, of the picture's size. Its scan lines are a zlib
-stream of known length, which is decoded in bands of rows, down to the last row that is needed.
+Only one kind of PNG is accepted: gray with 8 or 16 bits, not interlaced, of the picture's size. Its scan lines are a
+zlib stream of known length, which is decoded in bands of rows, down to the last row that is needed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AGAIN = "the file is damaged, encode the picture again"
 
 
 def encode_alpha(alpha: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Alpha plane, uint8 or uint16 (H, W) -> PNG bytes of that depth, lossless."""
+    """Alpha plane, uint8 or uint16 (H, W) -> lossless PNG bytes of the same depth."""
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(alpha)).save(out, format="PNG", compress_level=9)
     return out.getvalue()
@@ -37,10 +37,10 @@ def encode_alpha(alpha: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
 def decode_alpha(
     data: bytes, width: int, height: int, region: tuple[int, int, int, int] | None = None, depth: int = 8
 ) -> NDArray[Any]:
-    """PNG bytes -> alpha plane, uint8 or for a depth of 16 uint16, (height, width), or that of a region, in pixels.
+    """PNG bytes -> alpha plane (height, width), or a region of it; uint8 for a depth of 8, uint16 for 16.
 
-    region: (x, y, width, height), inside the plane. Memory: the result and a few bands, whatever the data say. Rows
-    below the region are not checked. Raises NicFormatError for any other PNG and for damaged data.
+    region: (x, y, width, height) in pixels, inside the plane. Rows below it are not checked. Memory stays within the
+    result and a few bands, whatever the data contain. Raises NicFormatError for any other PNG and for damaged data.
     """
     _, _, columns, rows = region or (0, 0, width, height)
     alpha, top = np.empty((rows, columns), np.uint8 if depth == 8 else np.uint16), 0
@@ -52,7 +52,7 @@ def decode_alpha(
 def alpha_bands(
     data: bytes, width: int, height: int, region: tuple[int, int, int, int] | None = None, depth: int = 8
 ) -> Iterator[NDArray[Any]]:
-    """The same from top to bottom, in bands of some rows each."""
+    """What `decode_alpha` returns, in bands of a few rows from top to bottom."""
     x, y, columns, rows = region or (0, 0, width, height)
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     above, top = np.zeros(width, np.uint8 if depth == 8 else np.uint16), 0
@@ -67,7 +67,7 @@ def alpha_bands(
 
 
 def _data_chunks(png: memoryview, header: bytes) -> Iterator[memoryview]:
-    """The pieces of the zlib stream in a PNG whose IHDR is `header`. Chunks that readers may ignore are ignored."""
+    """The pieces of the zlib stream in a PNG whose IHDR is `header`. Ancillary chunks are skipped."""
     if png[:8] != _SIGNATURE:
         raise NicFormatError(f"the alpha plane is not a PNG: {_AGAIN}")
     at, previous, ended = 8, b"", False
@@ -96,14 +96,14 @@ def _data_chunks(png: memoryview, header: bytes) -> Iterator[memoryview]:
 
 
 def _bands(pieces: Iterable[memoryview], line_bytes: int, width: int, lines: int) -> Iterator[NDArray[np.uint8]]:
-    """The content of a zlib stream, uint8 (a few lines, line_bytes); it must hold exactly `lines` of them."""
+    """The decompressed scan lines, uint8 (n, line_bytes), a few at a time; there must be exactly `lines` of them."""
     wrong = NicFormatError(f"the alpha plane does not hold {width} x {lines} samples: {_AGAIN}")
     engine, held, left = zlib.decompressobj(), bytearray(), line_bytes * lines
     try:
         for piece in pieces:
             for start in range(0, len(piece), _BAND_BYTES):
                 rest, full = piece[start : start + _BAND_BYTES], True
-                while rest or full:  # a full output may have left something inside zlib
+                while rest or full:  # after a full output, zlib may hold more
                     out = engine.decompress(rest, _BAND_BYTES)
                     rest, full = memoryview(engine.unconsumed_tail), len(out) == _BAND_BYTES
                     held += out
@@ -121,9 +121,9 @@ def _bands(pieces: Iterable[memoryview], line_bytes: int, width: int, lines: int
 
 
 def _unfilter(lines: NDArray[np.uint8], above: NDArray[Any]) -> NDArray[Any]:
-    """Scan lines, uint8 (n, 1 + bytes), each led by its filter's number -> samples (n, width), of the type of `above`.
+    """Scan lines, uint8 (n, 1 + bytes), each starting with its filter type -> samples (n, width), dtype of `above`.
 
-    above: the samples of the line before them. Pillow's zip decoder undoes the filters; it sees no header.
+    above: the samples of the preceding line. Pillow's zip decoder undoes the filters; it never sees a PNG header.
     """
     if lines[:, 0].max() > _LAST_FILTER:
         raise NicFormatError(f"the alpha plane has an unknown filter: {_AGAIN}")

@@ -1,4 +1,4 @@
-"""Checks the arguments of public functions: each becomes an exact Python number, or a typed error."""
+"""Checks the arguments of public functions and converts them to plain Python values."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from neurocodec.errors import ArgumentTypeError, ArgumentValueError
 
 
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """An integer of any type, NumPy's and torch's included, as an int in [least, most]. name: for the error.
+    """An integer of any type, including NumPy's and torch's, as an int in [least, most]. name: used in errors.
 
-    Raises ArgumentTypeError for anything else, such as True or 2.0, and ArgumentValueError for one out of range.
+    Raises ArgumentTypeError for anything else, such as True or 2.0, ArgumentValueError for an integer out of range.
     """
     try:
         if isinstance(value, bool):
@@ -29,9 +29,9 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
 
 
 def number(name: str, value: Any, least: float, most: float = math.inf, *, above: bool = False) -> float:
-    """A real number of any type, as a finite float in [least, most], or with `above` greater than `least`.
+    """A real number of any type as a finite float in [least, most], or in (least, most] with `above`.
 
-    Raises ArgumentTypeError for a Boolean, several numbers or no number, ArgumentValueError for one out of range.
+    Raises ArgumentTypeError for anything but one number (Booleans too), ArgumentValueError for a number out of range.
     """
     plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
     if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
@@ -47,7 +47,7 @@ def number(name: str, value: Any, least: float, most: float = math.inf, *, above
 
 
 def boolean(name: str, value: Any) -> bool:
-    """True or False, NumPy's included. Raises ArgumentTypeError for anything else."""
+    """True or False, including NumPy's. Raises ArgumentTypeError for anything else."""
     plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
     if not isinstance(plain, bool):
         raise _wrong_type(name, value, "True or False")
@@ -55,9 +55,9 @@ def boolean(name: str, value: Any) -> bool:
 
 
 def region(value: Any, width: int, height: int) -> tuple[int, int, int, int]:
-    """A region (x, y, width, height) inside a picture, all in pixels; None is the whole picture.
+    """A region (x, y, width, height) of a picture, all in pixels; None is the whole picture.
 
-    Raises ArgumentTypeError for anything but four integers, ArgumentValueError for a region that is not inside.
+    Raises ArgumentTypeError for anything but four integers, ArgumentValueError for a region not inside the picture.
     """
     if value is None:
         return 0, 0, width, height
@@ -74,7 +74,7 @@ def region(value: Any, width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def device(value: Any) -> str:
-    """A device's name: a string, or what torch.device makes of one. Raises ArgumentTypeError for anything else."""
+    """The name of a device, given as a string or a torch.device. Raises ArgumentTypeError for anything else."""
     if isinstance(value, str):
         return value
     if type(value).__module__ == "torch" and type(value).__name__ == "device":
@@ -87,7 +87,7 @@ def _wrong_type(name: str, value: Any, expected: str) -> ArgumentTypeError:
 
 
 def _shown(value: Any) -> str:
-    """The value on one line of limited length."""
+    """The value as one short line."""
     try:
         text = " ".join((str(value) if isinstance(value, numbers.Number) else repr(value)).split())
     except Exception:  # an integer of too many digits, or a broken __repr__

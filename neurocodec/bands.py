@@ -1,7 +1,7 @@
-"""Pictures written in bands of rows, with 8 or 16 bits a sample, so that memory does not grow with the picture.
+"""Writes pictures in bands of rows, with 8 or 16 bits per sample, so that memory does not grow with the picture.
 
-Pillow writes a picture of one pixel with the same metadata; what surrounds its pixel there surrounds the bands here. So
-a file holds the metadata that Pillow would write, in the same form.
+Pillow first writes a one-pixel picture with the same metadata; its pixel is then replaced by the bands. The file thus
+holds the same metadata as one from Pillow.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 KINDS = ("PNG", "PPM", "TIFF")
 """The formats that can be written in bands, as Pillow spells them."""
-_PIECE_BYTES = 2**18  # filtered and compressed at once
-_LEVEL, _MEMORY_LEVEL = 6, 9  # of zlib, as Pillow has them
-_STRIP_BYTES = 2**16  # of a TIFF file, as Pillow has them
+_PIECE_BYTES = 2**18  # filtered and compressed at a time
+_LEVEL, _MEMORY_LEVEL = 6, 9  # zlib settings, the same as Pillow's
+_STRIP_BYTES = 2**16  # size of a TIFF strip, the same as Pillow's
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258
 _TIFF_OFFSETS, _TIFF_ROWS, _TIFF_COUNTS = 273, 278, 279
 _SHORT, _LONG = 3, 4
@@ -39,11 +39,11 @@ def write(
     chunks: Mapping[str, bytes],
     bands: Iterable[NDArray[Any]],
 ) -> None:
-    """Writes a picture to an open file, in the format of `KINDS` that the suffix of `name` names.
+    """Writes a picture to an open file, in the format (one of `KINDS`) that the suffix of `name` names.
 
-    size: width and height. mode: L, LA, RGB or RGBA. depth: 8 or 16. chunks: metadata, see `metadata.attach`. bands: of
-    rows from top to bottom, (rows, width, channels), uint8 or uint16 as the depth is. Raises OutputError if the format
-    cannot hold the picture.
+    size: width and height in pixels. mode: L, LA, RGB or RGBA. depth: bits per sample, 8 or 16. chunks: metadata, see
+    `metadata.attach`. bands: arrays (rows, width, channels) from top to bottom, uint8 for a depth of 8, else uint16.
+    Raises OutputError if the format cannot hold the picture.
     """
     kind = image.check_format(name)
     pixel = Image.new(mode, (1, 1))
@@ -64,7 +64,7 @@ def write(
 def _lines(
     bands: Iterable[NDArray[Any]], line_bytes: int, order: Literal["little", "big"]
 ) -> Iterator[NDArray[np.uint8]]:
-    """The rows of bands as bytes, uint8 (a few rows, line_bytes)."""
+    """The bands as bytes in the given order, uint8 (rows, line_bytes), a few rows at a time."""
     step = max(1, _PIECE_BYTES // line_bytes)
     for band in bands:
         for first in range(0, len(band), step):
@@ -80,7 +80,7 @@ def _write_png(
     channels: int,
     lines: Iterable[NDArray[np.uint8]],
 ) -> None:
-    """The chunks of the frame, with another header and other pixels."""
+    """Copies the chunks of the one-pixel PNG `frame`, replacing its header and pixels."""
     file.write(frame[:8])
     at = 8
     while at < len(frame):
@@ -95,7 +95,7 @@ def _write_png(
 
 
 def _compressed(lines: Iterable[NDArray[np.uint8]], pixel_bytes: int) -> Iterator[bytes]:
-    """The zlib stream of PNG scan lines, in pieces. Runs alone are searched for, see `image`."""
+    """The zlib stream of PNG scan lines, in pieces; run-length matching only, as in `image`."""
     engine = zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, _MEMORY_LEVEL, zlib.Z_RLE)
     above = None
     for rows in lines:
@@ -107,7 +107,7 @@ def _compressed(lines: Iterable[NDArray[np.uint8]], pixel_bytes: int) -> Iterato
 
 
 def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], pixel_bytes: int) -> NDArray[np.uint8]:
-    """PNG scan lines, uint8 (n, 1 + bytes): for each row the filter whose result has the least sum of magnitudes."""
+    """PNG scan lines, uint8 (n, 1 + bytes). Each row uses the filter with the smallest sum of absolute residuals."""
     up = np.vstack([above, rows[:-1]])
     left, corner = np.zeros_like(rows), np.zeros_like(rows)
     left[:, pixel_bytes:], corner[:, pixel_bytes:] = rows[:, :-pixel_bytes], up[:, :-pixel_bytes]
@@ -126,7 +126,7 @@ def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], pixel_bytes: in
 
 
 def _tiff_start(name: str, frame: bytes, order: str, size: tuple[int, int], depth: int, channels: int) -> bytes:
-    """The frame with the fields of its folder that describe the pixels replaced; strips of pixels follow it."""
+    """The one-pixel TIFF `frame` with the directory entries that describe the pixels replaced; strips follow it."""
     width, height = size
     line_bytes = width * channels * depth // 8
     rows = max(1, _STRIP_BYTES // line_bytes)
@@ -137,7 +137,7 @@ def _tiff_start(name: str, frame: bytes, order: str, size: tuple[int, int], dept
         _TIFF_BITS: (_SHORT, [depth] * channels),
         _TIFF_ROWS: (_LONG, [rows]),
         _TIFF_COUNTS: (_LONG, counts),
-        _TIFF_OFFSETS: (_LONG, counts),  # until the length of all that comes before is known
+        _TIFF_OFFSETS: (_LONG, counts),  # placeholders until the length of the start is known
     }
 
     def packed(tag: int) -> bytes:

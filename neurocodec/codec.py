@@ -1,4 +1,4 @@
-"""Encode and decode: composes the stages. All in integers: the same picture always gives the same file, and back.
+"""Encodes and decodes pictures by composing the stages. Everything is integer arithmetic, so results are exact.
 
 picture ─g_a→ y ─h_a→ z_hat ─┬ coded with the factorised prior
                              └ h_s → four passes: means, rows → symbols, coded → container
@@ -8,47 +8,41 @@ container ─decode→ z_hat, symbols → y_hat ─g_s→ picture
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 import os
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec import arguments, container, image, targets, tiling
+from neurocodec import arguments, container, image, targets, tiles, tiling
 from neurocodec import model as model_files
 from neurocodec.alpha import alpha_bands, decode_alpha, encode_alpha
-from neurocodec.entropy.grid import QUALITY_STEPS
 from neurocodec.entropy.native import extension
 from neurocodec.errors import (
     ArgumentTypeError,
     ArgumentValueError,
-    ChecksumError,
     ImageError,
     MissingPackageError,
     ModelMismatchError,
     NicFormatError,
     memory_errors,
 )
-from neurocodec.integer import lossless as residual
 from neurocodec.integer.native import NativeNetwork
 from neurocodec.integer.network import Latents, LayerwiseNetwork, Network
 from neurocodec.integer.reference import NumpyArithmetic
 from neurocodec.metrics.psnr import psnr
 from neurocodec.model import Model
-from neurocodec.tiling import LATENT, MAX_PIXELS, Window
+from neurocodec.tiling import LATENT, MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 QUALITY = 50.0
 LOSSLESS_QUALITY = 5.0
-"""Of the lossy picture in a lossless file."""
+"""Default quality of the lossy picture in a lossless file."""
 _TYPES = {8: np.uint8, 16: np.uint16}
 _ALPHA_DEPTHS = {container.ALPHA: 8, container.ALPHA16: 16}
 
@@ -71,32 +65,36 @@ def encode(
 ) -> bytes:
     """Encodes a picture and returns the bytes of a .nic file.
 
-    source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16. Sources of more
-        than 8 bits a sample are coded at up to 16; `image.load` says which.
-    quality: 1 to 100, by default 50; more is larger and better. Or one target: target_bpp (file bits per pixel) or
-        target_bytes gives a file that fits, of the best quality or at most 1 % smaller than the limit; target_psnr (dB,
-        8-bit RGB) one that reaches it, the smallest or with at most 0.05 dB more. They take two to six times as long.
-    lossless: the file gives the exact picture, of 8 bits per sample; it starts with a lossy one, of quality 5 unless
-        `quality` says otherwise. Excludes targets.
-    effort: 1 to 10. Above 1 the encoder searches for better latents, which needs torch: smaller files at the same PSNR,
-        for minutes of work on the CPU. For a target it searches up to four times, and of what fits gives the best file.
-    model: the name of an installed model, a model file, or a loaded model. device: auto, cpu or cuda; auto is cpu.
-    layout: cpu, or gpu for files that a GPU decodes faster and that are 1 to 2 % larger. Every decoder reads both.
+    source: a path, a file open for reading, a PIL image, or an array (H, W[, C]) of uint8 or uint16. Sources with more
+        than 8 bits per sample are coded at up to 16; see `image.load`.
+    quality: 1 to 100, default 50; a higher quality makes a larger file. Or give one of the following targets instead,
+        which take two to six times as long.
+    target_bpp, target_bytes: maximum file size, as bits per pixel or bytes. The result is the best file that fits, or
+        one at most 1 % smaller than the limit.
+    target_psnr: minimum PSNR, dB on 8-bit RGB. The result is the smallest file that reaches it, or one at most 0.05 dB
+        better.
+    lossless: stores the exact picture, with 8 bits per sample, after a lossy one of quality 5, or of `quality`. Cannot
+        be combined with a target.
+    effort: 1 to 10. Above 1 the encoder searches for better latents: files are smaller at the same PSNR, but take
+        minutes on the CPU. Needs torch. With a target it searches up to four times and returns the best file that fits.
+    model: the name of an installed model, the path of a model file, or a loaded model.
+    device: auto, cpu or cuda; auto is cpu.
+    layout: cpu, or gpu for files that a GPU decodes faster but that are 1 to 2 % larger. Every decoder reads both.
     max_pixels: larger pictures are refused before they are loaded; at most 2^30.
-    progress: called after each tile, and during a search, with the fraction completed, 0 to 1; for a target, again for
-        each time that the whole picture is encoded.
+    progress: called after each tile, and during a search, with the fraction completed, 0 to 1. With a target it starts
+        again each time the whole picture is encoded.
 
-    Raises ImageError for input that is not a picture and for targets out of reach, ModelNotFoundError,
-    MissingPackageError for a search without torch, ArgumentError for arguments of a wrong type, out of range or in
-    conflict, OutOfMemoryError.
+    Raises ImageError if the source is not a picture or a target is out of reach, ModelNotFoundError,
+    ModelMismatchError for a model without its encoder, MissingPackageError for a search without torch, ArgumentError
+    for arguments of the wrong type, out of range or in conflict, and OutOfMemoryError.
     """
     choices = {"quality": quality, "target_bpp": target_bpp, "target_bytes": target_bytes, "target_psnr": target_psnr}
-    given = [name for name, value in choices.items() if value is not None]
-    if len(given) > 1:
-        raise ArgumentValueError(f"give only one of {' and '.join(given)}.")
+    names = [name for name, value in choices.items() if value is not None]
+    if len(names) > 1:
+        raise ArgumentValueError(f"give only one of {' and '.join(names)}.")
     lossless = arguments.boolean("lossless", lossless)
-    if lossless and given not in ([], ["quality"]):
-        raise ArgumentValueError(f"a lossless file is as large as its picture makes it: leave out {given[0]}.")
+    if lossless and names not in ([], ["quality"]):
+        raise ArgumentValueError(f"a lossless file is as large as its picture makes it: leave out {names[0]}.")
     if quality is None:
         quality = LOSSLESS_QUALITY if lossless else QUALITY
     quality = arguments.number("quality", quality, 1, 100)
@@ -113,16 +111,16 @@ def encode(
     if lossless and picture.depth > 8:
         raise ImageError(f"lossless files have 8 bits per sample, and the picture has {picture.depth}.")
     if target_psnr is not None and effort == 1:
-        network = _Rereading(network)
+        network = _CachingNetwork(network)
 
-    def encode_at(of: image.Picture, index: int, effort: int) -> bytes:
-        """The file of the picture, or of a part of it."""
-        report = progress if of is picture else None
-        return encode_picture(of, network, index, effort, layout, lossless=lossless, progress=report)
+    def encode_at(part: image.Picture, index: int, effort: int) -> bytes:
+        """Encodes the picture or a part of it; progress counts only the former."""
+        report = progress if part is picture else None
+        return encode_picture(part, network, index, effort, layout, lossless=lossless, progress=report)
 
-    def psnr_of(data: bytes, of: image.Picture) -> float:
+    def psnr_of(data: bytes, part: image.Picture) -> float:
         decoded = decode_picture(container.read(data), network, max_pixels=container.MAX_PIXELS)
-        return psnr(decoded.rgb, image.to_8_bits(of.rgb))
+        return psnr(decoded.rgb, image.to_8_bits(part.rgb))
 
     if target_psnr is not None:
         return targets.to_psnr(picture, encode_at, psnr_of, target_psnr, effort)
@@ -146,24 +144,25 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[float], None] | None = None,
 ) -> Image:
-    """Decodes a .nic file to a PIL image of mode L, LA, RGB or RGBA; ICC profile, EXIF and XMP are in its info.
+    """Decodes a .nic file to a PIL image of mode L, LA, RGB or RGBA, with ICC profile, EXIF and XMP in its info.
 
-    It has 8 bits a sample, whatever the source had: see `decode_array`.
+    The image has 8 bits per sample, whatever the source had; `decode_array` returns up to 16.
 
     data: the bytes of the file, its path, or a file open for reading.
-    region: (x, y, width, height) in pixels, to decode only that part.
-    realism: from 0, the reconstruction of least distortion, to 1, the most realistic one, which invents detail; above 0
-        a generative decoder for the file's model must be installed.
-    lossless: False gives the lossy picture that a lossless file starts with, and does not read further.
-    model: the loaded model with the file's model id, to use instead of the installed one.
+    realism: 0 to 1. 0 is the picture closest to the original; 1 looks most realistic but invents detail. Above 0, torch
+        and a generative decoder for the file's model must be installed.
+    region: (x, y, width, height) in pixels; only this part is decoded.
+    lossless: False decodes only the lossy picture at the start of a lossless file.
+    model: a loaded model with the file's model id, used instead of the installed one.
+    device: auto, cpu or cuda; auto is cpu.
     max_pixels: larger pictures and regions are refused before memory is allocated; at most 2^30.
     progress: called after each tile with the fraction completed, 0 to 1.
 
     Raises NicFormatError or a subclass for damaged data, ModelNotFoundError or ModelMismatchError for the model or the
-    generative decoder, MissingPackageError for realism without torch, ArgumentError for a region outside the picture
-    and other arguments of a wrong type or out of range, OutOfMemoryError.
+    generative decoder, ArgumentError for arguments of the wrong type or out of range, such as a region outside the
+    picture, and OutOfMemoryError.
     """
-    nic, network = parsed(data, model, device, lossless=lossless)
+    nic, network = parse(data, model, device, lossless=lossless)
     picture = decode_picture(nic, network, region=region, realism=realism, max_pixels=max_pixels, progress=progress)
     return image.to_pil(picture)
 
@@ -182,10 +181,10 @@ def decode_array(
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Decodes a .nic file to an array (H, W, C) at the depth of its source: gray, gray and alpha, RGB, or RGBA.
 
-    uint8 if the source had 8 bits a sample; uint16 if it had more, where 65535 is white and opaque. Arguments and
-    errors are those of `decode`.
+    The array is uint8 if the source had 8 bits per sample, and uint16 if it had more; 65535 is then white or opaque.
+    Arguments and errors are those of `decode`.
     """
-    nic, network = parsed(data, model, device, lossless=lossless)
+    nic, network = parse(data, model, device, lossless=lossless)
     picture = decode_picture(
         nic,
         network,
@@ -198,10 +197,10 @@ def decode_array(
     return image.samples(picture)
 
 
-def parsed(
+def parse(
     data: bytes | str | os.PathLike[str] | IO[bytes], model: Model | None, device: str, *, lossless: bool = True
 ) -> tuple[container.NicFile, Network]:
-    """The parsed file, and what decodes it. Arguments and errors are those of `decode`."""
+    """Reads a file and loads the network that decodes it. Arguments and errors are those of `decode`."""
     nic = container.read(container.read_bytes(data), residuals=arguments.boolean("lossless", lossless))
     if not isinstance(model, Model | None):
         raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
@@ -214,16 +213,17 @@ def depth_of(nic: container.NicFile) -> int:
 
 
 def quality_index(quality: float) -> int:
-    """The user's quality, 1 to 100, as the file's quality index, 0 to 960."""
+    """The file's quality index, 0 to 960, for a user's quality, 1 to 100."""
     return round((quality - 1) / 99 * container.QUALITY_INDEX_MAX)
 
 
 @functools.lru_cache(maxsize=8)
 def network_of(model: Model, device: str = "auto") -> Network:
-    """What codes with a model on a device, built once: C++ on a CPU (NumPy where it was not built), torch on a GPU.
+    """The network that runs a model on a device, built once: C++ on the CPU (else NumPy), torch on a GPU.
 
     device: auto, cpu, cuda or cuda:N; auto is cpu. All give the same bytes and pixels. Raises ArgumentValueError for a
-    device that this machine lacks, ModelMismatchError if the model's arrays do not fit.
+    device that this machine lacks, MissingPackageError for a GPU without torch, ModelMismatchError if the model's
+    arrays do not fit its configuration.
     """
     if device not in ("auto", "cpu"):
         try:
@@ -235,21 +235,21 @@ def network_of(model: Model, device: str = "auto") -> Network:
     return NativeNetwork(model) if extension() else LayerwiseNetwork(model, NumpyArithmetic())
 
 
-class _Rereading:
-    """A network that remembers the latents of each stream that it wrote, until that is decoded."""
+class _CachingNetwork:
+    """A network that keeps the latents of each stream it wrote, so that decoding it once more costs nothing."""
 
     def __init__(self, network: Network) -> None:
         self.model, self.analyse, self.synthesise = network.model, network.analyse, network.synthesise
-        self._network, self._written = network, dict[bytes, Latents]()
+        self._network, self._cache = network, dict[bytes, Latents]()
 
     def encode(self, *arguments: Any, **options: Any) -> tuple[bytes, Latents]:
         stream, latents = self._network.encode(*arguments, **options)
-        self._written[stream] = Latents(latents.z_hat, (), latents.y_hat)
+        self._cache[stream] = Latents(latents.z_hat, (), latents.y_hat)
         return stream, latents
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
-        written = self._written.pop(stream, None)
-        return written or self._network.decode(stream, height, width, quality_index)
+        latents = self._cache.pop(stream, None)
+        return latents or self._network.decode(stream, height, width, quality_index)
 
 
 # ---------------------------------------------------------------------------------------------------- picture → file
@@ -265,103 +265,46 @@ def encode_picture(
     lossless: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> bytes:
-    """The bytes of a .nic file. index: quality index, 0 to 960, in 1/64 of a row of the model's gains.
+    """The bytes of a .nic file.
 
-    coder: a model, which codes on the CPU, or what `network_of` returns. The other arguments: as in `encode`.
+    coder: a model, which runs on the CPU, or a network from `network_of`. index: quality index, 0 to 960, in 1/64 of a
+    row of the model's gains. The other arguments are those of `encode`.
 
     Raises ModelMismatchError for a model without its encoder, MissingPackageError for a search without torch,
-    ArgumentError for a wrong index or layout.
+    ArgumentError for an index or layout out of range.
     """
     index = arguments.integer("the quality index", index, 0, container.QUALITY_INDEX_MAX)
     height, width = picture.rgb.shape[:2]
     network = _network(coder)
     edge = tiling.tile_edge(height, width)
     padded = image.pad_to_multiple(picture.rgb, LATENT)
-    windows = list(tiling.windows(padded.shape[0] // LATENT, padded.shape[1] // LATENT, edge))
-    tiles = []
+    windows = list(tiling.windows(*tiling.picture_window(height, width).shape, edge))
+    records = []
     for part, window in enumerate(windows):
-        stream, latents = network.encode(analyse(padded, window, network, index), index, layout=layout)
+        stream, latents = network.encode(tiles.analyse(padded, window, network, index), index, layout=layout)
         if effort > 1:
             report = functools.partial(_report_part, progress, part, len(windows)) if progress else None
-            stream, latents = _search_tile(
+            stream, latents = tiles.search(
                 (stream, latents), picture, padded, window, network, index, effort, layout, report
             )
-        tiles.append(container.Tile(stream, latents.checksum()))
+        records.append(container.Tile(stream, latents.checksum()))
         if progress and effort == 1:
             _report_part(progress, part, len(windows), 1)
     header = container.Header(width, height, index, network.model.model_id, picture.gray, edge)
-    nic = container.NicFile(header, chunks_of(picture), tuple(tiles))
+    nic = container.NicFile(header, chunks_of(picture), tuple(records))
     if lossless:
-        nic = replace(nic, header=replace(header, lossless=True), residuals=_residuals(nic, picture, network))
+        residuals = tiles.residuals_of(nic, picture.rgb, network)
+        nic = replace(nic, header=replace(header, lossless=True), residuals=residuals)
     return container.write(nic)
 
 
-def _residuals(nic: container.NicFile, picture: image.Picture, network: Network) -> tuple[container.Tile, ...]:
-    """What is left of each tile of a picture after the lossy file `nic`."""
-    whole = Window(0, 0, -(-nic.header.height // LATENT), -(-nic.header.width // LATENT))
-    tiles = {}
-    rows = _decoded_rows(nic, network, whole, synthesis_of(network, nic.header.quality_index, 0))
-    for window, pixels in itertools.chain.from_iterable(rows):
-        x_hat = _lossy_samples(pixels, window, nic.header)
-        exact = np.ascontiguousarray(picture.rgb[window.within(whole, LATENT)][..., : x_hat.shape[2]])
-        tiles[window] = container.Tile(residual.encode(exact, x_hat), zlib.crc32(exact.data))
-    return tuple(tiles[window] for window in _windows(nic.header))
-
-
-def analyse(padded: NDArray[Any], window: Window, network: Network, index: int) -> NDArray[np.int32]:
-    """y of one tile, (h, w, M) in units of 1/64. padded: pixels of the whole picture, sides multiples of 16."""
-    whole = Window(0, 0, padded.shape[0] // LATENT, padded.shape[1] // LATENT)
-    seen = window.grow(network.model.config.analysis_halo, whole.bottom, whole.right)
-    return network.analyse(padded[seen.within(whole, LATENT)], index)[window.within(seen)]
-
-
-def _search_tile(
-    first: tuple[bytes, Latents],
-    picture: image.Picture,
-    padded: NDArray[Any],
-    window: Window,
-    network: Network,
-    index: int,
-    effort: int,
-    layout: str,
-    progress: Callable[[float], None] | None,
-) -> tuple[bytes, Latents]:
-    """The stream and latents of one tile after a search; `first` if bits + λ · squared error would not be less."""
-    try:
-        from neurocodec.models.search import STEPS, search
-    except ModuleNotFoundError as error:
-        raise MissingPackageError("effort above 1 needs torch: pip install 'neurocodec[torch]'") from error
-
-    config = network.model.config
-    whole = Window(0, 0, padded.shape[0] // LATENT, padded.shape[1] // LATENT)
-    seen = window.grow(config.synthesis_halo, whole.bottom, whole.right)
-    pixels = picture.rgb[seen.within(whole, LATENT)]
-    if pixels.dtype == np.uint16:
-        pixels = pixels / np.float32(257)
-    around = analyse(padded, seen, network, index)
-    z_hat = first[1].z_hat
-    y = search(
-        pixels, around, z_hat, window, seen, network.model, index, STEPS[effort], gray=picture.gray, progress=progress
-    )
-    synthesis, weight = synthesis_of(network, index, 0), float(config.lmbda(index / QUALITY_STEPS)) / 3
-
-    def cost(stream: bytes, latents: Latents) -> float:
-        y_hat = around.copy()  # of other tiles, the latents before they are coded
-        y_hat[window.within(seen)] = latents.y_hat
-        rgb = synthesise(y_hat, seen, seen, synthesis)[: pixels.shape[0], : pixels.shape[1]]
-        error = (_to_gray(rgb) if picture.gray else rgb).astype(np.float64) - pixels
-        return 8 * len(stream) + weight * float(np.square(error).sum())
-
-    return min(first, network.encode(y, index, z_hat, layout), key=lambda candidate: cost(*candidate))
-
-
 def _report_part(progress: Callable[[float], None], part: int, parts: int, share: float) -> None:
-    """Reports progress in one of several equal parts as progress in all of them."""
+    """Reports that a share of one of several equal parts is done, as a fraction of the whole."""
     progress((part + share) / parts)
 
 
 def chunks_of(picture: image.Picture) -> dict[str, bytes]:
-    """What a file holds besides the pixels, by the names of its chunks."""
+    """The chunks of a picture's file, by name: metadata, alpha plane and depth."""
     chunks = dict(picture.metadata)
     if picture.alpha is not None:
         alpha = image.narrowed(picture.alpha)
@@ -384,20 +327,21 @@ def decode_picture(
     progress: Callable[[float], None] | None = None,
     depth: int = 8,
 ) -> image.Picture:
-    """The picture of a parsed file, or of a region (x, y, width, height) of it, in pixels. Others: as in `decode`.
+    """The picture in a parsed file, or a region of it.
 
-    depth: bits per sample of pixels and alpha, 8 or 16.
+    coder: a model, which runs on the CPU, or a network from `network_of`. depth: bits per sample of pixels and alpha, 8
+    or 16. The other arguments are those of `decode`.
 
-    Raises ArgumentError for a region outside the picture or a realism out of range, ModelMismatchError for another
-    model than the file's, NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's
-    symbols, or ask for more memory than max_pixels and tiling.LARGEST allow.
+    Raises ArgumentError for a region outside the picture or a realism out of range, ModelMismatchError if the model is
+    not the file's, NicFormatError or a subclass for streams that are damaged, do not decode to the encoder's symbols,
+    or ask for more memory than max_pixels and tiling.LARGEST allow.
     """
-    region, synthesis, network = _checked(nic, coder, region, realism, max_pixels, depth)
+    region, synthesis, network = _prepare(nic, coder, region, realism, max_pixels, depth)
     alpha = alpha_of(nic, region, depth)
     rgb = np.empty((region[3], region[2], 3), _TYPES[depth])
-    for row in _shown_rows(nic, network, region, synthesis, progress):
+    for row in tiles.visible_rows(nic, network, region, synthesis, progress):
         for window, pixels in row:
-            _put(pixels, window, region, rgb)
+            _paste(pixels, window, region, rgb)
     return picture_of(nic, rgb, alpha)
 
 
@@ -411,36 +355,36 @@ def decode_bands(
     progress: Callable[[float], None] | None = None,
     depth: int = 8,
 ) -> Iterator[NDArray[Any]]:
-    """The picture that `decode_picture` returns, from top to bottom, as arrays (rows, W, C): one for each row of tiles.
+    """The picture that `decode_picture` returns, as bands (rows, W, C) from top to bottom, one for each row of tiles.
 
-    C: as in `decode_array`. In memory are about two rows of tiles. Errors are raised when the first band is asked for,
-    except that a stream is decoded, and its damage found, when its band is.
+    C is as in `decode_array`. About two rows of tiles are in memory at a time. Arguments and errors are those of
+    `decode_picture`; all errors come before the first band, except that of a damaged stream, which comes with its band.
     """
-    region, synthesis, network = _checked(nic, coder, region, realism, max_pixels, depth)
+    region, synthesis, network = _prepare(nic, coder, region, realism, max_pixels, depth)
     x, y, width, height = region
     for _ in _alpha_bands(nic, region, depth):
-        pass  # a malformed plane is found before a stream is decoded
-    alpha = _Rows(_alpha_bands(nic, region, depth))
+        pass  # reports a malformed plane before any stream is decoded
+    alpha = _RowReader(_alpha_bands(nic, region, depth))
     bottom = y
-    for row in _shown_rows(nic, network, region, synthesis, progress):
+    for row in tiles.visible_rows(nic, network, region, synthesis, progress):
         band = np.empty((0, width, 3), _TYPES[depth])
         for window, pixels in row:
             if not len(band):
                 top, bottom = bottom, min(window.bottom * LATENT, y + height)
                 band = np.empty((bottom - top, width, 3), _TYPES[depth])
-            _put(pixels, window, (x, top, width, bottom - top), band)
+            _paste(pixels, window, (x, top, width, bottom - top), band)
         yield image.samples(picture_of(nic, band, alpha.take(len(band))))
 
 
-def _checked(
+def _prepare(
     nic: container.NicFile,
     coder: Model | Network,
     region: tuple[int, int, int, int] | None,
     realism: float,
     max_pixels: int,
     depth: int,
-) -> tuple[tuple[int, int, int, int], Synthesis, Network]:
-    """The region, and what decodes it, after all checks that need no decoding."""
+) -> tuple[tuple[int, int, int, int], tiles.Synthesis, Network]:
+    """The region, synthesis and network to decode with, after all checks that need no decoding."""
     header, network = nic.header, _network(coder)
     realism = arguments.number("realism", realism, 0, 1)
     if nic.residuals and realism > 0:
@@ -452,11 +396,11 @@ def _checked(
             "raise max_pixels if you trust it"
         )
     check_decodable(header, network.model)
-    return region, synthesis_of(network, header.quality_index, realism, depth), network
+    return region, tiles.synthesis_of(network, header.quality_index, realism, depth), network
 
 
-def _put(pixels: NDArray[Any], window: Window, region: tuple[int, int, int, int], rgb: NDArray[Any]) -> None:
-    """Copies the pixels of a window to where they belong in those of a region."""
+def _paste(pixels: NDArray[Any], window: tiling.Window, region: tuple[int, int, int, int], rgb: NDArray[Any]) -> None:
+    """Copies the part of a window's pixels that lies in a region to its place in `rgb`, the region's pixels."""
     x, y, width, height = region
     top, left = window.top * LATENT, window.left * LATENT
     inside = pixels[max(0, y - top) : y + height - top, max(0, x - left) : x + width - left]
@@ -467,9 +411,9 @@ def _put(pixels: NDArray[Any], window: Window, region: tuple[int, int, int, int]
 def alpha_of(
     nic: container.NicFile, region: tuple[int, int, int, int] | None = None, depth: int = 8
 ) -> NDArray[Any] | None:
-    """The alpha plane of a file or a region of it, uint8 or uint16 (height, width) as depth is 8 or 16; None without.
+    """The alpha plane of a file, or a region (x, y, width, height) of it; None if the file has no alpha.
 
-    Raises NicFormatError for a malformed plane.
+    depth: 8 for uint8, 16 for uint16 (height, width). Raises NicFormatError for a malformed plane.
     """
     for chunk, stored in _ALPHA_DEPTHS.items():
         if chunk in nic.chunks:
@@ -479,21 +423,21 @@ def alpha_of(
 
 
 def _alpha_bands(nic: container.NicFile, region: tuple[int, int, int, int], depth: int) -> Iterator[NDArray[Any]]:
-    """The same from top to bottom, in bands of some rows each; nothing without an alpha plane."""
+    """The alpha plane in bands of a few rows, from top to bottom; no bands if the file has no alpha."""
     for chunk, stored in _ALPHA_DEPTHS.items():
         if chunk in nic.chunks:
             bands = alpha_bands(nic.chunks[chunk], nic.header.width, nic.header.height, region, stored)
             yield from (image.at_depth(band, depth) for band in bands)
 
 
-class _Rows:
-    """Rows that come in bands, to be taken in other numbers."""
+class _RowReader:
+    """Reads any number of rows at a time from an array that comes in bands."""
 
     def __init__(self, bands: Iterator[NDArray[Any]]) -> None:
         self._bands, self._left = bands, next(bands, None)
 
     def take(self, count: int) -> NDArray[Any] | None:
-        """The next rows; None if there were never any."""
+        """The next `count` rows, or None if no rows are left."""
         parts = []
         while count and self._left is not None:
             parts.append(self._left[:count])
@@ -502,158 +446,32 @@ class _Rows:
         return np.concatenate(parts) if parts else None
 
 
-def _shown_rows(
-    nic: container.NicFile,
-    network: Network,
-    region: tuple[int, int, int, int],
-    synthesis: Synthesis,
-    progress: Callable[[float], None] | None,
-) -> Iterator[Iterator[tuple[Window, NDArray[Any]]]]:
-    """For each row of tiles, windows that cover the region, and their pixels: exact ones if the file has residuals."""
-    shown = tiling.region_window(region)
-    if not nic.residuals:
-        yield from _decoded_rows(nic, network, shown, synthesis, progress)
-        return
-    residuals = dict(zip(_windows(nic.header), nic.residuals, strict=True))
-    tiles = [window for window in residuals if window.meet(shown)]
-    shown = Window(tiles[0].top, tiles[0].left, tiles[-1].bottom, tiles[-1].right)
-    for row in _decoded_rows(nic, network, shown, synthesis, progress):
-        yield ((window, _exact(pixels, window, residuals[window], nic.header)) for window, pixels in row)
-
-
-def _exact(
-    pixels: NDArray[np.uint8], window: Window, tile: container.Tile, header: container.Header
-) -> NDArray[np.uint8]:
-    """The exact pixels of a tile, uint8 (h, w, 3) inside the picture. pixels: the lossy ones."""
-    exact = residual.decode(tile.stream, _lossy_samples(pixels, window, header))
-    if zlib.crc32(exact.data) != tile.symbols_crc:
-        raise ChecksumError("the file decoded to other pixels than were encoded: it is damaged.")
-    return np.broadcast_to(exact, (*exact.shape[:2], 3))
-
-
-def _lossy_samples(pixels: NDArray[np.uint8], window: Window, header: container.Header) -> NDArray[np.uint8]:
-    """What the residual of a tile starts from: its lossy pixels inside the picture, uint8 (h, w, 3), gray (h, w, 1)."""
-    x_hat = pixels[: header.height - window.top * LATENT, : header.width - window.left * LATENT]
-    return _to_gray(x_hat)[..., :1] if header.gray else x_hat
-
-
-def _decoded_rows(
-    nic: container.NicFile,
-    network: Network,
-    shown: Window,
-    synthesis: Synthesis,
-    progress: Callable[[float], None] | None = None,
-) -> Iterator[Iterator[tuple[Window, NDArray[Any]]]]:
-    """For each row of tiles, the part of each of them inside the window `shown`, and its pixels.
-
-    progress: as in `decode`.
-
-    In memory are the latents of about two rows of tiles, because the pixels of a tile depend on its neighbours.
-    """
-    header = nic.header
-    needed = shown.grow(synthesis.halo, -(-header.height // LATENT), -(-header.width // LATENT))
-    held = Window(needed.top, needed.left, needed.top, needed.right)
-    y_hat = np.empty((*held.shape, network.model.config.latent_channels), np.int32)
-    waiting: list[Window] = []  # for the row of tiles below them
-    completed = 0
-
-    def reported(parts: Iterator[tuple[Window, NDArray[Any]]]) -> Iterator[tuple[Window, NDArray[Any]]]:
-        nonlocal completed
-        for window, pixels in parts:
-            yield window, pixels
-            completed += math.prod(window.shape)
-            if progress:
-                progress(completed / math.prod(shown.shape))
-
-    tiles = [(w, tile) for w, tile in zip(_windows(header), nic.tiles, strict=True) if w.meet(needed)]
-    for _, group in itertools.groupby(tiles, key=lambda item: item[0].top):
-        row = list(group)
-        above = max(held.top, min((w.top for w in waiting), default=held.bottom) - synthesis.halo)
-        grown = Window(above, needed.left, min(row[0][0].bottom, needed.bottom), needed.right)
-        kept, y_hat = y_hat[above - held.top :], np.empty((*grown.shape, y_hat.shape[2]), np.int32)
-        y_hat[: len(kept)], held = kept, grown
-        del kept  # and with it the latents of the rows above
-        for window, tile in row:
-            latents = decode_tile(tile, window, network, header.quality_index)
-            part = window.meet(needed) or window
-            y_hat[part.within(held)] = latents.y_hat[part.within(window)]
-            if visible := window.meet(shown):
-                waiting.append(visible)
-        ready = [w for w in waiting if min(w.bottom + synthesis.halo, needed.bottom) <= held.bottom]
-        waiting = waiting[len(ready) :]
-        for _, windows in itertools.groupby(ready, key=lambda window: window.top):
-            yield reported((window, synthesise(y_hat, held, window, synthesis)) for window in windows)
-
-
 def decode_latents(nic: container.NicFile, coder: Model | Network) -> list[Latents]:
-    """The latents of each tile of a file, exactly; pixels are not computed. Raises what `decode_picture` raises."""
+    """The exact latents of each tile of a file, without its pixels. Raises what `decode_picture` raises."""
     network = _network(coder)
     check_decodable(nic.header, network.model)
     index = nic.header.quality_index
-    return [decode_tile(t, w, network, index) for w, t in zip(_windows(nic.header), nic.tiles, strict=True)]
-
-
-def decode_tile(tile: container.Tile, window: Window, network: Network, index: int) -> Latents:
-    """The latents of one tile. Raises ChecksumError if they are not the encoder's."""
-    latents = network.decode(tile.stream, *window.shape, index)
-    if latents.checksum() != tile.symbols_crc:
-        raise ChecksumError(
-            "the file decoded to other symbols than were encoded: it is damaged, or decoding is not exact."
-        )
-    return latents
-
-
-@dataclass(frozen=True)
-class Synthesis:
-    """y_hat, int32 (h, w, M) in units of 1/64, to pixels, uint8 or uint16 (16 h, 16 w, 3).
-
-    halo: how many latents beyond a window its pixels depend on.
-    """
-
-    run: Callable[[NDArray[np.int32]], NDArray[Any]]
-    halo: int
-
-
-def synthesis_of(network: Network, index: int, realism: float, depth: int = 8) -> Synthesis:
-    """g_s, or above realism 0 the generative decoder. Raises ModelNotFoundError without one, MissingPackageError."""
-    if realism == 0:
-        return Synthesis(lambda y_hat: network.synthesise(y_hat, index, depth), network.model.config.synthesis_halo)
-    try:
-        from neurocodec.models import generators
-    except ModuleNotFoundError as error:
-        raise MissingPackageError("realism above 0 needs torch: pip install 'neurocodec[torch]'") from error
-    generator = generators.of(network.model)
-    return Synthesis(generators.synthesis(generator, index, realism, depth), generator.halo)
-
-
-def synthesise(y_hat: NDArray[np.int32], held: Window, window: Window, synthesis: Synthesis) -> NDArray[Any]:
-    """Pixels of one window, (16 h, 16 w, 3). y_hat: the latents of the window `held`, in units of 1/64."""
-    seen = window.grow(synthesis.halo, held.bottom, held.right).meet(held) or window
-    return synthesis.run(y_hat[seen.within(held)])[window.within(seen, LATENT)]
+    return [
+        tiles.decode_tile(tile, window, network, index)
+        for window, tile in zip(tiles.windows_of(nic.header), nic.tiles, strict=True)
+    ]
 
 
 def picture_of(nic: container.NicFile, rgb: NDArray[Any], alpha: NDArray[Any] | None) -> image.Picture:
     """Decoded pixels as a picture, with the metadata of the file.
 
-    rgb: uint8 or uint16 (H, W, 3), which may be changed. alpha: of the same type (H, W), or None.
+    rgb: uint8 or uint16 (H, W, 3), modified in place if the picture is gray. alpha: (H, W) of the same type, or None.
     """
     return image.Picture(
-        rgb=np.ascontiguousarray(_to_gray(rgb) if nic.header.gray else rgb),
+        rgb=np.ascontiguousarray(tiles.to_gray(rgb) if nic.header.gray else rgb),
         gray=nic.header.gray,
         alpha=alpha,
         metadata={name: nic.chunks[name] for name in container.METADATA if name in nic.chunks},
     )
 
 
-def _to_gray(rgb: NDArray[Any]) -> NDArray[Any]:
-    """Sets each channel to the rounded mean of the three, in place, and returns the array."""
-    for row in rgb:
-        row[:] = ((row.sum(axis=1, dtype=np.uint32) + 1) // 3)[:, None]
-    return rgb
-
-
 def check_decodable(header: container.Header, model: Model) -> None:
-    """Raises ModelMismatchError for another model than the file's, NicFormatError for tiles that are too large."""
+    """Raises ModelMismatchError if the model is not the file's, NicFormatError if its tiles are too large."""
     model_id = model.model_id
     if header.model_id != model_id:
         raise ModelMismatchError(
@@ -666,7 +484,3 @@ def check_decodable(header: container.Header, model: Model) -> None:
 
 def _network(coder: Model | Network) -> Network:
     return network_of(coder) if isinstance(coder, Model) else coder
-
-
-def _windows(header: container.Header) -> Iterator[Window]:
-    return tiling.windows(-(-header.height // LATENT), -(-header.width // LATENT), header.tile_edge)

@@ -1,4 +1,4 @@
-"""Which file becomes which: the outputs of `neurocodec encode`, `neurocodec decode` and `neurocodec.interop.ray`."""
+"""Plans outputs for inputs: files and folders of `neurocodec encode`, `decode` and `neurocodec.interop.ray`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from neurocodec.errors import OutputError
 
 SUFFIX = ".nic"
 STANDARD = "-"
-"""Standard input as a source, standard output as a target."""
+"""Names standard input as a source and standard output as a target."""
+_PLUGINS = {".heic", ".heif", ".hif", ".jxl"}  # Pillow reads these with packages that `image.load` registers or names
 _NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow recognises these formats, but cannot decode them
 
 
@@ -21,7 +22,7 @@ _NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow recognises thes
 class Job:
     """An input file and its output.
 
-    problem: the sentence that says why the job cannot be done, or empty. skip: the output exists already.
+    problem: one sentence on why the job cannot run, or empty. skip: the output exists already.
     """
 
     source: str
@@ -38,17 +39,17 @@ def plan(
     keep_suffix: bool = False,
     force: bool = False,
 ) -> list[Job]:
-    """A job for each input file, in order: from pictures to .nic files, or with another suffix from those to pictures.
+    """One job per input file, in order. With suffix .nic pictures become .nic files, otherwise .nic files pictures.
 
-    output: the name of a single output file; or a folder, which mirrors each input folder. By default, each output is
-    next to its input. An input folder stands for the pictures (or .nic files) in it and in its subfolders, by their
-    suffixes and in order of their paths, without hidden files and without following links to folders. keep_suffix:
-    a.png becomes a.png.nic instead of a.nic.
+    inputs: files and folders. A folder stands for all pictures (or .nic files) below it, recognised by suffix and
+    sorted by path; hidden files and linked folders are left out. output: a file, for a single input file, or a folder
+    that mirrors each input folder; by default each output is next to its input. keep_suffix: a.png becomes a.png.nic
+    instead of a.nic.
 
-    If the inputs include a folder, existing outputs are skipped, so that a run can be continued; otherwise an output
-    that exists is a problem. `force` overwrites both. Two inputs with the same output are a problem, but an input given
-    twice is one job. "-" is standard input or output, for a single file. Raises OutputError if `output` cannot be the
-    output of these inputs.
+    If the inputs include a folder, existing outputs are skipped, so that a run can be continued; otherwise an existing
+    output is a problem. `force` overwrites it in both cases. Two inputs with the same output are a problem; an input
+    given twice is one job. "-" is standard input or output, for a single file. Raises OutputError if `output` does not
+    suit the inputs.
     """
     if STANDARD in (*inputs, output):
         return [_streamed(inputs, output, suffix, force)]
@@ -93,7 +94,7 @@ def plan(
 
 
 def check_standard_output() -> None:
-    """Raises OutputError if standard output is closed, or a terminal, which cannot show a file."""
+    """Raises OutputError if standard output is closed or a terminal."""
     if sys.stdout is None:  # the shell has closed it
         raise OutputError("standard output is closed: redirect it, or name a file")
     if sys.stdout.isatty():
@@ -101,12 +102,12 @@ def check_standard_output() -> None:
 
 
 def write(job: Job, data: bytes, *, force: bool) -> None:
-    """Writes the output of a job, and makes its folder if it is missing. Raises OutputError."""
+    """Writes the output of a job and creates its folder if it is missing. Raises OutputError."""
     if job.target == STANDARD:
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader has ended
+        except BrokenPipeError:  # the reader has gone
             raise
         except OSError as error:
             raise OutputError(f"standard output cannot be written: {error.strerror}") from error
@@ -116,7 +117,7 @@ def write(job: Job, data: bytes, *, force: bool) -> None:
 
 
 def is_nic(path: str) -> bool:
-    """Whether a regular file starts like a .nic file; False if it cannot be read. A pipe is left as it is."""
+    """Whether a regular file starts like a .nic file. False if it cannot be read; pipes are not touched."""
     from neurocodec.container import SIGNATURE
 
     try:
@@ -129,15 +130,15 @@ def is_nic(path: str) -> bool:
 
 
 def picture_suffixes() -> set[str]:
-    """The suffixes of picture files that Pillow reads, in lower case, without .nic."""
+    """The lower-case suffixes of the picture formats that Pillow reads, also with plugins, except .nic."""
     from PIL import Image
 
-    formats = Image.registered_extensions()
-    return {suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _NO_PICTURES} - {SUFFIX}
+    formats = Image.registered_extensions().items()
+    return {suffix for suffix, name in formats if name in Image.OPEN and name not in _NO_PICTURES} - {SUFFIX} | _PLUGINS
 
 
 def _sources(name: str, suffix: str) -> Iterator[tuple[str, str]]:
-    """The path of each file that an input stands for, and its problem."""
+    """The path of each file that an input stands for, with its problem or an empty string."""
     if not os.path.exists(name):
         yield name, f"{name}: No such file or directory: check the name"
     elif not os.path.isdir(name):
@@ -147,7 +148,7 @@ def _sources(name: str, suffix: str) -> Iterator[tuple[str, str]]:
 
 
 def _members(folder: str, suffixes: set[str]) -> Iterator[tuple[str, str]]:
-    """The path of each file with such a suffix in a folder; then the subfolders that cannot be read, and why."""
+    """The files below a folder that have one of the suffixes; then the subfolders that cannot be read, and why."""
     errors: list[OSError] = []
     empty = True
     for parent, folders, names in os.walk(folder, onerror=errors.append):
@@ -165,12 +166,12 @@ def _members(folder: str, suffixes: set[str]) -> Iterator[tuple[str, str]]:
 
 
 def _counts(path: str) -> bool:
-    """Whether a name in a folder is that of a file, or of a link to nothing, which is a problem to report."""
+    """Whether a path is a file, or a broken link, which is reported as a problem."""
     return os.path.isfile(path) or not os.path.exists(path)
 
 
 def _streamed(inputs: Sequence[str], output: str | None, suffix: str, force: bool) -> Job:
-    """The job of standard input, or for standard output."""
+    """The job that reads standard input or writes standard output."""
     if len(inputs) != 1 or os.path.isdir(inputs[0]):
         raise OutputError("standard input or output, -, is one file: give one input that is a file")
     target = STANDARD if output is None else output
@@ -191,7 +192,7 @@ def _target(name: str, path: str, output: str | None, suffix: str, keep_suffix: 
 
 
 def _check_suffix(output: str, suffix: str) -> None:
-    """Raises OutputError for the name of a .nic file that does not end in .nic."""
+    """Raises OutputError if the output is a .nic file but its name does not end in .nic."""
     ending = os.path.splitext(output)[1].lower()
     if suffix == SUFFIX and ending != SUFFIX:
         raise OutputError(f"{output} has the suffix {ending!r}, expected {SUFFIX}: give another name for the output")

@@ -1,7 +1,7 @@
 """Conformance vectors: pictures whose files, symbols and pixels are the same on every machine.
 
-A folder of vectors holds NAME.nic and expected.json with digests; the pictures are made from the bundled photograph.
-`neurocodec doctor` checks those of the shipped model, in `VECTORS`; tests/golden/valid has those of a small one.
+A folder of vectors holds NAME.nic files and their digests in expected.json; the source pictures are computed.
+`neurocodec doctor` checks the vectors of the shipped model, in `VECTORS`; tests/golden/valid has those of a small one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neurocodec import codec, container, image
+from neurocodec.errors import ModelNotFoundError
 from neurocodec.integer.native import NativeNetwork, kernels
 from neurocodec.integer.network import LayerwiseNetwork, Network
 from neurocodec.integer.reference import NumpyArithmetic
-from neurocodec.model import Model
+from neurocodec.model import Model, find_generator
 
 VECTORS = Path(__file__).parent / "vectors"
 PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.png"
@@ -30,9 +31,10 @@ PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.png"
 
 @dataclass(frozen=True)
 class Source:
-    """A picture and its quality index: a crop (x, y, width, height) of the bundled photograph, noise or a drawing.
+    """A picture and its quality index, 0 to 960.
 
-    mode: of Pillow; RGBA adds a made-up alpha plane. depth: bits per sample; with 16, the lower 8 are made up.
+    kind: photograph, noise or drawing. box: (x, y, width, height), the crop of the bundled photograph. mode: Pillow's
+    mode of that crop; RGBA adds a computed alpha plane. depth: bits per sample; with 16, the lower 8 are made up.
     """
 
     quality_index: int
@@ -77,14 +79,16 @@ SOURCES = {
     "lossless-61x43-q250": Source(250, (200, 100, 61, 43), lossless=True),
     "deep-50x40-q700": Source(700, (200, 100, 50, 40), depth=16),
 }
-"""The pictures of the vectors of the shipped model; astronaut is the whole bundled photograph."""
+"""Sources of the shipped model's vectors; astronaut is the whole bundled photograph."""
 
 
 @dataclass(frozen=True)
 class Digests:
-    """SHA-256 of a file of one tile, of z_hat and the symbols of y in coding order, of y_hat, and of the pixels.
+    """SHA-256 of a one-tile file, of its symbols (z_hat, then y in coding order), of y_hat, and of its pixels.
 
-    Arrays are hashed in (row, column, channel) order, little-endian: int32, y_hat in 1/64; uint8 or uint16 RGB.
+    Arrays are hashed in (row, column, channel) order, little-endian: symbols and y_hat, in units of 1/64, as int32, the
+    pixels as uint8 or uint16 RGB. realism_sha256: of the pixels at realism 1, with the generative decoder that has this
+    fingerprint; both are empty for large pictures, for lossless ones, and without a generative decoder.
     """
 
     nic_sha256: str
@@ -92,11 +96,13 @@ class Digests:
     y_hat_sha256: str
     rgb_sha256: str
     model_id: str
+    realism_sha256: str = ""
+    generator: str = ""
 
 
 @dataclass(frozen=True)
 class Vector:
-    """One vector: a picture, the file that it must become, and the digests of what that must decode to."""
+    """One vector: a source picture, the file it must encode to, and the digests of what that must decode to."""
 
     name: str
     source: Source
@@ -105,7 +111,7 @@ class Vector:
 
 
 def load_vectors(folder: Path | None = None, sources: Mapping[str, Source] = SOURCES) -> list[Vector]:
-    """The vectors of a folder; by default those of the shipped model."""
+    """The vectors in a folder, by default those of the shipped model."""
     folder = folder or VECTORS
     table = json.loads((folder / "expected.json").read_text())
     return [
@@ -115,47 +121,55 @@ def load_vectors(folder: Path | None = None, sources: Mapping[str, Source] = SOU
 
 
 def write_vectors(folder: Path, network: Network, sources: Mapping[str, Source]) -> None:
-    """Writes the vectors of a folder."""
+    """Encodes the sources and writes their vectors to a folder; the command of tests/golden uses it."""
     table = {}
     for name, source in sources.items():
         data = source.encode(network)
         (folder / f"{name}.nic").write_bytes(data)
-        table[name] = dataclasses.asdict(digests_of(data, network, source.depth))
+        generator = "" if source.lossless or not _is_small(data) else _generator_of(network)
+        table[name] = dataclasses.asdict(digests_of(data, network, generator, source.depth))
     (folder / "expected.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def digests_of(data: bytes, network: Network, depth: int = 8) -> Digests:
-    """Digests of a file of one tile, as this network decodes it to pixels of 8 or 16 bits per sample.
+def digests_of(data: bytes, network: Network, generator: str = "", depth: int = 8) -> Digests:
+    """Digests of a one-tile file as a network decodes it to pixels of 8 or 16 bits per sample.
 
-    Raises NicFormatError or a subclass if it cannot.
+    generator: the fingerprint of its generative decoder, or empty for no digest of realism 1.
+    Raises NicFormatError or a subclass if decoding fails.
     """
     nic = container.read(data)
     (latents,) = codec.decode_latents(nic, network)
-    rgb = codec.decode_picture(nic, network, depth=depth).rgb
     return Digests(
         hashlib.sha256(data).hexdigest(),
         _digest([latents.z_hat, *latents.symbols]),
         _digest([latents.y_hat]),
-        hashlib.sha256(rgb.astype(rgb.dtype.newbyteorder("<")).tobytes()).hexdigest(),
+        _digest_of_pixels(nic, network, 0.0, depth),
         nic.header.model_id.hex(),
+        _digest_of_pixels(nic, network, 1.0, depth) if generator else "",
+        generator,
     )
 
 
 def mismatches(vector: Vector, network: Network) -> list[str]:
-    """What differs when this network encodes and decodes a vector; empty if all is exact.
+    """What differs when a network encodes and decodes a vector: symbols, latents, pixels, encoded bytes, or nothing.
 
+    Realism is compared with the vector's own generative decoder only.
     Raises NicFormatError or a subclass if the file does not decode at all.
     """
-    actual = digests_of(vector.data, network, vector.source.depth)
+    expected, depth = vector.expected, vector.source.depth
     parts = {"symbols": "symbols_sha256", "latents": "y_hat_sha256", "pixels": "rgb_sha256"}
-    differing = [part for part, name in parts.items() if getattr(actual, name) != getattr(vector.expected, name)]
+    same_generator = expected.generator and expected.generator == _generator_of(network)
+    if same_generator:
+        parts["pixels of realism 1"] = "realism_sha256"
+    actual = digests_of(vector.data, network, expected.generator if same_generator else "", depth)
+    differing = [part for part, name in parts.items() if getattr(actual, name) != getattr(expected, name)]
     if vector.source.encode(network) != vector.data:
         differing.append("encoded bytes")
     return differing
 
 
 def networks(model: Model, device: str = "cpu") -> Iterator[tuple[str, Network]]:
-    """Every way to run a model on a device, by name, the default first."""
+    """Every way to run a model on a device, as (name, network), the default first."""
     if device == "cpu":
         for kernel in kernels():
             yield f"C++ {kernel}", NativeNetwork(model, kernel)
@@ -165,6 +179,24 @@ def networks(model: Model, device: str = "cpu") -> Iterator[tuple[str, Network]]
         yield "torch", LayerwiseNetwork(model, TorchArithmetic(device))
     elif not kernels():
         yield "NumPy", LayerwiseNetwork(model, NumpyArithmetic())
+
+
+def _is_small(data: bytes) -> bool:
+    header = container.read(data).header
+    return header.width * header.height < 1 << 15
+
+
+def _generator_of(network: Network) -> str:
+    """The fingerprint of a network's generative decoder, or empty without one."""
+    try:
+        return find_generator(network.model).fingerprint
+    except ModelNotFoundError:
+        return ""
+
+
+def _digest_of_pixels(nic: container.NicFile, network: Network, realism: float, depth: int) -> str:
+    rgb = codec.decode_picture(nic, network, realism=realism, depth=depth).rgb
+    return hashlib.sha256(rgb.astype(rgb.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
 def _digest(arrays: Iterable[NDArray[np.int32]]) -> str:

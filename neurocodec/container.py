@@ -1,10 +1,10 @@
 """The .nic container: file bytes <-> header, chunks and coded tiles.
 
-docs/format.md is normative; this module is its reader and writer. It knows nothing of pixels, models or entropy
-coding: a tile is an opaque stream of bytes and a checksum, which the caller computes over the decoded symbols. It
-imports nothing heavy, so `neurocodec info` answers at once.
+docs/format.md is normative; this module reads and writes it. It knows nothing of pixels, models or entropy coding: a
+tile is an opaque stream and a checksum, which the caller computes over the decoded symbols. It imports nothing heavy,
+so `neurocodec info` answers at once.
 
-    bytes -> read_header -> Header                      looks at 26 bytes only
+    bytes -> read_header -> Header                      checks the first 26 bytes only
     bytes -> read        -> NicFile -> write -> bytes   verifies everything; gives the same bytes again
     bytes -> describe    -> NicInfo                     what `neurocodec info` prints
 """
@@ -30,12 +30,12 @@ from neurocodec.errors import (
 
 SIGNATURE = b"\x8fNIC"
 VERSION = 1
-LOSSLESS_VERSION = 2  # version 1 and residual records, with which the picture is exact
+LOSSLESS_VERSION = 2  # version 1 plus residual records, which make the picture exact
 HEADER_BYTES = 26
-RECORD_BYTES = 12  # the fields around the stream of a tile, or the payload of a chunk
+RECORD_BYTES = 12  # fields of a tile besides its stream, or of a chunk besides its payload
 
 MAX_SIDE = 2**24 - 1  # pixels
-MAX_PIXELS = 2**30  # width * height of any file; decoding has a lower default, tiling.MAX_PIXELS
+MAX_PIXELS = 2**30  # largest width * height of a file; decoding has a lower default, tiling.MAX_PIXELS
 MAX_CHUNK_BYTES = 2**28
 QUALITY_INDEX_MAX = 15 * 64  # in 1/64 of a row of the model's gain table
 TILE_EDGES = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tile codes 1 to 7
@@ -44,17 +44,17 @@ ICC = "iccp"
 EXIF = "exif"
 XMP = "xmpd"
 ALPHA = "Alph"
-ALPHA16 = "Al16"  # instead of ALPHA, where 8 bits would lose some of it
+ALPHA16 = "Al16"  # replaces ALPHA where 8 bits would lose precision
 DEPTH = "dept"
 ARCHITECTURE = "Arch"  # names a network of another project: docs/interop.md
 METADATA = {ICC: "ICC", EXIF: "EXIF", XMP: "XMP"}
-"""Chunks that pass through encoding and decoding unchanged, and their usual names."""
+"""Chunks that encoding and decoding pass through unchanged, and their usual names."""
 _END = "Tile"  # closes the chunk list
 
 _FLAG_CHUNKS = 0b00000001
 _FLAG_GRAY = 0b00000010
 _FLAG_TILE = 0b00011100
-_FLAG_LOSSLESS = 0b00100000  # of version 2
+_FLAG_LOSSLESS = 0b00100000  # version 2 only
 _FLAG_RESERVED = 0b11000000
 
 _HEADER = struct.Struct("<4sBBH3s3s8sI")
@@ -69,8 +69,8 @@ class Header:
     """The fixed part of a .nic file.
 
     width, height: pixels, 1 to 2**24 - 1. quality_index: 0 to QUALITY_INDEX_MAX. model_id: 8 bytes.
-    gray: the decoder returns mode L or LA. tile_edge: pixels, one of TILE_EDGES, or None for a single tile, which is
-    required if one tile of that edge would cover the picture. lossless: residual records follow the tile records.
+    gray: the decoder returns mode L or LA. tile_edge: pixels, one of TILE_EDGES, or None for a single tile; it must be
+    None if one tile of that edge would cover the picture. lossless: residual records follow the tile records.
     """
 
     width: int
@@ -84,7 +84,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: its entropy-coded stream, and the CRC-32 of the symbols that it decodes to."""
+    """One tile: its entropy-coded stream and the CRC-32 of the symbols it decodes to."""
 
     stream: bytes
     symbols_crc: int
@@ -94,7 +94,7 @@ class Tile:
 class NicFile:
     """A whole .nic file. chunks: type -> payload, in file order. tiles: row by row, filling `tile_grid`.
 
-    residuals: one a tile if the file is lossless; instead of symbols_crc, the CRC-32 of the tile's exact pixels.
+    residuals: one per tile if the file is lossless; their symbols_crc is the CRC-32 of the tile's exact pixels.
     """
 
     header: Header
@@ -105,15 +105,15 @@ class NicFile:
 
 @dataclass(frozen=True)
 class NicInfo:
-    """What a .nic file says about itself, without running a network.
+    """What the fields of a .nic file say; no network runs.
 
-    mode: of the decoded picture: L, LA, RGB or RGBA. quality: the user's number, 1 to 100. model_id: 16 hex digits.
-    tiles: their number. bytes: file length. bpp: file bits per pixel. metadata: bytes of each kind that is there, by
-    the names ICC, EXIF and XMP. source_depth: bits per sample of the source picture; above 8 the file decodes to 16.
-    note: sentences for the user, or empty. architecture: the content of chunk Arch, such as
-    compressai/mbt2018-mean/mse/3, or empty; files that have it are of quality 1, and decode to 8 bits. lossless: the
-    picture is exact; first_bytes: what the lossy picture, which comes first, takes of a lossless file, and all of
-    another.
+    width, height: pixels. mode: mode of the decoded picture, L, LA, RGB or RGBA. quality: the user's number, 1 to 100.
+    model_id: 16 hex digits. tiles: number of tiles. bytes: file length. bpp: file bits per pixel. metadata: size in
+    bytes of each kind present, by the names ICC, EXIF and XMP. source_depth: bits per sample of the source picture;
+    above 8, the file decodes to 16. note: sentences for the user, or empty. architecture: the content of chunk Arch,
+    such as compressai/mbt2018-mean/mse/3, or empty; files that have one report quality 1 and decode to 8 bits.
+    lossless: the picture is exact. first_bytes: length of the lossy picture at the start of a lossless file, or the
+    whole length of a lossy file.
     """
 
     width: int
@@ -189,7 +189,7 @@ def write(nic: NicFile) -> bytes:
 
 
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
-    """The header of a .nic file, from its first 26 bytes; the rest is not checked.
+    """Reads the header from the first 26 bytes of a .nic file; the rest is not checked.
 
     Raises TruncatedError, ChecksumError, UnsupportedVersionError, or NicFormatError if the data are not a .nic file or
     a field is out of range.
@@ -202,9 +202,9 @@ def read(
 ) -> NicFile:
     """Parses a .nic file and verifies every byte of it, before anything is decoded.
 
-    No length field is trusted with an allocation: the result is never larger than `data`. any_architecture: also accept
-    files for networks of other projects. residuals: without them, a lossless file is read as the lossy one that it
-    starts with, and what follows may be cut or damaged. Raises the errors of `read_header`, for chunks and tiles too,
+    Lengths are checked before anything is allocated, so the result is never larger than `data`. any_architecture:
+    accept files for networks of other projects too. residuals: if False, a lossless file is read as the lossy one at
+    its start, and the rest may be cut off or damaged. Raises the errors of `read_header`, also for chunks and tiles,
     and UnsupportedVersionError for an unknown required chunk or a network of another project.
     """
     header, has_chunks = _read_header(data, max_pixels)
@@ -212,32 +212,32 @@ def read(
     chunks, at = _read_chunks(view, HEADER_BYTES) if has_chunks else ({}, HEADER_BYTES)
     _check_lossless(header, chunks)
     tiles, at = _read_tiles(view, at, header, 0)
-    rest: tuple[Tile, ...] = ()
+    residual_tiles: tuple[Tile, ...] = ()
     if header.lossless and residuals:
-        rest, at = _read_tiles(view, at, header, len(tiles))
+        residual_tiles, at = _read_tiles(view, at, header, len(tiles))
     elif header.lossless:
         header, at = replace(header, lossless=False), len(view)
     if at != len(view):
         extra = len(view) - at
         follow = "1 byte follows" if extra == 1 else f"{extra} bytes follow"
         raise NicFormatError(f"{follow} the last tile, expected none: {_RETRY}")
-    nic = NicFile(header, chunks, tiles, rest)
+    nic = NicFile(header, chunks, tiles, residual_tiles)
     if ARCHITECTURE in chunks and not any_architecture:
         raise UnsupportedVersionError(_foreign(chunks[ARCHITECTURE].decode("ascii"), header.model_id))
     return nic
 
 
 def read_bytes(data: bytes | str | os.PathLike[str] | IO[bytes]) -> bytes:
-    """The bytes given, or those of the file at a path, or of an open file from its current position.
+    """The bytes of a .nic file: `data` itself, or what the file at a path or an open file holds.
 
-    A file is read beyond its header only if that is the header of a .nic file. Raises what `read_header` raises,
-    NicFormatError if the file cannot be read or has more than files.MAX_BYTES, and ArgumentTypeError for data of
-    another type.
+    An open file is read from its current position. A file is read beyond its header only if that is the header of a
+    .nic file. Raises what `read_header` raises, NicFormatError if the file cannot be read or has more than
+    files.MAX_BYTES, and ArgumentTypeError for data of another type.
     """
     if isinstance(data, (bytes, bytearray, memoryview)):
         try:
             return bytes(data)
-        except ValueError as error:  # a memoryview that was released
+        except ValueError as error:  # a released memoryview
             raise ArgumentValueError(f"the data cannot be read: {error}.") from error
     try:
         with files.reading(data) as file:
@@ -254,18 +254,18 @@ def read_bytes(data: bytes | str | os.PathLike[str] | IO[bytes]) -> bytes:
 
 
 def describe(data: bytes) -> NicInfo:
-    """What `neurocodec info` prints. Verifies the whole file and raises errors like `read`; runs no network."""
+    """What `neurocodec info` prints. Verifies the whole file and raises what `read` raises; no network runs."""
     return info_of(read(data, any_architecture=True), len(data))
 
 
 def info_of(nic: NicFile, size: int) -> NicInfo:
-    """The same for a parsed file. size: length of the file in bytes."""
+    """What `describe` returns, for a parsed file of `size` bytes."""
     header, chunks = nic.header, nic.chunks
     depth = chunks[DEPTH][0] if DEPTH in chunks else 8
     architecture = chunks.get(ARCHITECTURE, b"").decode("ascii")
-    kept = "they were reduced to 8" if architecture else "PNG, TIFF and PPM are written with 16"
+    outcome = "they were reduced to 8" if architecture else "PNG, TIFF and PPM are written with 16"
     notes = [
-        f"The source had {depth} bits per sample; {kept}." if depth > 8 else "",
+        f"The source had {depth} bits per sample; {outcome}." if depth > 8 else "",
         "Its network computes in floating point: another machine may fail to decode it, with an error."
         if architecture
         else "",
@@ -362,7 +362,7 @@ def _read_chunks(view: memoryview, at: int) -> tuple[dict[str, bytes], int]:
 
 
 def _read_tiles(view: memoryview, at: int, header: Header, first: int) -> tuple[tuple[Tile, ...], int]:
-    """The records of all tiles from offset `at`, and the offset after them. first: the number of the first record."""
+    """One record per tile from offset `at`, and the offset after them. first: number of the first record."""
     rows, cols = tile_grid(header)
     if rows * cols * RECORD_BYTES > len(view) - at:  # checked before a list of that length is built
         raise TruncatedError(f"the file ends at byte {len(view)}, too early for {rows} x {cols} tiles: {_RETRY}")
@@ -383,7 +383,7 @@ def _read_tiles(view: memoryview, at: int, header: Header, first: int) -> tuple[
 
 
 def _check_header(header: Header, max_pixels: int) -> None:
-    """Checks the limits that hold for writers and readers."""
+    """Checks the limits that writers and readers share."""
     width, height, edge = header.width, header.height, header.tile_edge
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise NicFormatError(f"the picture is {width} x {height} pixels, expected 1 to {MAX_SIDE} on each side")
@@ -430,13 +430,13 @@ def _chunk(name: str, payload: bytes) -> list[bytes]:
 
 
 def _tile_crc(stream: bytes, symbols_crc: int, ordinal: int) -> int:
-    """CRC-32 over the ordinal, which the file does not store, the length, the symbol checksum and the stream."""
+    """CRC-32 over length, symbol checksum, stream and ordinal; the file does not store the ordinal."""
     head = struct.pack("<II", len(stream), symbols_crc)
     return zlib.crc32(_U32.pack(ordinal), zlib.crc32(stream, zlib.crc32(head)))
 
 
 def _foreign(architecture: str, model_id: bytes) -> str:
-    """Why neurocodec's own decoder cannot decode the file, and what can."""
+    """A sentence that says why neurocodec cannot decode the file, and what can."""
     library, _, model = architecture.partition("/")
     if library != "compressai":
         return f"the file needs the network {model} of {library}, which this release does not know: upgrade neurocodec"

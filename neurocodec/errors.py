@@ -1,4 +1,4 @@
-"""Every exception that neurocodec raises on purpose, and the sentence that tells a user about any exception.
+"""Every exception that neurocodec raises on purpose, and the sentence that a user sees for any exception.
 
 NeurocodecError
 ├── NicFormatError            the data are not a valid .nic file
@@ -11,7 +11,7 @@ NeurocodecError
 ├── ArgumentError             an argument of a function is wrong
 │   ├── ArgumentTypeError     it has the wrong type; also a TypeError
 │   └── ArgumentValueError    it has a value out of range; also a ValueError
-├── OutOfMemoryError          there is too little memory; also a MemoryError
+├── OutOfMemoryError          there is not enough memory; also a MemoryError
 ├── OutputError               an output exists already or cannot be written
 ├── ConfigError               a configuration, an argument of a benchmark or a results file is wrong
 ├── MissingPackageError       an optional package is not installed
@@ -67,11 +67,11 @@ class ArgumentTypeError(ArgumentError, TypeError):
 
 
 class ArgumentValueError(ArgumentError, ValueError):
-    """An argument has a value out of range, or excludes another."""
+    """An argument is out of range or conflicts with another."""
 
 
 class OutOfMemoryError(NeurocodecError, MemoryError):
-    """There is too little memory for what was asked."""
+    """There is not enough memory for the operation."""
 
 
 class OutputError(NeurocodecError, OSError):
@@ -96,7 +96,7 @@ class NativeUnavailableError(NeurocodecError, ImportError):
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raises OutOfMemoryError for errors that say that memory ran out, those of torch included."""
+    """Turns errors about exhausted memory, including torch's, into OutOfMemoryError."""
     try:
         yield
     except OutOfMemoryError:
@@ -108,10 +108,10 @@ def memory_errors() -> Iterator[None]:
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether memory ran out: a MemoryError, or a RuntimeError of torch or CUDA that says so."""
+    """Whether memory ran out: a MemoryError, or a RuntimeError from torch or CUDA that says so."""
     text = str(error).lower()
-    said = any(words in text for words in ("out of memory", "allocate memory", "alloc_failed"))
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
+    says_so = any(words in text for words in ("out of memory", "allocate memory", "alloc_failed"))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_so)
 
 
 OUT_OF_MEMORY = "out of memory: close other programs, use a smaller picture, or decode regions of it"
@@ -123,12 +123,12 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with escapes in the place of characters that change the terminal, end the line or cannot be encoded."""
+    """The text with control characters, line ends and characters that cannot be encoded replaced by escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def sentence(error: BaseException, subject: str = "") -> str:
-    """The error in one sentence for the user. subject: such as a file name; it comes first unless the text has it."""
+    """The error as one sentence for the user. subject: a file name, say; put in front unless the text contains it."""
     text = one_line(error)
     if isinstance(error, NeurocodecError):
         pass

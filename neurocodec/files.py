@@ -1,6 +1,6 @@
-"""Inputs that are opened and read once, outputs that appear whole or not at all, and verified downloads.
+"""Opens inputs once, writes outputs that appear whole or not at all, and verifies downloads.
 
-No other module renames a file.
+This is the only module that renames files.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from typing import IO, BinaryIO
 from neurocodec.errors import ArgumentTypeError, MissingPackageError, OutputError
 
 TIMEOUT_S = 30
-"""Of a download, in seconds without data."""
+"""Seconds without data after which a download fails."""
 NEW_S = 5
-"""Seconds for which a temporary file counts as in use: its writer may not have locked it yet."""
+"""Temporary files younger than this many seconds count as in use, because their writer may not have locked them yet."""
 _PART = re.compile(r"\.neurocodec-[0-9a-f]{16}\.part")
 MAX_BYTES = 2**31
-"""The most that is read from a pipe or a device."""
+"""Maximum size of a .nic file, and of what is read from a pipe or a device."""
 TEXT_BYTES = 2**26
-"""The most that is read of a file of results, a log or an index."""
+"""Maximum size of a results file, a log or an index."""
 _CHUNK_BYTES = 2**20
 
 
 @contextlib.contextmanager
 def reading(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
-    """A binary file to read and seek, at a path; or an open file from its current position, which stays open.
+    """Opens a path, or wraps an open file from its current position, as a binary file that can be read and sought.
 
-    The path is opened once, and bytes from a pipe are kept, so that its first bytes can be read again. Raises OSError,
-    also for a pipe of more than MAX_BYTES, and ArgumentTypeError for anything but a path or a binary file.
+    A path is opened only once; bytes from a pipe are buffered so that its start can be read again. A file passed in
+    open stays open. Raises OSError, also for a pipe of more than MAX_BYTES, and ArgumentTypeError for anything but a
+    path or a binary file.
     """
     if isinstance(source, (str, os.PathLike)):
         try:
             opened = open(os.fspath(source), "rb")  # noqa: SIM115 (closed below)
-        except ValueError as error:  # a zero byte, or a character that file names cannot have
+        except ValueError as error:  # a zero byte, or a character that is not allowed in file names
             raise OSError(errno.EINVAL, f"no file has this name ({error})") from error
         with opened as file:
             yield file if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else Rewindable(file)  # type: ignore[misc]
@@ -52,9 +53,9 @@ def reading(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
 
 
 def read_text(path: str | os.PathLike[str], most: int = TEXT_BYTES) -> str:
-    """The text of a file in UTF-8, which may come from anywhere: no more than `most` bytes of it are read.
+    """The text of an untrusted UTF-8 file of at most `most` bytes.
 
-    Raises OSError, also for a larger file or one without end, and UnicodeDecodeError.
+    Raises OSError, also for a larger or endless file, and UnicodeDecodeError.
     """
     with open(path, "rb") as file:
         data = file.read(most + 1)
@@ -64,7 +65,7 @@ def read_text(path: str | os.PathLike[str], most: int = TEXT_BYTES) -> str:
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """The SHA-256 of an open file from its position on, in hexadecimal digits."""
+    """The SHA-256, in hexadecimal, of the rest of an open file."""
     import hashlib
 
     digest = hashlib.sha256()
@@ -74,10 +75,10 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 class Rewindable(io.RawIOBase):
-    """A file, or a pipe, from its current position on; what was read is kept so that it can be read again."""
+    """A file or pipe from its current position on; bytes already read are buffered and can be read again."""
 
     def __init__(self, source: IO[bytes]) -> None:
-        self._source, self._kept, self._ended = source, io.BytesIO(), False
+        self._source, self._buffer, self._ended = source, io.BytesIO(), False
 
     def readable(self) -> bool:
         return True
@@ -86,39 +87,39 @@ class Rewindable(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._kept.tell()
+        return self._buffer.tell()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_END:
-            self._keep(MAX_BYTES + 1)
-        return self._kept.seek(offset, whence)
+            self._fill(MAX_BYTES + 1)
+        return self._buffer.seek(offset, whence)
 
     def read(self, size: int | None = -1) -> bytes:
-        at = self._kept.tell()
-        self._keep(MAX_BYTES + 1 if size is None or size < 0 else at + size)
-        return self._kept.read(size)
+        at = self._buffer.tell()
+        self._fill(MAX_BYTES + 1 if size is None or size < 0 else at + size)
+        return self._buffer.read(size)
 
-    def _keep(self, end: int) -> None:
-        """Reads on until `end` bytes are kept or no more come."""
-        at = self._kept.tell()
-        kept = self._kept.seek(0, os.SEEK_END)
-        while kept < end and not self._ended:
-            piece = self._source.read(min(end - kept, _CHUNK_BYTES))
+    def _fill(self, end: int) -> None:
+        """Reads until the buffer holds `end` bytes or the source ends."""
+        at = self._buffer.tell()
+        size = self._buffer.seek(0, os.SEEK_END)
+        while size < end and not self._ended:
+            piece = self._source.read(min(end - size, _CHUNK_BYTES))
             if not isinstance(piece, (bytes, bytearray, memoryview)):
                 raise ArgumentTypeError(
                     f"reading the input gave a {type(piece).__name__}, not bytes; open it in binary mode."
                 )
-            kept += self._kept.write(piece)
+            size += self._buffer.write(piece)
             self._ended = not piece
-        if kept > MAX_BYTES:
+        if size > MAX_BYTES:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        self._kept.seek(at)
+        self._buffer.seek(at)
 
 
 def check_output(path: str | os.PathLike[str], *, force: bool = False, make_folders: bool = False) -> None:
-    """Raises OutputError if the file cannot be written, as far as can be known beforehand.
+    """Raises OutputError if it is already clear that the file cannot be written.
 
-    make_folders: whether `make_folder` will be called first, so that the file's folder need not exist.
+    make_folders: the caller will create missing folders with `make_folder` first.
     """
     name = os.fspath(path)
     target = os.path.realpath(name)
@@ -143,11 +144,11 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False, make_fold
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
-    """A binary file to write to, readable as well, which becomes `path` when the block ends without an error.
+    """A binary file to write (and read), which becomes `path` when the block ends without an error.
 
-    Until then it has a temporary name in the same folder; after an error it is removed. A symbolic link is followed,
-    and a file that is overwritten keeps its permissions. Raises OutputError if the file exists and `force` is not set,
-    or cannot be written.
+    Until then it has a temporary name in the same folder; after an error it is removed. Symbolic links are followed,
+    and an overwritten file keeps its permissions. Raises OutputError if the file exists and `force` is not set, or if
+    it cannot be written.
     """
     check_output(path, force=force)
     name = os.fspath(path)
@@ -157,10 +158,10 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Bi
     try:
         try:
             with open(part, "x+b") as file:
-                with contextlib.suppress(OSError):  # not every file system has locks
+                with contextlib.suppress(OSError):  # a file system without locks
                     _lock(file)
                 if force:
-                    with contextlib.suppress(OSError):  # there may be no such file
+                    with contextlib.suppress(OSError):  # the file may not exist yet
                         os.chmod(part, stat.S_IMODE(os.stat(target).st_mode))
                 yield file
             _publish(part, target, force)
@@ -182,7 +183,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, force: bool = Fals
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:
-    """Makes a folder and its parents, unless it exists. Raises OutputError."""
+    """Creates a folder and its parents if they are missing. Raises OutputError."""
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
@@ -190,10 +191,10 @@ def make_folder(path: str | os.PathLike[str]) -> None:
 
 
 def download(url: str, sha256: str, target: Path) -> None:
-    """Downloads a file to `target`, whose folder is made if it is missing.
+    """Downloads a file to `target` and creates its folder if it is missing.
 
-    A file that exists and has this SHA-256 is not downloaded again; one with another is replaced. Raises OSError if the
-    download fails or has another SHA-256, MissingPackageError without pooch.
+    Nothing is downloaded if the file exists and has this SHA-256; a file with a different one is replaced. Raises
+    OSError if the download fails or its SHA-256 differs, MissingPackageError without pooch.
     """
     try:
         import pooch
@@ -202,13 +203,13 @@ def download(url: str, sha256: str, target: Path) -> None:
     request = pooch.HTTPDownloader(timeout=TIMEOUT_S)
     try:
         pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=request)
-    except ValueError as error:  # pooch removes a file with another hash
+    except ValueError as error:  # pooch removes a file whose hash is wrong
         raise OSError(f"{url} does not have the SHA-256 {sha256[:8]}...") from error
 
 
 @functools.lru_cache(maxsize=64)
 def _sweep(folder: str) -> None:
-    """Removes the parts of processes that were killed, once for each folder. A part in use is locked, or very new."""
+    """Removes temporary files left by killed processes, once per folder. Those in use are locked or very new."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
@@ -221,7 +222,7 @@ def _sweep(folder: str) -> None:
 
 
 def _lock(file: BinaryIO) -> None:
-    """Locks a file until it is closed. Raises OSError if another process has locked it. Windows locks by itself."""
+    """Locks a file until it is closed. Raises OSError if another process holds the lock. Windows locks by itself."""
     if os.name == "posix":
         import fcntl
 
@@ -229,7 +230,7 @@ def _lock(file: BinaryIO) -> None:
 
 
 def _publish(part: str, target: str, force: bool) -> None:
-    """Renames the finished file; without `force`, never over a file that has appeared meanwhile."""
+    """Renames the finished file; without `force`, never over a file that has appeared in the meantime."""
     if not force:
         try:
             os.link(part, target)

@@ -3,8 +3,8 @@
     file · PIL · array -> load -> Picture -> pad_to_multiple -> pixels for the encoder; alpha.py codes the alpha plane
     pixels from the decoder, alpha -> Picture -> to_pil -> save_pil -> file
 
-Pixels are turned upright by the EXIF orientation, and every mode of Pillow becomes gray or RGB, with or without alpha.
-More than 8 bits a sample become 16 or 8, as asked. Colours do not change otherwise.
+Pixels are turned upright by the EXIF orientation. Every mode of Pillow becomes gray or RGB, with or without alpha, and
+more than 8 bits per sample become 16 or 8, whichever the caller asks for. Colours do not change otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from neurocodec import files, metadata
-from neurocodec.container import EXIF, ICC, SIGNATURE
+from neurocodec.container import EXIF, ICC, MAX_SIDE, SIGNATURE
 from neurocodec.errors import ArgumentTypeError, ImageError, NeurocodecError, OutputError, one_line, printable
 from neurocodec.tiling import MAX_PIXELS
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 _CHANNELS = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
-    "PNG": {"compress_type": zlib.Z_RLE},  # decoded pictures: up to 4 % larger, in a third of the time
-    "WEBP": {"lossless": True, "exact": True},  # exact: the colour of transparent pixels too
+    "PNG": {"compress_type": zlib.Z_RLE},  # up to 4 % larger for decoded pictures, in a third of the time
+    "WEBP": {"lossless": True, "exact": True},  # exact: keeps the colour of transparent pixels
 }
 _ICONS = ("ICNS", "ICO")  # Pillow resizes them
 _ALPHA_IS_LOST = ("BMP", "DIB", "PPM")  # Pillow writes RGBA, but readers drop the alpha
-_BITS_PER_SAMPLE = 258  # a tag of TIFF
-_ROWS = 256  # converted at once
+_BITS_PER_SAMPLE = 258  # TIFF tag
+_ROWS = 256  # converted at a time
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -47,9 +47,9 @@ class Picture:
     """A picture as the codec sees it.
 
     rgb: uint8 (H, W, 3), or uint16 if loaded at full depth. gray: the three channels are equal, and the decoder returns
-    L or LA. alpha: of the same type (H, W), 255 or 65535 is opaque, or None. depth: bits per sample of the source, at
-    least 8. metadata: see `metadata.attach`; the ICC profile is one for gray or RGB, whichever the picture is, and the
-    orientation is 1.
+    L or LA. alpha: (H, W) of the same type, or None; 255 or 65535 is opaque. depth: bits per sample of the source, at
+    least 8. metadata: see `metadata.attach`; the ICC profile matches the picture, gray or RGB, and the EXIF orientation
+    is 1.
     """
 
     rgb: NDArray[Any]
@@ -67,27 +67,28 @@ def load(
 ) -> Picture:
     """The picture in a file that Pillow can open (its first frame), in a PIL image, or in an array.
 
-    A file is given by its path, or open for reading. Arrays are uint8 or uint16, (H, W) or (H, W, C) with 1 to 4
-    channels: gray, gray and alpha, RGB, RGBA; 255 or 65535 is white and opaque. Modes I and I;16 have 16 bits, F the
-    range 0 to 255. CMYK is converted to sRGB through its profile. A PIL image is used as Pillow holds it. Once its
-    pixels are loaded, colours have 8 bits; only TIFF images still say that they had more, and only 16-bit PNG images
-    that they were gray. max_pixels: larger pictures are refused before their pixels are loaded.
+    source: the path of a file, a file open for reading, a PIL image or an array. Arrays are uint8 or uint16, (H, W) or
+    (H, W, C) with 1 to 4 channels: gray, gray and alpha, RGB, RGBA; 255 or 65535 is white or opaque. Images of modes I
+    and I;16 hold 16 bits, those of mode F values from 0 to 255. CMYK is converted to sRGB through its profile. Pillow
+    keeps only 8 bits per colour once it has loaded an image; after that, only TIFF images still record their original
+    depth, and only 16-bit PNG images that they were gray. HEIC and JPEG XL are read, at 8 bits, if pillow-heif or
+    pillow-jxl-plugin is installed.
+    max_pixels: larger pictures are refused before their pixels are loaded.
+    full_depth: return 16 bits if the source has more than 8. These can: PNG, TIFF, binary PPM and PGM, arrays, and
+    images of modes I, I;16 and F.
 
-    full_depth: 16 bits, if the source has more than 8: PNG, TIFF, binary PPM and PGM, arrays, and images of modes I,
-    I;16 and F. HEIC and JPEG XL are read if pillow-heif or pillow-jxl-plugin is installed, at 8 bits.
-
-    Raises ImageError if the file is missing or damaged, or has the wrong type, shape or range, ArgumentTypeError for a
-    source of another kind.
+    Raises ImageError if the file is missing or damaged, or the source has the wrong dtype, shape or range,
+    ArgumentTypeError for a source of another type.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels, full_depth)
+        return _from_array(np.asarray(source), max_pixels, full_depth)  # asarray: no matrix or other subclass
     if isinstance(source, Image.Image):
         return _from_pil(source, f"the image of mode {source.mode}", max_pixels, full_depth)
     if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
         raise ArgumentTypeError(
             f"the source is a {type(source).__name__}, expected a path, an open file, a PIL image or a NumPy array"
         )
-    name = printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "the open file"
+    name = printable(os.fsdecode(source)) if isinstance(source, (str, os.PathLike)) else "the open file"
     try:
         with files.reading(source) as file:
             start = file.read(12)
@@ -109,19 +110,19 @@ def load(
 
 
 def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """uint16 samples, or their uint8 unchanged, as uint8: to nearest."""
+    """uint16 samples rounded to uint8; uint8 samples are returned unchanged."""
     return values if values.dtype == np.uint8 else _scaled(values, 65535, 255).astype(np.uint8)
 
 
 def at_depth(values: NDArray[Any], depth: int) -> NDArray[Any]:
-    """uint8 or uint16 samples as samples of 8 or 16 bits."""
+    """uint8 or uint16 samples converted to 8 or 16 bits."""
     if depth == 8:
         return to_8_bits(values)
     return values if values.dtype == np.uint16 else values.astype(np.uint16) * 257
 
 
 def narrowed(values: NDArray[Any]) -> NDArray[Any]:
-    """uint16 samples as uint8 if nothing is lost; else unchanged."""
+    """uint16 samples as uint8 if that is lossless, otherwise unchanged."""
     return to_8_bits(values) if values.dtype == np.uint16 and not (values % 257).any() else values
 
 
@@ -136,7 +137,7 @@ def to_pil(picture: Picture) -> Image.Image:
     pixels = picture.rgb[:, :, 0] if picture.gray else picture.rgb
     im = Image.fromarray(np.ascontiguousarray(pixels))
     if picture.gray:
-        im = im.copy()  # its own memory, which the caller may write to; Pillow copies RGB to four bytes a pixel anyway
+        im = im.copy()  # memory of its own, for callers that write to it; Pillow copies RGB anyway
     if picture.alpha is not None:
         im.putalpha(Image.fromarray(np.ascontiguousarray(picture.alpha)))
     metadata.attach(im, picture.metadata)
@@ -146,9 +147,9 @@ def to_pil(picture: Picture) -> Image.Image:
 def save_pil(im: Image.Image, path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Writes `im` in the format that the suffix of `path` names, with the ICC profile, EXIF and XMP of its info.
 
-    PNG, TIFF, WebP, BMP, PPM, TGA and JPEG 2000 are lossless, JPEG has quality 95 without chroma subsampling, and
-    Pillow's defaults hold for other formats. The file appears whole or not at all. Raises OutputError if it cannot be
-    written, as `files.writing` does, or if the format cannot hold the picture.
+    PNG, TIFF, WebP, BMP, PPM, TGA and JPEG 2000 are lossless, JPEG has quality 95 without chroma subsampling, and other
+    formats use Pillow's defaults. The file appears whole or not at all. Raises OutputError if it cannot be written (see
+    `files.writing`) or the format cannot hold the picture.
     """
     name = os.fspath(path)
     check_format(name)
@@ -176,7 +177,7 @@ def check_format(path: str | os.PathLike[str]) -> str:
     """The format that the suffix of `path` names, as Pillow spells it. Raises OutputError if it cannot be used."""
     name = os.fspath(path)
     suffix = os.path.splitext(name)[1].lower()
-    Image.preinit()  # the usual formats; all others take a tenth of a second to load
+    Image.preinit()  # common formats; loading all the others takes a tenth of a second
     kind = Image.EXTENSION.get(suffix) or Image.registered_extensions().get(suffix)
     if kind is None or kind not in Image.SAVE or suffix == ".nic":
         raise OutputError(f"{name} has the suffix {suffix!r}, expected a picture format that Pillow writes: use .png")
@@ -186,10 +187,7 @@ def check_format(path: str | os.PathLike[str]) -> str:
 
 
 def pad_to_multiple(rgb: NDArray[Any], multiple: int) -> NDArray[Any]:
-    """(H, W, 3) -> the same with H and W rounded up to a multiple; the right and bottom edges are repeated.
-
-    Nothing is copied where nothing is added.
-    """
+    """Extends (H, W, 3) to multiples of `multiple` by repeating the right and bottom edges; copies only if needed."""
     height, width = rgb.shape[:2]
     if height % multiple == width % multiple == 0:
         return rgb
@@ -199,6 +197,8 @@ def pad_to_multiple(rgb: NDArray[Any], multiple: int) -> NDArray[Any]:
 def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
     if width * height == 0:
         raise ImageError(f"{name} is {width} x {height} pixels, expected at least one pixel")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"{name} is {width} x {height} pixels, more than {MAX_SIDE} on a side: scale or split it")
     if width * height > max_pixels:
         raise ImageError(
             f"{name} is {width} x {height} pixels, more than the limit of {max_pixels}: raise max_pixels "
@@ -247,10 +247,10 @@ def _from_pil(im: Image.Image, name: str, max_pixels: int, full_depth: bool) -> 
 
 
 def _fine_samples(im: Image.Image, rawmode: str) -> NDArray[Any] | None:
-    """The 16-bit samples (H, W, C) of an opened file for which Pillow has only 8-bit modes; None for others.
+    """The 16-bit samples (H, W, C) of an opened file that Pillow can only load at 8 bits; None for other files.
 
-    Pillow unpacks the high byte of each sample, from files of either byte order. So a second look at the file, as if it
-    had the other order, gives the low bytes. Two bytes of gray and two of alpha are those of an RGBA pixel.
+    Pillow unpacks the high byte of each sample, for either byte order. Unpacking once more with the opposite byte order
+    gives the low bytes. Gray with alpha, four bytes per pixel, is unpacked as one RGBA pixel.
     """
     if not isinstance(im, ImageFile.ImageFile) or not im.tile:
         return None
@@ -272,10 +272,10 @@ def _fine_samples(im: Image.Image, rawmode: str) -> NDArray[Any] | None:
 
 
 def _array_as(im: ImageFile.ImageFile, rawmode: str) -> NDArray[np.uint8]:
-    """The pixels of an opened file, uint8 (H, W, C), unpacked in another way. The image stays as it is."""
+    """The pixels of an opened file, uint8 (H, W, C), unpacked with another raw mode. The image itself is unchanged."""
     assert im.fp is not None
     at = im.fp.tell()
-    twin = Image.open(im.fp)  # rewinds the file
+    twin = Image.open(im.fp)  # this rewinds the file
     if im.tell():
         twin.seek(im.tell())
     for i, tile in enumerate(twin.tile):
@@ -288,7 +288,7 @@ def _array_as(im: ImageFile.ImageFile, rawmode: str) -> NDArray[np.uint8]:
 
 
 def _ppm_samples(im: ImageFile.ImageFile) -> NDArray[np.uint16] | None:
-    """The samples of an opened binary PPM file with more than 8 bits a sample, scaled to 65535."""
+    """The samples of an opened binary PPM file with more than 8 bits per sample, scaled to 65535."""
     assert im.fp is not None
     _, _, offset, args = im.tile[0]
     top = args[-1] if isinstance(args, tuple) else args
@@ -299,7 +299,7 @@ def _ppm_samples(im: ImageFile.ImageFile) -> NDArray[np.uint16] | None:
     data = im.fp.read(6 * im.width * im.height)
     im.fp.seek(at)
     if len(data) < 6 * im.width * im.height:
-        return None  # Pillow says what is missing
+        return None  # truncated: Pillow reports that better
     return _scaled(np.frombuffer(data, ">u2").reshape(im.height, im.width, 3).clip(0, top), top, 65535).astype(
         np.uint16
     )
@@ -308,9 +308,9 @@ def _ppm_samples(im: ImageFile.ImageFile) -> NDArray[np.uint16] | None:
 def _pixels(
     im: Image.Image, rawmode: str, name: str, full_depth: bool, fine: NDArray[Any] | None
 ) -> tuple[NDArray[Any], int]:
-    """Pixels as uint8, or uint16 where `full_depth` allows, (H, W, 1 to 4), and bits per sample of the source.
+    """Pixels, uint8 or with `full_depth` also uint16, (H, W, 1 to 4), and bits per sample of the source.
 
-    fine: what `_fine_samples` gives.
+    fine: what `_fine_samples` returned.
     """
     transparent = im.info.get("transparency")
     bits = im.tag_v2.get(_BITS_PER_SAMPLE, ()) if hasattr(im, "tag_v2") else ()
@@ -356,9 +356,10 @@ def _pixels(
         values = values[:, :, None]
     if im.mode in ("1", "L") and isinstance(transparent, int):
         levels = values[:, :, 0]
+        loaded_png = im.format in ("PNG", None) and not rawmode
         if im.mode == "1":
             transparent = 255 if transparent else 0
-        elif not rawmode and 0 < transparent < 16 and not (levels % 17).any():  # of 2, 4 or 8 bits?
+        elif loaded_png and 0 < transparent < 16 and not (levels % 17).any():  # of 2, 4 or 8 bits?
             raise ImageError(_loaded_before(name, transparent))
         key = transparent * {"L;2": 85, "L;4": 17}.get(rawmode, 1)  # Pillow scales the pixels, not the key
         values = np.dstack([values, _alpha_from_key(levels == key)])
@@ -372,7 +373,7 @@ def _pixels(
 
 
 def _array(im: Image.Image) -> NDArray[np.uint8]:
-    """np.array(im), with half the memory: band by band."""
+    """np.array(im), converted in bands of rows to halve the memory."""
     bands = len(im.getbands())
     values = np.empty((im.height, im.width, bands) if bands > 1 else (im.height, im.width), np.uint8)
     for top in range(0, im.height, _ROWS):
@@ -381,7 +382,7 @@ def _array(im: Image.Image) -> NDArray[np.uint8]:
 
 
 def _cmyk_to_srgb(im: Image.Image) -> Image.Image:
-    """Through the image's own profile if it has one that works, else as Pillow converts."""
+    """Converts with the image's own profile if that works, otherwise as Pillow does by default."""
     if (icc := metadata.icc_profile(im, b"CMYK")) is not None:
         from PIL import ImageCms
 
@@ -394,7 +395,7 @@ def _cmyk_to_srgb(im: Image.Image) -> Image.Image:
 
 
 def _scaled(values: NDArray[Any], top: int, white: int) -> NDArray[np.uint32]:
-    """Integers 0 to top -> 0 to white, at most 65535, to nearest."""
+    """Integers 0 to `top` scaled to 0 to `white` (at most 65535) and rounded."""
     return (values.astype(np.uint32) * white + top // 2) // top
 
 
@@ -403,7 +404,7 @@ def _alpha_from_key(transparent: NDArray[np.bool_], kind: type[np.unsignedintege
 
 
 def _split(values: NDArray[Any]) -> tuple[NDArray[Any], bool, NDArray[Any] | None]:
-    """(H, W, 1 to 4) -> rgb (H, W, 3), whether it is gray, alpha (H, W) or None."""
+    """(H, W, 1 to 4) -> rgb (H, W, 3), whether it is gray, and alpha (H, W) or None."""
     channels = values.shape[2]
     colour = values[:, :, :1].repeat(3, axis=2) if channels <= 2 else np.ascontiguousarray(values[:, :, :3])
     alpha = values[:, :, -1].copy() if channels in (2, 4) else None
@@ -411,7 +412,7 @@ def _split(values: NDArray[Any]) -> tuple[NDArray[Any], bool, NDArray[Any] | Non
 
 
 def _rawmode(im: Image.Image) -> str:
-    """How an opened file stores its samples, such as RGB;16B; empty after `im.load`, or if unknown."""
+    """Pillow's raw mode of an opened file, such as RGB;16B; empty once it is loaded, or if unknown."""
     tiles = getattr(im, "tile", None)
     args = tiles[0][3] if tiles else ""
     args = args[0] if isinstance(args, (tuple, list)) and args else args
@@ -426,14 +427,14 @@ def _loaded_before(name: str, transparent: Any) -> str:
 
 
 def _plugin_for(start: bytes) -> str:
-    """The package with which Pillow reads a file that starts like this, or empty."""
+    """The package that Pillow needs to read a file that starts with these bytes, or an empty string."""
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
         return "pillow-heif"
     return "pillow-jxl-plugin" if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")) else ""
 
 
 def _register_plugin(start: bytes) -> None:
-    """Makes Pillow read a HEIC or JPEG XL file that starts like this, if the package for it is installed."""
+    """Registers Pillow's HEIC or JPEG XL plugin if the file needs it and it is installed."""
     with contextlib.suppress(ImportError):
         if (package := _plugin_for(start)) == "pillow-heif":
             import pillow_heif

@@ -20,23 +20,23 @@ _ORIENTATION = 0x0112
 _EXIF_PREFIX = b"Exif\0\0"
 _PILLOW = {ICC: ("icc_profile", b""), EXIF: ("exif", _EXIF_PREFIX), XMP: ("xmp", b"")}
 """The key of `im.info` for each chunk, and the prefix that Pillow puts before its content."""
-_TIFF_DESCRIPTION = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # about the picture, not about the file
+_TIFF_DESCRIPTION = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # describe the picture, not the file
 _TIFF_SUBFOLDERS = (0x8769, 0x8825)  # EXIF, GPS
-_TURNED_BY_BOXES = ("AVIF", "HEIF")  # only by boxes of the container, which Pillow reports as EXIF
+_TURNED_BY_BOXES = ("AVIF", "HEIF")  # oriented only by container boxes, which Pillow reports as EXIF
 _XMP_TAG = 700
 _XMP_ORIENTATION = rb"(tiff:Orientation(?:=[\"']|>))([1-8])(?=[\"'<])"
 
 
 def icc_profile(im: Image.Image, space: bytes) -> bytes | None:
-    """The ICC profile if it describes colours of this space: RGB, GRAY or CMYK, padded to four bytes; else None."""
+    """The ICC profile if it is for this colour space, otherwise None. space: b"RGB ", b"GRAY" or b"CMYK"."""
     icc = im.info.get("icc_profile")
     return icc if isinstance(icc, bytes) and icc[16:20] == space else None
 
 
 def exif_and_xmp(im: Image.Image) -> tuple[dict[str, bytes], int]:
-    """EXIF and XMP as chunks hold them, with their orientation set to 1, and the orientation of the loaded pixels.
+    """EXIF and XMP for the chunks, with their orientation set to 1, and the orientation (1 to 8) of the loaded pixels.
 
-    The container's own tag wins over XMP. A TIFF is upright: Pillow turns it as its tag says when it loads the pixels.
+    The container's own tag takes precedence over XMP. TIFFs are upright, because Pillow turns them when it loads them.
     """
     exif, orientation = _upright_exif(_exif(im))
     xmp = _xmp(im)
@@ -50,18 +50,18 @@ def exif_and_xmp(im: Image.Image) -> tuple[dict[str, bytes], int]:
 
 
 def tiff_exif(im: Image.Image) -> bytes | None:
-    """The tags of an opened TIFF file that describe the picture, as EXIF. To be called before `im.load`."""
+    """The tags of an opened TIFF file that describe the picture, as EXIF. Call it before `im.load`."""
     if not hasattr(im, "tag_v2") or "exif" in im.info:
         return None
     tags = _description(im.getexif())
     try:
         return tags.tobytes().removeprefix(_EXIF_PREFIX) if len(tags) else None
     except (ValueError, TypeError, AttributeError, struct.error):
-        return None  # a tag of the wrong type is no reason to refuse the picture
+        return None  # do not refuse a picture for a tag of the wrong type
 
 
 def turn(values: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """uint8 (H, W, C), turned upright from an EXIF orientation; 1 and unknown numbers change nothing."""
+    """Turns an array (H, W, C) upright from an EXIF orientation; 1 and unknown values change nothing."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -74,8 +74,8 @@ def turn(values: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def attach(im: Image.Image, chunks: Mapping[str, bytes]) -> None:
     """Puts metadata into `im.info`, where `save_options` looks for it.
 
-    chunks: by the names of `container.METADATA`; EXIF is a TIFF structure without "Exif\\0\\0", XMP a packet. Other
-    chunks are ignored.
+    chunks: payloads by the names of `container.METADATA`; EXIF is a TIFF structure without "Exif\\0\\0", XMP a packet.
+    Other chunks are ignored.
     """
     for chunk, (name, prefix) in _PILLOW.items():
         if chunk in chunks:
@@ -88,7 +88,7 @@ def save_options(im: Image.Image, kind: str) -> dict[str, Any]:
         return {}
     exif, xmp = im.info.get("exif"), _xmp(im)
     options = {"icc_profile": im.info.get("icc_profile"), "exif": exif, "xmp": xmp}
-    if kind == "TIFF":  # both are tags of the file's own folder, where tags about strips and sizes would do harm
+    if kind == "TIFF":  # both become tags of the file itself, where foreign tags about strips and sizes would do harm
         source = Image.Exif()
         if exif:
             source.load(exif)
@@ -118,7 +118,7 @@ def _xmp(im: Image.Image) -> bytes:
 
 
 def _description(source: Image.Exif) -> Image.Exif:
-    """A new block with those tags that describe the picture."""
+    """A copy with only the tags that describe the picture."""
     tags = Image.Exif()
     tags.update({tag: source[tag] for tag in _TIFF_DESCRIPTION if tag in source})
     tags.update({tag: folder for tag in _TIFF_SUBFOLDERS if (folder := dict(source.get_ifd(tag)))})
@@ -126,7 +126,7 @@ def _description(source: Image.Exif) -> Image.Exif:
 
 
 def _upright_exif(exif: bytes) -> tuple[bytes, int | None]:
-    """EXIF with its orientation set to 1 in place and every other byte unchanged, and the orientation it had."""
+    """EXIF with its orientation set to 1 and every other byte unchanged, and the orientation it had, if any."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return exif, None
@@ -142,5 +142,5 @@ def _upright_exif(exif: bytes) -> tuple[bytes, int | None]:
                 struct.pack_into(code, patched, at + 8, 1)
                 return bytes(patched), orientation
     except struct.error:
-        pass  # damaged EXIF is no reason to refuse the picture: it is kept unchanged
+        pass  # keep damaged EXIF unchanged rather than refuse the picture
     return exif, None

@@ -1,6 +1,6 @@
-"""Model files: the arrays and the configuration of a model, its id, and where installed models are. No torch.
+"""Model files: arrays, configuration and id of a model, and where installed models are. No torch.
 
-A generative decoder has a file of its own, which names the model whose latents it reads; so has a map for previews.
+A generative decoder and a map for previews have files of their own, which name the model whose latents they read.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from neurocodec.errors import ArgumentTypeError, ModelMismatchError, ModelNotFou
 from neurocodec.files import write_bytes
 
 FILE_FORMAT = "neurocodec-model-2"
-GENERATOR_FORMAT = "neurocodec-generator-1"
+GENERATOR_FORMAT = "neurocodec-generator-2"
 PREVIEW_FORMAT = "neurocodec-preview-1"
 PREVIEW_CELLS = 4
-"""Rows, and columns, of colours that the map for previews gives for each latent."""
+"""The map for previews gives this many rows and columns of colours for each latent."""
 TABLE_ARRAYS = ("frequencies", "offsets", "lengths")
 ENCODER_PARTS = ("g_a.", "h_a.", "scales.")
-"""Prefixes of the arrays that decoding does not read."""
+"""Prefixes of arrays that decoding does not need."""
 DECODER_SHAPE = (
     *("channels", "latent_channels", "hyper_channels", "hidden_channels"),
     *("decoder_blocks", "latent_blocks", "quality_rows"),
 )
-"""The numbers of a configuration that decoding depends on; they are part of the model id."""
+"""The fields of a configuration that decoding depends on; they are part of the model id."""
 EXP2_SIZE = 1 << 12
-"""Entries of the table of 2^(k / 4096), from which gains are made."""
+"""Entries of the table of 2^(k / 4096), from which gains are computed."""
 QUALITY_ROWS = QUALITY_INDEX_MAX // QUALITY_STEPS + 1
-"""Rows of the gains, as files count qualities: 16."""
+"""Rows of gains that the quality index of a file spans: 16."""
 MAX_CHANNELS, MAX_BLOCKS = 1024, 16
-"""Limits of any layer's channels, and of blocks in a row; checked before memory is allocated."""
+"""Limits on the channels of a layer and on consecutive blocks, checked before memory is allocated."""
 PACKAGED = Path(__file__).parent / "weights"
 """Model files that ship with the package."""
 _MAX_HEADER_BYTES, _MAX_ARRAYS = 2**20, 2**12
@@ -60,23 +60,22 @@ _NAMES = {
     GENERATOR_FORMAT: re.compile(r"(?!trunk\.)[\w.]{1,80}", re.ASCII),
     PREVIEW_FORMAT: re.compile("weight|scale|bias"),
 }
-_DTYPES = {FILE_FORMAT: {"I8", "I16", "I32", "U16"}, GENERATOR_FORMAT: {"F32"}, PREVIEW_FORMAT: {"F32"}}
+_DTYPES = {FILE_FORMAT: {"I8", "I16", "I32", "U16"}, GENERATOR_FORMAT: {"I8", "I16", "I32"}, PREVIEW_FORMAT: {"F32"}}
 _HINT = "put its file into a folder that NEUROCODEC_WEIGHTS names"
 
 
 @dataclass(frozen=True)
 class HyperpriorConfig:
-    """Shape of a `Hyperprior`. `latent_channels` is a multiple of 4; the DCT start needs `channels` ≥ 192.
+    """Shape of a `Hyperprior`. `latent_channels` is a multiple of 4; the DCT initialisation needs `channels` ≥ 192.
 
-    There are 16 `quality_rows`, because files count qualities from the first to the sixteenth; with fewer, decoding
-    would go beyond the last. Raises ValueError for an impossible shape, or one beyond 1024 channels or 16 blocks in a
-    row: a damaged file must not ask for any amount of memory.
+    `quality_rows` is 16, because the quality index of a file spans 16 rows. Raises ValueError for an impossible shape,
+    or for more than 1024 channels or 16 consecutive blocks, so that a damaged file cannot exhaust the memory.
     """
 
     channels: int = 192  # C, transforms at 1/8
     latent_channels: int = 256  # M, y at 1/16
     hyper_channels: int = 96  # N, z at 1/64
-    hidden_channels: int = 192  # entropy networks
+    hidden_channels: int = 192  # in the entropy networks
     encoder_blocks: int = 1  # at 1/8
     decoder_blocks: int = 2  # at 1/8
     latent_blocks: int = 3  # at 1/16, in both transforms
@@ -101,7 +100,7 @@ class HyperpriorConfig:
 
     @property
     def max_bytes(self) -> int:
-        """More than a file of this shape has: 16-bit weights, a few matrices a block."""
+        """Upper bound on the file size of this shape: 16-bit weights, a few matrices per block."""
         widest = max(self.channels, self.latent_channels, self.hyper_channels, self.hidden_channels)
         blocks = self.encoder_blocks + self.decoder_blocks + 2 * self.latent_blocks
         return 64 * (blocks + 8) * widest**2 + 2**23
@@ -117,23 +116,23 @@ class HyperpriorConfig:
         return self.latent_blocks + -(-self.decoder_blocks // 2)
 
     def lmbda(self, quality_index: Any) -> Any:
-        """λ of a fractional quality index, a number or a tensor: log-spaced from lambda_min to lambda_max."""
+        """λ, log-spaced from lambda_min to lambda_max, of a fractional row, 0 to 15; a number or a tensor."""
         return self.lambda_min * (self.lambda_max / self.lambda_min) ** (quality_index / (self.quality_rows - 1))
 
     def step_size(self, quality_index: float) -> float:
-        """Quantisation step in units of [0, 1] pixels that high-rate theory gives: Δ² = 18 / (λ · 255² · ln 2)."""
+        """Quantisation step, for pixels in [0, 1], from high-rate theory: Δ² = 18 / (λ · 255² · ln 2)."""
         return math.sqrt(18.0 / (self.lmbda(quality_index) * 255**2 * math.log(2.0)))
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Shape of a `Generator`. `channels` is a multiple of 16. Raises ValueError for one that is impossible."""
+    """Shape of a `Generator`. `channels` is a multiple of 16. Raises ValueError for an impossible shape."""
 
     channels: int = 320  # at 1/8
     blocks: int = 6
     fine_blocks: int = 3  # at 1/2, on channels / 16 · fine_width channels
     fine_width: int = 2
-    frequencies: int = 1  # of β; six made waves in LPIPS along the slider
+    frequencies: int = 1  # Fourier features of β; with six, LPIPS oscillated along the slider
 
     def __post_init__(self) -> None:
         _check_whole_numbers(self)
@@ -144,9 +143,19 @@ class GeneratorConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from {least} to {MAX_BLOCKS}.")
 
     @property
+    def fine_channels(self) -> int:
+        """Channels at 1/2."""
+        return self.channels // 16 * self.fine_width
+
+    @property
+    def halo(self) -> int:
+        """How many latents further out its pixels depend on than those of g_s."""
+        return -(-self.blocks // 2) + -(-self.fine_blocks // 8)
+
+    @property
     def max_bytes(self) -> int:
-        """More than a file of this shape has: 32-bit weights, a few matrices a block, whatever the model's width."""
-        widest = max(self.channels, self.channels // 16 * self.fine_width)
+        """Upper bound on the file size of this shape, for any model: 32-bit weights, a few matrices per block."""
+        widest = max(self.channels, self.fine_channels)
         return 16 * (self.blocks + self.fine_blocks + 8) * widest**2 + 2**23
 
 
@@ -155,11 +164,19 @@ Config = TypeVar("Config", HyperpriorConfig, GeneratorConfig)
 
 @dataclass(frozen=True, eq=False)
 class GeneratorFile:
-    """A generative decoder, as its file holds it: all weights but those of its trunk, which is the model's g_s."""
+    """The contents of a generative decoder's file: all integers except its trunk's, which is the model's g_s."""
 
     config: GeneratorConfig
     arrays: Mapping[str, NDArray[Any]]
     model_id: bytes
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The first 16 hexadecimal digits of SHA-256 over its arrays."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.arrays.items()):
+            digest.update(name.encode() + value.tobytes())
+        return digest.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
         """Writes the file. Raises OutputError."""
@@ -168,10 +185,10 @@ class GeneratorFile:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A frozen model, as its file holds it. Equal models have equal ids, whatever their encoders.
+    """The contents of a frozen model's file. Models that decode alike have equal ids, whatever their encoders.
 
-    arrays: the integers of g_a, h_a, g_s and the entropy path, exp2_table and tables, by name. A file for decoding
-    alone lacks g_a and h_a. generator: the generative decoder for realism above 0, instead of the installed one.
+    arrays: integer arrays of g_a, h_a, g_s and the entropy path, exp2_table and the tables, by name; a decoder-only
+    file lacks g_a and h_a. generator: the generative decoder for realism above 0, used instead of the installed one.
     Raises ModelMismatchError if the tables are missing or malformed.
     """
 
@@ -194,7 +211,7 @@ class Model:
 
     @functools.cached_property
     def model_id(self) -> bytes:
-        """First 8 bytes of SHA-256 over what decoding reads: the decoder's shape, and all arrays but the encoder's."""
+        """First 8 bytes of SHA-256 over the decoder's shape and all arrays except the encoder's."""
         shape = {name: getattr(self.config, name) for name in DECODER_SHAPE}
         digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
         for name in sorted(self.arrays):
@@ -206,36 +223,36 @@ class Model:
         return digest.digest()[:8]
 
     def part(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """The arrays whose names start with a prefix, which is removed."""
+        """The arrays whose names start with a prefix, by names without it."""
         return {name[len(prefix) :]: array for name, array in self.arrays.items() if name.startswith(prefix)}
 
     @property
     def encodes(self) -> bool:
-        """Whether the encoder's part is there."""
+        """Whether the model includes its encoder."""
         return any(name.startswith("g_a.") for name in self.arrays)
 
     def decoder(self) -> Model:
-        """The model without its encoder: what a viewer needs, with the same id."""
+        """The model without its encoder, for viewers; the id is the same."""
         arrays = {name: array for name, array in self.arrays.items() if not name.startswith(ENCODER_PARTS)}
         return Model(self.config, arrays)
 
     def save(self, path: str | Path, *, force: bool = True) -> None:
-        """Writes the model file, over an older one if `force` is set. Raises OutputError."""
+        """Writes the model file; `force` overwrites an existing one. Raises OutputError."""
         _write(path, self.arrays, FILE_FORMAT, self.config, self.model_id, force=force)
 
 
 def load(name: str | Path) -> Model:
-    """The installed model of a name, or the one in a file (a path that ends in .safetensors), loaded once.
+    """Loads an installed model by name, or a model file by a path that ends in .safetensors; results are cached.
 
-    Raises ModelNotFoundError, ModelMismatchError for a damaged file, ArgumentTypeError for what names none.
+    Raises ModelNotFoundError, ModelMismatchError for a damaged file, ArgumentTypeError for neither a name nor a path.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise ArgumentTypeError(f"the model is a {type(name).__name__}; it must be a name, a path or a loaded model.")
     path = Path(name)
     if path.suffix != ".safetensors":
         candidates = [folder / f"{name}.safetensors" for folder in _folders()]
-        path = next((c for c in candidates if c.is_file()), candidates[0])
-    if not path.is_file():
+        path = next((c for c in candidates if os.path.isfile(c)), candidates[0])
+    if not os.path.isfile(path):  # pathlib's is_file raises for a name that is too long
         if Path(name).suffix == ".safetensors":
             raise ModelNotFoundError(f"there is no model file {str(name)!r}: check the name.")
         raise ModelNotFoundError(f"no model {str(name)!r} is installed; {_HINT}, or give a .safetensors file.")
@@ -251,18 +268,17 @@ def find(model_id: bytes) -> Model:
 
 def load_generator(path: str | Path, model: Model) -> GeneratorFile:
     """The generative decoder in a file. Raises ModelMismatchError if it is damaged or belongs to another model."""
-    config, arrays, model_id = _read(str(path), GENERATOR_FORMAT, GeneratorConfig)
+    mtime = os.stat(path).st_mtime_ns if os.path.exists(path) else 0
+    config, arrays, model_id = _read_generator(str(path), mtime)
     if model_id != model.model_id.hex():
         raise ModelMismatchError(f"{path} reads the latents of model {str(model_id)[:80]}, not of this one.")
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise ModelMismatchError(f"{path} is damaged: it holds numbers that are not finite; install it again.")
     return GeneratorFile(config, arrays, model.model_id)
 
 
 def find_generator(model: Model) -> GeneratorFile:
-    """A model's own generative decoder, or the installed one; NEUROCODEC_WEIGHTS comes before the package.
+    """A model's own generative decoder, or the installed one; NEUROCODEC_WEIGHTS is searched before the package.
 
-    Raises ModelNotFoundError if there is none.
+    Raises ModelNotFoundError if there is none, ModelMismatchError if its file is damaged.
     """
     if model.generator:
         return model.generator
@@ -274,15 +290,15 @@ def find_generator(model: Model) -> GeneratorFile:
 
 
 def save_preview(path: str | Path, model: Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Writes a model's map for previews, as `find_preview` gives it. Raises OutputError."""
+    """Writes a model's map for previews; `find_preview` lists its arrays. Raises OutputError."""
     _write(path, arrays, PREVIEW_FORMAT, model.config, model.model_id)
 
 
 def find_preview(model: Model) -> Mapping[str, NDArray[np.float32]] | None:
     """A model's installed map for previews, or None: weight (M, 48), scale (16, M) and bias (16, 48), float32.
 
-    For each quality row, y_hat · gain of g_s · scale · weight + bias are the colours of 4×4 squares, less mid-gray.
-    NEUROCODEC_WEIGHTS comes before the package. Raises ModelMismatchError if the file is damaged.
+    For each quality row, y_hat · gain of g_s · scale · weight + bias gives the colours of 4×4 squares, minus mid-gray.
+    NEUROCODEC_WEIGHTS is searched before the package. Raises ModelMismatchError if the file is damaged.
     """
     latent, colours = model.config.latent_channels, 3 * PREVIEW_CELLS**2
     shapes = {"weight": (latent, colours), "scale": (QUALITY_ROWS, latent), "bias": (QUALITY_ROWS, colours)}
@@ -301,7 +317,7 @@ def _folders() -> list[Path]:
 
 
 def _installed(folders: Iterable[Path], kind: str, model_id: bytes) -> Iterator[Path]:
-    """Installed files of a kind that name a model id."""
+    """The installed files of this format that name this model id."""
     for folder in folders:
         for path in sorted(folder.glob("*.safetensors")):
             metadata = _metadata(str(path), path.stat().st_mtime_ns) if path.is_file() else {}
@@ -318,7 +334,7 @@ def _metadata(path: str, mtime: int) -> dict[str, str]:
 
 
 def _header(path: str) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-    """Metadata of a safetensors file, and dtype and place of each array, from its first bytes. No array is read."""
+    """The metadata of a safetensors file and the entry of each array, without reading any array."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if length <= _MAX_HEADER_BYTES else b""
@@ -333,7 +349,7 @@ def _header(path: str) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
 
 
 def _read(path: str, kind: str, shape: Callable[..., Config]) -> tuple[Config, dict[str, NDArray[Any]], str | None]:
-    """Configuration, arrays and model id of a file of a kind. What arrays there are is checked before they are read."""
+    """Configuration, arrays and model id from a file of this format. Names and types are checked before reading."""
     try:
         metadata, entries = _header(path)
         if metadata.get("format") != kind:
@@ -373,6 +389,11 @@ def _write(
     write_bytes(
         path, save(dict(arrays), metadata=metadata), force=force
     )  # save_file would make it private to the owner
+
+
+@functools.lru_cache(maxsize=4)
+def _read_generator(path: str, mtime: int) -> tuple[GeneratorConfig, dict[str, NDArray[Any]], str | None]:
+    return _read(path, GENERATOR_FORMAT, GeneratorConfig)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,8 +1,8 @@
-"""Optional packages: imported when they are used, with one sentence where they are missing.
+"""Imports optional packages when they are used, and says in one sentence which is missing.
 
-torchvision's only wheel for Linux holds CUDA code, which does not load beside a CPU build of torch. torchvision allows
-that, but then describes operators that do not exist, so that `import torchvision` ends with "operator torchvision::nms
-does not exist". CompressAI and torch-fidelity import torchvision and need none of these operators.
+torchvision's only wheel for Linux holds CUDA code, which does not load next to a CPU build of torch. torchvision
+tolerates that, but then registers operators that do not exist, and `import torchvision` fails with "operator
+torchvision::nms does not exist". CompressAI and torch-fidelity import torchvision but need none of these operators.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ from neurocodec.errors import MissingPackageError
 
 
 def require(module: str, package: str, purpose: str, extra: str = "bench") -> ModuleType:
-    """The imported module.
-
-    Raises MissingPackageError, which names the package, its purpose and the extra of neurocodec that installs it.
-    """
+    """Imports a module. Raises MissingPackageError, which names the package, its purpose and the extra to install."""
     needs_torchvision = module.partition(".")[0] == "torch_fidelity"
     try:
         return import_with_torchvision(module) if needs_torchvision else importlib.import_module(module)
@@ -32,7 +29,7 @@ def require(module: str, package: str, purpose: str, extra: str = "bench") -> Mo
 
 @contextmanager
 def training_packages() -> Iterator[None]:
-    """Imports inside raise MissingPackageError if a package of the extra `train` is missing."""
+    """Turns failed imports of packages of the extra `train` into MissingPackageError."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -49,7 +46,7 @@ def import_with_torchvision(name: str) -> ModuleType:
 
 @contextmanager
 def _missing_operators_ignored() -> Iterator[None]:
-    """Lets `torch.library.register_fake` do nothing for operators of torchvision that do not exist."""
+    """Makes `torch.library.register_fake` skip operators of torchvision that do not exist."""
     import torch.library
 
     register: Callable[..., Any] = torch.library.register_fake

@@ -19,11 +19,11 @@ _ENCODE_OPTIONS = (
     *("model", "device", "max_pixels"),
 )
 _METADATA = ("icc_profile", "exif", "xmp")
-_NO_MEANING = ("optimize", "progressive")  # options of other formats that change no pixel and lose nothing
+_IGNORED = ("optimize", "progressive")  # options of other formats, safe to ignore
 
 
 def register() -> None:
-    """Registers the format with Pillow; a second call changes nothing."""
+    """Registers the format with Pillow; calling it again does no harm."""
     Image.register_open(FORMAT, _open, _accept)  # type: ignore[arg-type]
     Image.register_save(FORMAT, _save)
     Image.register_extension(FORMAT, ".nic")
@@ -41,14 +41,14 @@ def _open(fp: IO[bytes], filename: str | bytes) -> NicImageFile:
 
 
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes | os.PathLike[str]) -> None:
-    """Image.save. Options: those of `neurocodec.encode`; icc_profile, exif and xmp, which replace those of im.info.
+    """Image.save. Takes the options of `neurocodec.encode`, and icc_profile, exif and xmp, which replace im.info's.
 
-    Raises what `neurocodec.encode` raises, ArgumentTypeError for other options.
+    Raises what `neurocodec.encode` raises, and ArgumentTypeError for unknown options.
     """
     from neurocodec import codec
 
     arguments: dict[str, Any] = getattr(im, "encoderinfo", {})
-    if unknown := set(arguments) - {*_ENCODE_OPTIONS, *_METADATA, *_NO_MEANING}:
+    if unknown := set(arguments) - {*_ENCODE_OPTIONS, *_METADATA, *_IGNORED}:
         known = ", ".join((*_ENCODE_OPTIONS, *_METADATA))
         raise ArgumentTypeError(f"saving as .nic has no option {min(unknown)!r}; known are {known}.")
     options = {name: arguments[name] for name in _ENCODE_OPTIONS if name in arguments}

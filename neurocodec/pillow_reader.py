@@ -1,4 +1,4 @@
-"""A .nic file as Pillow sees it. A module of its own, so that PIL.ImageFile is imported only when a file is opened."""
+"""Pillow's view of a .nic file. It is separate so that PIL.ImageFile is imported only when a file is opened."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class UnreadableNicError(NicFormatError, UnidentifiedImageError):
 
 
 class NicImageFile(ImageFile.ImageFile):
-    """An opened .nic file: opening checks it and runs no network; pixels are decoded when they are first used.
+    """An opened .nic file. Opening verifies it without running a network; pixels are decoded on first use.
 
-    info: model_id (16 hex digits), quality (1 to 100); icc_profile, exif and xmp if the file has them. Opening and
+    info: model_id (16 hex digits), quality (1 to 100), and icc_profile, exif and xmp if the file has them. Opening and
     loading raise UnreadableNicError if the file is damaged; loading raises ModelNotFoundError if its model is missing.
     """
 
     format = "NIC"
     format_description = "neurocodec image"
-    _data: bytes | None = None  # the file, until its pixels are decoded; here too for pictures that pickle makes
+    _data: bytes | None = None  # the file, until its pixels are decoded; a class attribute for unpickled pictures
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -38,7 +38,7 @@ class NicImageFile(ImageFile.ImageFile):
         self._mode = info.mode
         self.info = {"model_id": info.model_id, "quality": info.quality}
         metadata.attach(self, nic.chunks)
-        self.tile = []  # no Pillow decoder: load does everything
+        self.tile = []  # no Pillow decoder; load does everything
 
     def load(self) -> Any:
         """Decodes the pixels, once."""

@@ -1,7 +1,7 @@
-"""The quality that reaches a target: a number of bytes, or a PSNR.
+"""Finds the quality that meets a target: a number of bytes, or a PSNR.
 
-Parts of the picture, coded at a few qualities, say how its files grow; then the whole picture is coded one to three
-times. What codes is the caller's.
+Sample squares of the picture are encoded at a few qualities to predict how its file grows with quality; then the whole
+picture is encoded one to three times. The caller supplies the encoder.
 """
 
 from __future__ import annotations
@@ -19,35 +19,37 @@ from neurocodec.errors import ImageError
 from neurocodec.image import Picture
 
 EncodeAt = Callable[[Picture, int, int], bytes]
-"""A picture or a part of it, a quality index from 0 to 960, and an effort -> the bytes of its file."""
+"""(picture or part of it, quality index 0 to 960, effort) -> the bytes of its file."""
 PsnrOf = Callable[[bytes, Picture], float]
-"""The bytes of a file and its picture -> dB."""
+"""(bytes of a file, its picture) -> dB."""
 
 SEARCHES = 4
 """Maximum number of searches for one target."""
 PSNR_TOLERANCE = 0.05
-"""In dB: a file this near above the target is not made again for a smaller one."""
+"""dB. A file at most this far above the target is accepted."""
 BYTES_TOLERANCE = 0.01
-"""The same for files below a limit on bytes, as a share of it."""
+"""A file at most this share below a limit on bytes is accepted."""
 CELL = 64
-"""Pixels a side of the squares that stand for a picture while a quality is sought."""
+"""Side of the sample squares, in pixels."""
 CELL_SHARE, MIN_CELLS, MAX_CELLS = 1 / 16, 6, 128
+"""Share of the picture that is sampled, and limits on the number of squares."""
 
 
 def to_bytes(picture: Picture, encode_at: EncodeAt, psnr_of: PsnrOf, limit: int, effort: int) -> bytes:
-    """A file of at most `limit` bytes: at effort 1 the best one, or at most BYTES_TOLERANCE smaller than the limit.
+    """The best file of at most `limit` bytes, or one at most BYTES_TOLERANCE below the limit.
 
-    Raises ImageError if the file of the lowest quality is larger.
+    Above effort 1, the file of the highest PSNR among those searched. Raises ImageError if the file of the lowest
+    quality is larger than the limit.
     """
 
-    def fixed(of: Picture) -> int:
+    def overhead(part: Picture) -> int:
         """Bytes that do not depend on the quality."""
-        return container.HEADER_BYTES + container.RECORD_BYTES + sum(map(len, of.metadata.values()))
+        return container.HEADER_BYTES + container.RECORD_BYTES + sum(map(len, part.metadata.values()))
 
     aim = _Aim(
-        measure=lambda data, of: len(data) - fixed(of),
+        measure=lambda data, part: len(data) - overhead(part),
         scale=math.log,
-        limit=math.log(max(limit - fixed(picture), 1)),
+        limit=math.log(max(limit - overhead(picture), 1)),
         tolerance=BYTES_TOLERANCE,
         rise=0.3,
     )
@@ -59,19 +61,19 @@ def to_bytes(picture: Picture, encode_at: EncodeAt, psnr_of: PsnrOf, limit: int,
 
 
 def to_psnr(picture: Picture, encode_at: EncodeAt, psnr_of: PsnrOf, target: float, effort: int) -> bytes:
-    """A file whose picture has at least `target` dB: at effort 1 the smallest one, or at most PSNR_TOLERANCE more.
+    """The smallest file whose picture has at least `target` dB, or one at most PSNR_TOLERANCE above it.
 
-    Raises ImageError if the highest quality has less.
+    Above effort 1, the smallest file among those searched. Raises ImageError if the highest quality falls short.
     """
     most = container.QUALITY_INDEX_MAX
     aim = _Aim(
-        measure=lambda data, of: of.rgb.size * 10 ** (-psnr_of(data, of) / 10),
+        measure=lambda data, part: part.rgb.size * 10 ** (-psnr_of(data, part) / 10),
         scale=lambda error: 10 * math.log10(max(error / picture.rgb.size, 1e-100)),
         limit=-target,
         tolerance=PSNR_TOLERANCE,
         rise=1.2,
     )
-    candidates = _files_within(picture, lambda of, step, effort: encode_at(of, most - step, effort), aim, effort)
+    candidates = _files_within(picture, lambda part, step, effort: encode_at(part, most - step, effort), aim, effort)
     if not candidates:
         highest = psnr_of(encode_at(picture, most, 1), picture)
         raise ImageError(f"{target} dB cannot be reached: the highest quality gives {highest:.2f} dB.")
@@ -80,11 +82,11 @@ def to_psnr(picture: Picture, encode_at: EncodeAt, psnr_of: PsnrOf, target: floa
 
 @dataclass(frozen=True)
 class _Aim:
-    """What a file must not exceed.
+    """A quantity that a file must not exceed.
 
-    measure: of a file and its picture, such as its bytes; those of a picture's parts add up. scale: of such a sum, in a
-    unit in which it rises evenly with the quality, usually by `rise` a row. limit, tolerance: in that unit; a file is
-    near enough within the tolerance below the limit.
+    measure: computes it from a file and its picture, such as the number of bytes; values of parts add up. scale: maps
+    it to a unit in which it rises evenly with quality, typically by `rise` per row. limit, tolerance: in that unit; a
+    file no more than the tolerance below the limit is accepted.
     """
 
     measure: Callable[[bytes, Picture], float]
@@ -95,11 +97,11 @@ class _Aim:
 
 
 def _files_within(picture: Picture, encode_at: EncodeAt, aim: _Aim, effort: int) -> list[bytes]:
-    """Files within the limit: that of effort 1, then those of searches; none if the file of step 0 exceeds it.
+    """Files within the limit: one of effort 1, then those of searches; empty if the file of step 0 exceeds it.
 
-    encode_at: takes a step in place of the quality index; what is measured rises with the step. Parts of the picture,
-    coded at a few steps, say how it rises. The whole picture is coded at the step that they suggest, and again at the
-    one that the difference between it and its parts suggests, until its file is near the limit.
+    encode_at takes a step in place of the quality index, and the measured quantity rises with the step. The picture is
+    encoded at the step that its parts predict, then at the step corrected by the difference between it and its parts,
+    until the file is close enough to the limit.
     """
     parts, last, top = _parts(picture), container.QUALITY_INDEX_MAX // QUALITY_STEPS, container.QUALITY_INDEX_MAX
     share = sum(part.rgb.size for part in parts) / picture.rgb.size
@@ -114,7 +116,7 @@ def _files_within(picture: Picture, encode_at: EncodeAt, aim: _Aim, effort: int)
         return at_row(row) + (at_row(row + 1) - at_row(row)) * (step / QUALITY_STEPS - row)
 
     def last_step(change: float, row: int = last // 2) -> int:
-        """The highest step within the goal if the whole picture differs from its parts by `change`."""
+        """The highest step that meets the goal if the whole picture exceeds the parts' estimate by `change`."""
         low, high = -1, last + 1
         while high - low > 1:
             over = at_row(row) + change - goal
@@ -154,7 +156,7 @@ def _files_within(picture: Picture, encode_at: EncodeAt, aim: _Aim, effort: int)
 
 
 def _parts(picture: Picture) -> list[Picture]:
-    """Squares of a picture, of every degree of activity; the picture itself if it is small."""
+    """Sample squares that cover the range of activity in a picture; the picture itself if it is small."""
     rows, columns = (side // CELL for side in picture.rgb.shape[:2])
     count = min(max(round(rows * columns * CELL_SHARE), MIN_CELLS), MAX_CELLS)
     if rows * columns < 2 * count:

@@ -1,7 +1,7 @@
-"""Small pictures of .nic files: the latents are decoded, but a linear map takes the place of g_s.
+"""Previews of .nic files: the latents are decoded, but a linear map replaces g_s.
 
-The map gives the mean colour of each sixteenth of the 16×16 pixels of a latent. `tools/fit_preview.py` fits it to what
-g_s makes of photographs; it has a file of its own, because the pixels of `decode` do not depend on it.
+The map gives the mean colours of the 4×4 squares within a latent's 16×16 pixels. `tools/fit_preview.py` fits it to the
+output of g_s on photographs. It has a file of its own, because `decode` does not depend on it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 
-from neurocodec import arguments, codec, container, image, tiling
+from neurocodec import arguments, codec, container, image, tiles, tiling
 from neurocodec import model as model_files
 from neurocodec.entropy.grid import QUALITY_STEPS, UNIT
-from neurocodec.errors import ArgumentTypeError, NicFormatError, memory_errors
+from neurocodec.errors import NicFormatError, memory_errors
 from neurocodec.integer.network import Network
 from neurocodec.integer.transforms import LOG_GAIN_BITS
 from neurocodec.model import PREVIEW_CELLS, Model
-from neurocodec.tiling import LATENT, MAX_PIXELS, Window
+from neurocodec.tiling import LATENT, MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 GRAY = 128.0
-"""What the map's results are added to."""
-_FRACTION_BITS = 24  # of the map's coefficients; products with latents are then exact in float64, in any order
+"""Mid-gray, to which the map's output is added."""
+_FRACTION_BITS = 24  # of the map's coefficients, so that products with latents are exact in float64 in any order
 _ALPHA_BAND = 2**24  # pixels of the alpha plane in memory at once
 
 
@@ -40,22 +40,20 @@ def preview(
     model: Model | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Image:
-    """A small picture of a .nic file, in less than a third of the time that `neurocodec.decode` takes, and less memory.
+    """A small version of the picture, in less than a third of the time of `neurocodec.decode` and with less memory.
 
     data: the bytes of the file, its path, or a file open for reading. size: the longest side of the result, in pixels;
-    the picture is never enlarged. The result is a PIL image of the mode that `decode` gives, upright, with the ICC
-    profile but without EXIF and XMP. Up to a quarter of the picture's size it is an approximation, within a few levels
-    of the reduced picture; larger ones, and those of models without a map, are made by `decode`. Tiles are decoded one
-    after the other, and in memory is one at a time. Unlike those of `decode`, its pixels may change with releases, and
-    with versions of Pillow. model, max_pixels: as in `decode`.
+    the picture is never enlarged. model, max_pixels: as in `decode`.
+
+    Returns a PIL image of the same mode as `decode`, with the ICC profile but without EXIF and XMP. Up to a quarter of
+    the picture's size it is an approximation, within a few levels of the reduced picture; larger previews, and those of
+    models without a map, are made by `decode`. One tile is in memory at a time. Unlike `decode`, the pixels may change
+    between releases and between versions of Pillow.
 
     Raises what `decode` raises.
     """
-    nic = container.read(container.read_bytes(data))
-    if not isinstance(model, Model | None):
-        raise ArgumentTypeError(f"model is a {type(model).__name__}; it must be a loaded model.")
     size = arguments.integer("size", size, 1)
-    network = codec.network_of(model or model_files.find(nic.header.model_id))
+    nic, network = codec.parse(data, model, "auto")
     width, height = nic.header.width, nic.header.height
     if width * height > arguments.integer("max_pixels", max_pixels, 1, container.MAX_PIXELS):
         raise NicFormatError(
@@ -79,15 +77,14 @@ def preview(
 def _reduced(
     nic: container.NicFile, network: Network, arrays: Mapping[str, NDArray[np.float32]], cells: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Pixels, uint8 (h · cells, w · cells, 3) for (h, w) latents, and alpha of that size, if there is any."""
+    """Pixels, uint8 (h · cells, w · cells, 3) for (h, w) latents, and alpha of the same size if the file has it."""
     header = nic.header
     codec.check_decodable(header, network.model)
-    whole = Window(0, 0, -(-header.height // LATENT), -(-header.width // LATENT))
+    whole = tiling.picture_window(header.height, header.width)
     matrix, offset = linear_map(network.model, arrays, header.quality_index, cells)
     rgb = np.empty((whole.bottom * cells, whole.right * cells, 3), np.uint8)
-    windows = tiling.windows(whole.bottom, whole.right, header.tile_edge)
-    for window, tile in zip(windows, nic.tiles, strict=True):
-        y_hat = codec.decode_tile(tile, window, network, header.quality_index).y_hat
+    for window, tile in zip(tiles.windows_of(header), nic.tiles, strict=True):
+        y_hat = tiles.decode_tile(tile, window, network, header.quality_index).y_hat
         colours = np.rint(y_hat.reshape(-1, y_hat.shape[2]).astype(np.float64) @ matrix + offset).clip(0, 255)
         squares = colours.astype(np.uint8).reshape(*window.shape, cells, cells, 3).swapaxes(1, 2)
         part = rgb[window.within(whole, cells)]
@@ -96,7 +93,7 @@ def _reduced(
 
 
 def _reduced_alpha(nic: container.NicFile, rows: int, columns: int, side: int) -> NDArray[np.uint8] | None:
-    """The means of the alpha plane over squares of `side` pixels, uint8 (rows, columns)."""
+    """The alpha plane averaged over squares of `side` pixels, uint8 (rows, columns); None if the file has none."""
     if container.ALPHA not in nic.chunks and container.ALPHA16 not in nic.chunks:
         return None
     width, height = nic.header.width, nic.header.height
@@ -115,7 +112,7 @@ def _reduced_alpha(nic: container.NicFile, rows: int, columns: int, side: int) -
 def linear_map(
     model: Model, arrays: Mapping[str, NDArray[np.float32]], index: int, cells: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For a quality index: coefficients (M, 3 · cells²) of y_hat in units of 1/64, and what to add, (3 · cells²,)."""
+    """Coefficients (M, 3 · cells²) for y_hat in units of 1/64, and offsets (3 · cells²,), at a quality index."""
     log_gains = model.arrays["g_s.log_y_gain"].astype(np.float64) / 2**LOG_GAIN_BITS
     scale = np.exp2(_row_of(log_gains, index)) * _row_of(arrays["scale"], index) / UNIT
     return (
@@ -125,7 +122,7 @@ def linear_map(
 
 
 def _row_of(rows: NDArray[Any], index: int) -> NDArray[np.float64]:
-    """Rows of a parameter for each quality, interpolated."""
+    """A per-quality parameter interpolated between its rows."""
     low = min(index // QUALITY_STEPS, len(rows) - 2)
     share = index / QUALITY_STEPS - low
     row: NDArray[np.float64] = rows[low].astype(np.float64) * (1 - share) + rows[low + 1].astype(np.float64) * share
@@ -133,7 +130,7 @@ def _row_of(rows: NDArray[Any], index: int) -> NDArray[np.float64]:
 
 
 def _mean_cells(colours: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
-    """(..., 3 · 4²), the colours of 4×4 cells, -> (..., 3 · cells²)."""
+    """Averages the colours of 4×4 cells, (..., 3 · 4²) -> (..., 3 · cells²)."""
     start, side = colours.shape[:-1], PREVIEW_CELLS // cells
     means: NDArray[np.float64] = colours.reshape(*start, cells, side, cells, side, 3).mean((-4, -2))
     return means.reshape(*start, -1)

@@ -12,9 +12,9 @@ WHOLE = 2048
 EDGE = 1024
 """Tile edge of larger pictures, in pixels."""
 MAX_PIXELS = 2**27
-"""Default limit of a picture that is read, encoded or decoded at once; callers may raise it to container.MAX_PIXELS."""
+"""Default limit for pictures that are read, encoded or decoded; callers may raise it to container.MAX_PIXELS."""
 LARGEST = 4096
-"""Largest tile side that is decoded, in pixels, so that a short forged file cannot use up the memory."""
+"""Largest tile side that is decoded, in pixels. It keeps a short forged file from using up the memory."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Window:
         return self.bottom - self.top, self.right - self.left
 
     def within(self, outer: Window, scale: int = 1) -> tuple[slice, slice]:
-        """Where this window lies in an array of the window `outer`, with `scale` elements a latent."""
+        """Slices of this window in an array that covers the window `outer` with `scale` elements per latent."""
         return (
             slice((self.top - outer.top) * scale, (self.bottom - outer.top) * scale),
             slice((self.left - outer.left) * scale, (self.right - outer.left) * scale),
@@ -47,7 +47,7 @@ class Window:
             min(width, self.right + halo),
         )
 
-    def meet(self, other: Window) -> Window | None:
+    def intersect(self, other: Window) -> Window | None:
         """The intersection, or None if it is empty."""
         top, left = max(self.top, other.top), max(self.left, other.left)
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
@@ -65,6 +65,11 @@ def windows(height: int, width: int, edge: int | None) -> Iterator[Window]:
     for top in range(0, height, step_y):
         for left in range(0, width, step_x):
             yield Window(top, left, min(top + step_y, height), min(left + step_x, width))
+
+
+def picture_window(height: int, width: int) -> Window:
+    """The latents that cover a picture of (height, width) pixels."""
+    return region_window((0, 0, width, height))
 
 
 def region_window(region: tuple[int, int, int, int]) -> Window:

@@ -1,16 +1,17 @@
-"""Decodes .nic files to batches of tensors, and encodes such batches: for training on folders of .nic, and servers.
+"""Decodes .nic files to batches of tensors and encodes them back, for training on folders of .nic and for servers.
 
     loader = DataLoader(folder := NicFolder("photos"), batch_sampler=SameSize(folder, 64), collate_fn=list)
     for files in loader:
         pictures = decode_batch(files, "cuda")  # uint8 (N, 3, H, W)
 
-On a GPU, the bytes of the files go to the device, and tables, symbols, context passes and networks stay there: only a
-few words of checks come back. That needs the CUDA coder (docs/gpu.md); without it the range coder runs on the CPU.
-Pixels and bytes are those of `neurocodec.decode` and `encode`, exactly.
+On a GPU, only the bytes of the files go to the device and only a few words of checksums come back; everything between
+stays there. This needs the CUDA coder (docs/gpu.md); without it the range coder runs on the CPU. Pixels and bytes are
+exactly those of `neurocodec.decode` and `encode`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import zlib
 from collections.abc import Iterator, Sequence
@@ -29,10 +30,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from neurocodec import arguments, codec, container, tiling
+from neurocodec import arguments, codec, container, tiles, tiling
 from neurocodec import model as model_files
 from neurocodec.entropy import coder, cuda
-from neurocodec.errors import ArgumentValueError, ChecksumError, ImageError, NicFormatError
+from neurocodec.errors import ArgumentValueError, ChecksumError, ImageError, NicFormatError, sentence
 from neurocodec.integer.gpu import BatchArithmetic, resolve_device
 from neurocodec.integer.network import LayerwiseNetwork, check_layout
 from neurocodec.integer.reference import QualityIndex
@@ -41,13 +42,13 @@ from neurocodec.tiling import LATENT, Window
 
 
 def decode_batch(files: Sequence[bytes], device: str = "auto", *, model: Model | None = None) -> Tensor:
-    """Pictures of one size, uint8 (N, 3, H, W) on the device; alpha planes and metadata are left out.
+    """Decodes files of one size to a tensor, uint8 (N, 3, H, W), on the device, without alpha and metadata.
 
     files: the bytes of .nic files of one model and size; qualities may differ. device: auto, cpu, cuda or cuda:N; auto
-    is a GPU where there is one. model: the loaded model with the files' model id, instead of the installed one.
+    uses a GPU if there is one. model: a loaded model with the files' model id, used instead of the installed one.
 
-    Raises ArgumentValueError for files of several sizes or models and for a device that this machine lacks;
-    NicFormatError or a subclass for damaged data, with the index of the first such file in its text;
+    Raises ArgumentValueError for files of different sizes or models, for lossless files, and for a device that this
+    machine lacks; NicFormatError or a subclass for damaged data, with the index of the first such file in its text;
     ModelNotFoundError, ModelMismatchError.
     """
     device = resolve_device(device)
@@ -77,13 +78,13 @@ def decode_batch(files: Sequence[bytes], device: str = "auto", *, model: Model |
 def encode_batch(
     pictures: Tensor, *, quality: float = 50, layout: str = "gpu", model: str | Path | Model = "base"
 ) -> list[bytes]:
-    """The bytes of a .nic file for each picture, made on the pictures' device.
+    """Encodes each picture of a batch to the bytes of a .nic file, on the pictures' device.
 
-    pictures: uint8 (N, 3, H, W). quality: 1 to 100. layout: gpu, or cpu for the bytes of `neurocodec.encode` without
-    other arguments. model: the name of an installed model, a model file, or a loaded model.
+    pictures: uint8 (N, 3, H, W). quality: 1 to 100. layout: gpu, or cpu for the same bytes as `neurocodec.encode` at
+    its default effort and layout. model: the name of an installed model, a model file, or a loaded model.
 
-    Raises ImageError for another tensor or too many pixels, ArgumentError for a quality or layout out of range,
-    ModelNotFoundError, ModelMismatchError for a model without its encoder.
+    Raises ImageError for tensors of another dtype or shape and for too many pixels, ArgumentError for a quality or
+    layout out of range, ModelNotFoundError, ModelMismatchError for a model without its encoder.
     """
     if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or 0 in pictures.shape[2:]:
         raise ImageError(f"the pictures are {pictures.dtype} {tuple(pictures.shape)}, expected uint8 (N, 3, H, W).")
@@ -99,15 +100,15 @@ def encode_batch(
     edge = tiling.tile_edge(height, width)
     rgb = network.pad(pictures.permute(0, 2, 3, 1))
     whole = Window(0, 0, rgb.shape[1] // LATENT, rgb.shape[2] // LATENT)
-    tiles: list[list[container.Tile]] = [[] for _ in range(count)]
+    records: list[list[container.Tile]] = [[] for _ in range(count)]
     for window in tiling.windows(whole.bottom, whole.right, edge):
-        seen = window.grow(loaded.config.analysis_halo, whole.bottom, whole.right)
-        y = network.analyse(_part(rgb, seen, whole, LATENT), index)
-        streams, checksums = network.encode(_part(y, window, seen), index, layout)
-        for mine, stream, checksum in zip(tiles, streams, checksums, strict=True):
-            mine.append(container.Tile(stream, checksum))
+        support = window.grow(loaded.config.analysis_halo, whole.bottom, whole.right)
+        y = network.analyse(_part(rgb, support, whole, LATENT), index)
+        streams, checksums = network.encode(_part(y, window, support), index, layout)
+        for record, stream, checksum in zip(records, streams, checksums, strict=True):
+            record.append(container.Tile(stream, checksum))
     header = container.Header(width, height, index, loaded.model_id, False, edge)
-    return [container.write(container.NicFile(header, {}, tuple(mine))) for mine in tiles]
+    return [container.write(container.NicFile(header, {}, tuple(record))) for record in records]
 
 
 class NicFolder(Dataset[bytes]):
@@ -122,21 +123,23 @@ class NicFolder(Dataset[bytes]):
         return len(self.paths)
 
     def __getitem__(self, place: int) -> bytes:
-        return container.read_bytes(self.paths[place])
+        """The bytes of a file. Raises NicFormatError, with its path, if it cannot be read or its header is damaged."""
+        with _named(self.paths[place]):
+            return container.read_bytes(self.paths[place])
 
 
 class SameSize(Sampler[list[int]]):
     """Batches of files of one size and model, each file once; the last batch of each size may be smaller.
 
-    shuffle: draws a new order of files and batches for each epoch; None keeps the order of the folder.
-    Raises NicFormatError for a file whose header is damaged.
+    shuffle: generator that draws a new order of files and batches each epoch; None keeps the order of the folder.
+    Raises ArgumentError for a batch size below 1, NicFormatError, with its path, for a file whose header is damaged.
     """
 
     def __init__(self, folder: NicFolder, batch_size: int, shuffle: torch.Generator | None = None) -> None:
-        self._batch_size, self._shuffle = batch_size, shuffle
+        self._batch_size, self._shuffle = arguments.integer("batch_size", batch_size, 1), shuffle
         self._groups: dict[tuple[int, int, bytes], list[int]] = {}
         for place, path in enumerate(folder.paths):
-            with path.open("rb") as file:
+            with _named(path), path.open("rb") as file:
                 header = container.read_header(file.read(container.HEADER_BYTES))
             self._groups.setdefault((header.width, header.height, header.model_id), []).append(place)
 
@@ -161,9 +164,9 @@ class SameSize(Sampler[list[int]]):
 
 
 class BatchNetwork:
-    """All networks and the coder of one model, for batches of one tile, on a device. Results are those of a `Network`.
+    """Networks and range coder of one model on a device, for the same tile of a batch. Computes what a `Network` does.
 
-    library: the CUDA coder, or None for the coder of the CPU.
+    library: the CUDA coder, or None for the CPU's.
     """
 
     def __init__(self, model: Model, device: str, library: cuda.Library | None) -> None:
@@ -172,7 +175,7 @@ class BatchNetwork:
         self._network = LayerwiseNetwork(model, self._arithmetic)
 
     def pad(self, rgb: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) -> the same with sides rounded up to multiples of 16; the edges are repeated."""
+        """Extends uint8 (B, H, W, 3) to multiples of 16 by repeating the edges."""
         height, width = rgb.shape[1:3]
         padded: Tensor = self._arithmetic.pad_edge(rgb, -height % LATENT, -width % LATENT)
         return padded
@@ -191,7 +194,7 @@ class BatchNetwork:
 
     @torch.inference_mode()
     def encode(self, y: Tensor, quality_index: QualityIndex, layout: str) -> tuple[list[bytes], list[int]]:
-        """y -> the stream of each picture, and the checksum of its latents."""
+        """y, int32 (B, h, w, M) -> the stream of each picture and the checksum of its latents."""
         stages, latents = self._network.walk(y, quality_index)
         y_hat: Tensor = latents.y_hat  # type: ignore[assignment]
         symbols = torch.cat([stage.symbols.flatten(1) for stage in stages], 1)
@@ -214,9 +217,9 @@ class BatchNetwork:
     def decode(
         self, streams: Sequence[bytes], height: int, width: int, quality_index: QualityIndex
     ) -> tuple[Tensor, Tensor, list[NicFormatError | None]]:
-        """The streams of a tile -> z_hat, y_hat int32 (B, height, width, M) in units of 1/64, and errors.
+        """The streams of a tile -> z_hat, y_hat, int32 (B, height, width, M) in units of 1/64, and an error or None.
 
-        Latents of a stream with an error have no meaning.
+        The latents of a stream with an error are meaningless.
         """
         decoder: _HostDecoder | _DeviceDecoder
         if self._library is None:
@@ -233,7 +236,7 @@ class BatchNetwork:
         return z_hat, y_hat, decoder.finish()
 
     def checksums(self, z_hat: Tensor, y_hat: Tensor) -> list[int]:
-        """What `Latents.checksum` gives for each picture."""
+        """`Latents.checksum` of each picture."""
         if self._library is None:
             parts = [np.ascontiguousarray(x.cpu().numpy(), "<i4") for x in (z_hat, y_hat)]
             return [zlib.crc32(y.tobytes(), zlib.crc32(z.tobytes())) for z, y in zip(*parts, strict=True)]
@@ -245,12 +248,12 @@ class BatchNetwork:
         return [~register & 0xFFFFFFFF for register in registers.tolist()]
 
     def array(self, values: Tensor) -> Any:
-        """A tensor in the form that the library accepts; a contiguous one is not copied."""
+        """A tensor as an array that the library accepts; contiguous tensors are not copied."""
         values = values.contiguous()
         return values.numpy() if self._library is not None and self._library.on_host else values
 
     def where(self) -> dict[str, int]:
-        """The number of the device, and the stream in which PyTorch works on it."""
+        """The device number and PyTorch's current stream on it."""
         if self.device.type != "cuda":
             return {"device": 0, "stream": 0}
         stream = torch.cuda.current_stream(self.device)
@@ -258,7 +261,7 @@ class BatchNetwork:
 
 
 class _DeviceDecoder:
-    """Symbols and rows stay on the device; nothing waits before `finish`."""
+    """Keeps symbols and rows on the device and does not wait for it before `finish`."""
 
     def __init__(self, streams: Sequence[bytes], network: BatchNetwork, library: cuda.Library) -> None:
         self._array = network.array
@@ -274,7 +277,7 @@ class _DeviceDecoder:
 
 
 class _HostDecoder:
-    """The coder on the CPU: rows are copied to it, and symbols back to the device."""
+    """Decodes on the CPU: copies rows there and symbols back to the device."""
 
     def __init__(self, streams: Sequence[bytes], model: Model) -> None:
         self._errors: list[NicFormatError | None] = [None] * len(streams)
@@ -307,12 +310,12 @@ class _HostDecoder:
 
 @functools.lru_cache(maxsize=8)
 def batch_network(model: Model, device: str) -> BatchNetwork:
-    """What codes batches with a model on a device, built once."""
+    """The batch network of a model on a device, built once."""
     return BatchNetwork(model, device, cuda.library() if device.startswith("cuda") else None)
 
 
 def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Sequence[int]) -> Tensor:
-    """Pictures of files of one size and tile edge, uint8 (B, 3, H, W). places: of the files in the whole batch."""
+    """Decodes files of one size and tile edge to uint8 (B, 3, H, W). places: their indexes in the whole batch."""
     header = nics[0].header
     if header.width * header.height > tiling.MAX_PIXELS:
         raise NicFormatError(
@@ -320,16 +323,16 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
         )
     codec.check_decodable(header, network.model)
     index = _shared([nic.header.quality_index for nic in nics])
-    whole = Window(0, 0, -(-header.height // LATENT), -(-header.width // LATENT))
-    windows = list(tiling.windows(whole.bottom, whole.right, header.tile_edge))
+    whole = tiling.picture_window(header.height, header.width)
+    windows = list(tiles.windows_of(header))
     shape = (len(nics), *whole.shape, network.model.config.latent_channels)
     y_hat = torch.empty(shape, dtype=torch.int32, device=network.device)
     for number, window in enumerate(windows):
-        tiles = [nic.tiles[number] for nic in nics]
-        z_hat, latents, errors = network.decode([tile.stream for tile in tiles], *window.shape, index)
+        records = [nic.tiles[number] for nic in nics]
+        z_hat, latents, errors = network.decode([record.stream for record in records], *window.shape, index)
         checksums = network.checksums(z_hat, latents)
-        for place, tile, error, checksum in zip(places, tiles, errors, checksums, strict=True):
-            if error is None and checksum != tile.symbols_crc:
+        for place, record, error, checksum in zip(places, records, errors, checksums, strict=True):
+            if error is None and checksum != record.symbols_crc:
                 error = ChecksumError("the file decoded to other symbols than were encoded: it is damaged.")
             if error is not None:
                 raise _in_batch(place, error)
@@ -338,29 +341,40 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
         (len(nics), LATENT * whole.bottom, LATENT * whole.right, 3), dtype=torch.uint8, device=network.device
     )
     for window in windows:
-        seen = window.grow(network.model.config.synthesis_halo, whole.bottom, whole.right)
-        pixels = network.synthesise(_part(y_hat, seen, whole), index)
-        rgb[(slice(None), *window.within(whole, LATENT))] = _part(pixels, window, seen, LATENT)
+        support = window.grow(network.model.config.synthesis_halo, whole.bottom, whole.right)
+        pixels = network.synthesise(_part(y_hat, support, whole), index)
+        rgb[(slice(None), *window.within(whole, LATENT))] = _part(pixels, window, support, LATENT)
     rgb = rgb[:, : header.height, : header.width]
     gray = torch.tensor([nic.header.gray for nic in nics], device=network.device)[:, None, None, None]
     luma = ((rgb.sum(3, keepdim=True, dtype=torch.int32) + 1) // 3).to(torch.uint8)
     return torch.where(gray, luma, rgb).permute(0, 3, 1, 2)
 
 
-def _part(values: Tensor, window: Window, held: Window, scale: int = 1) -> Tensor:
-    """A window of (B, h, w, C), which covers the window `held` with `scale` elements a latent."""
-    rows, columns = window.within(held, scale)
+def _part(values: Tensor, window: Window, buffer: Window, scale: int = 1) -> Tensor:
+    """A window of (B, h, w, C), which covers the window `buffer` with `scale` elements per latent."""
+    rows, columns = window.within(buffer, scale)
     return values[:, rows, columns].contiguous()
 
 
 def _shared(indexes: list[int]) -> QualityIndex:
-    """One quality index if all pictures share it, else an array with that of each."""
+    """The quality index if all pictures share it, otherwise an array with one for each picture."""
     if len(set(indexes)) == 1:
         return indexes[0]
     each: NDArray[np.int64] = np.array(indexes, np.int64)
     return each
 
 
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Puts the path of a file in front of errors about it, unless they name it already."""
+    try:
+        yield
+    except NicFormatError as error:
+        raise type(error)(sentence(error, str(path))) from error
+    except OSError as error:
+        raise NicFormatError(f"{path}: {error.strerror}") from error
+
+
 def _in_batch(place: int, error: NicFormatError) -> NicFormatError:
-    """The error, with the place of its file in the batch."""
+    """The error, with the index of its file in the batch."""
     return type(error)(f"file {place} of the batch: {error}")

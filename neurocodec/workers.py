@@ -1,6 +1,6 @@
-"""Worker processes that end silently with their parent, however it ends; signals; numbers of cores and threads.
+"""Worker processes that end silently with their parent, however it ends; signals; core and thread counts.
 
-multiprocessing is imported when the first worker starts: coding one picture needs none.
+multiprocessing is imported only when the first worker starts; coding one picture needs no worker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENDINGS: tuple[int, ...] = tuple(
 
 
 class Ended(KeyboardInterrupt):
-    """A signal asks the program to end. number: the number of the signal."""
+    """A signal asked the program to end. number: the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -40,15 +40,15 @@ class Ended(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def signals_as_interrupts() -> Iterator[None]:
-    """Signals that ask a program to end raise `Ended` in the block, unless handled or ignored already, as by nohup.
+    """Makes signals that ask the program to end raise `Ended` in the block, unless already handled or ignored (nohup).
 
-    It is raised at the end of the block at the latest: code in C, such as NumPy's while it is imported, may make
-    another error of it or lose it.
+    `Ended` is raised again when the block ends, because C code, such as NumPy's during import, may swallow it or turn
+    it into another error.
     """
-    usual = (signal.SIG_DFL, signal.default_int_handler)
-    in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot handle signals
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    in_main_thread = threading.current_thread() is threading.main_thread()  # only it can handle signals
     handlers = {number: signal.getsignal(number) for number in ENDINGS if in_main_thread}
-    handlers = {number: handler for number, handler in handlers.items() if handler in usual}
+    handlers = {number: handler for number, handler in handlers.items() if handler in defaults}
     _received.clear()
     for number in handlers:
         signal.signal(number, _end)
@@ -61,11 +61,11 @@ def signals_as_interrupts() -> Iterator[None]:
 
 
 _received: list[int] = []
-"""The signal that has ended the block of `signals_as_interrupts`, if any."""
+"""The signal that ended the current `signals_as_interrupts` block, if any."""
 
 
 def raise_received() -> None:
-    """Raises `Ended` again if a signal has raised it in the block of `signals_as_interrupts`."""
+    """Raises `Ended` again if a signal raised it in a `signals_as_interrupts` block."""
     if _received:
         number = _received[0]
         _received.clear()
@@ -78,17 +78,17 @@ def _end(number: int, _: object) -> None:
 
 
 def available_cores() -> int:
-    """Number of cores that this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limit_threads(threads: int) -> None:
-    """Sets the number of threads of this process, before libraries that read it are loaded."""
+    """Sets the thread limit of this process; call it before libraries that read it are loaded."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def available_threads() -> int:
-    """The thread limit of torch, if it is loaded, or of OMP_NUM_THREADS; else the cores that this process may use."""
+    """The thread limit of torch if it is loaded, else OMP_NUM_THREADS, else the number of available cores."""
     if torch := sys.modules.get("torch"):
         return int(torch.get_num_threads())
     if (limit := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
@@ -98,10 +98,10 @@ def available_threads() -> int:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delays signals that end the program until the block has run. Processes started in it never receive SIGINT."""
+    """Delays signals that end the program until the block is done. Processes started in it never receive SIGINT."""
     delayed: list[int] = []
     handlers = {number: signal.getsignal(number) for number in ENDINGS}
-    if threading.current_thread() is not threading.main_thread():  # other threads get none
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         handlers = {}
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     for number in handlers:
@@ -119,11 +119,11 @@ def uninterrupted() -> Iterator[None]:
 def map_in_order(
     function: Callable[[Item], Result], items: Sequence[Item], processes: int, start: Callable[[], object]
 ) -> Generator[Result | Exception, None, None]:
-    """For each item, in order: `function(item)`, or the exception that it raised.
+    """Yields `function(item)`, or the exception it raised, for each item in order.
 
-    With one process, the work happens in this process. Otherwise each worker calls `start` once, and then
-    works on one item at a time. A worker that dies costs only its item, whose outcome is a NeurocodecError. Close the
-    generator to end the workers. Function, items and results must be picklable.
+    With one process, the work happens in this process. Otherwise each worker calls `start` once and then handles one
+    item at a time. If a worker dies, only its item is lost; the result is a NeurocodecError. Close the generator to end
+    the workers. Function, items and results must be picklable.
     """
     if processes <= 1:
         yield from (_call(function, item) for item in items)
@@ -162,7 +162,7 @@ def map_in_order(
 
 @contextlib.contextmanager
 def _blocked_interrupts() -> Iterator[None]:
-    """Blocks SIGINT in this thread, and for good in the processes and threads that start in the block."""
+    """Blocks SIGINT in this thread, and permanently in processes and threads started in the block."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -191,7 +191,7 @@ def _start(workers: dict[Connection, BaseProcess], start: Callable[[], object], 
 
 
 def _work(connection: Connection, start: Callable[[], object], function: Callable[[Any], Any]) -> None:
-    """The worker: receives items and sends outcomes until the other end is closed."""
+    """The worker's loop: receives items and sends outcomes until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
     start()
@@ -202,7 +202,7 @@ def _work(connection: Connection, start: Callable[[], object], function: Callabl
 
 
 def _end_with_parent() -> None:
-    """Ends this process when its parent does, even in the middle of an item."""
+    """Ends this process as soon as its parent ends, even in the middle of an item."""
     from multiprocessing import parent_process
     from multiprocessing.connection import wait
 
@@ -220,7 +220,7 @@ def _call(function: Callable[[Item], Result], item: Item) -> Result | Exception:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error with the worker's traceback as a note; as a RuntimeError with its text if it cannot be sent."""
+    """The error with the worker's traceback as a note, or a RuntimeError with its text if it cannot be pickled."""
     import traceback
     from multiprocessing.reduction import ForkingPickler
 

@@ -231,6 +231,22 @@ def test_gray_png_with_a_transparent_level(tmp_path: Path, depth: int) -> None:
     assert picture.gray
 
 
+@pytest.mark.parametrize("transparent", [0, 5, 17])
+def test_gray_gif_with_a_transparent_level(transparent: int) -> None:
+    """A palette of 256 grays, which Pillow opens in mode L."""
+    levels = [0, 17, 17, 0]
+    codes = [code for level in levels for code in (256, level)] + [257]  # LZW of nine bits, cleared before each pixel
+    stream = sum(code << 9 * i for i, code in enumerate(codes)).to_bytes(11, "little")
+    head = b"GIF89a" + struct.pack("<HHBBB", 2, 2, 0xF7, 0, 0) + bytes(i // 3 for i in range(768))
+    extension = b"\x21\xf9\x04\x01\0\0" + bytes([transparent]) + b"\0"
+    data = head + extension + b"\x2c" + struct.pack("<HHHHB", 0, 0, 2, 2, 0) + b"\x08\x0b" + stream + b"\0\x3b"
+    picture = load(io.BytesIO(data))
+    assert picture.gray
+    assert picture.rgb[..., 0].ravel().tolist() == levels
+    assert picture.alpha is not None
+    assert picture.alpha.ravel().tolist() == [0 if level == transparent else 255 for level in levels]
+
+
 def test_rgb_png_with_a_transparent_colour(tmp_path: Path) -> None:
     key = struct.pack(">HHH", *RGB[2, 3].tolist())
     picture = load(written(tmp_path, "a.png", png(RGB, 8, 2, (b"tRNS", key))))
@@ -337,6 +353,24 @@ def test_a_path_an_open_file_and_an_image_give_the_same_picture(tmp_path: Path, 
             picture = load(source)
             same(picture, expected)
             assert picture.metadata == expected.metadata
+
+
+def test_a_matrix() -> None:
+    assert (load(GRAY.view(np.matrix)).rgb == as_gray(GRAY)).all()
+
+
+def test_a_side_that_no_file_can_have() -> None:
+    with pytest.raises(errors.ImageError, match="16777216 pixels, more than 16777215 on a side"):
+        load(np.zeros((2**24, 1), np.uint8))
+
+
+def test_a_path_of_bytes(tmp_path: Path) -> None:
+    save_pil(to_pil(Picture(RGB)), tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    entries = {os.fsdecode(entry.name): entry for entry in os.scandir(os.fsencode(tmp_path))}
+    assert (load(entries["a.png"]).rgb == RGB).all()  # type: ignore[arg-type]
+    with pytest.raises(errors.ImageError, match=r"b\.png is not a picture"):
+        load(entries["b.png"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("channels", "colour"), [(2, 4), (3, 2), (4, 6)])

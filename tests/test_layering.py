@@ -23,6 +23,7 @@ LEVELS: tuple[set[str], ...] = (
     {"bands", "model", "targets"},
     {"integer"},
     {"models"},
+    {"tiles"},
     {"codec"},
     {"collection", "conformance", "pillow_reader", "thumbnail", "torch"},
     {"pillow_plugin"},
@@ -47,6 +48,7 @@ NO_TORCH = (
         "targets",
         "tiling",
         "model",
+        "tiles",
         "codec",
         "thumbnail",
     ),
@@ -59,6 +61,7 @@ CODING = (
     *(
         "",
         "codec",
+        "tiles",
         "model",
         "container",
         "alpha",

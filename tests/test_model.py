@@ -68,8 +68,10 @@ def test_a_file_without_its_tables(tmp_path, small_model):
 
 
 def test_unknown_models():
-    with pytest.raises(ModelNotFoundError, match="nosuch"):
-        model.load("nosuch")
+    for name in ("nosuch", "long" * 1000, "zero\0byte"):
+        for suffix in ("", ".safetensors"):
+            with pytest.raises(ModelNotFoundError, match=name[:4]):
+                model.load(name + suffix)
     with pytest.raises(ModelNotFoundError, match="0123"):
         model.find(bytes.fromhex("0123456789abcdef"))
 

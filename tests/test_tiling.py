@@ -22,11 +22,11 @@ def test_pictures_up_to_2048_are_one_tile():
     assert tile_edge(2049, 1) == EDGE
 
 
-def test_grow_and_meet():
+def test_grow_and_intersect():
     window = Window(0, 4, 4, 8)
     assert window.grow(2, 5, 9) == Window(0, 2, 5, 9)
-    assert window.meet(Window(3, 0, 9, 5)) == Window(3, 4, 4, 5)
-    assert window.meet(Window(4, 4, 8, 8)) is None
+    assert window.intersect(Window(3, 0, 9, 5)) == Window(3, 4, 4, 5)
+    assert window.intersect(Window(4, 4, 8, 8)) is None
 
 
 def test_region_window():

@@ -133,6 +133,24 @@ def test_a_folder_in_batches_of_one_size(small_model: Model, tmp_path) -> None:
     assert list(SameSize(folder, 2)) == [[0, 1], [2, 3], [4], [5, 6], [7]]
     with pytest.raises(ValueError, match=r"no \.nic files"):
         NicFolder(tmp_path / "missing")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        SameSize(folder, 0)
+
+
+def test_errors_of_a_folder_name_the_file(small_model: Model, tmp_path) -> None:
+    for name in ("good.nic", "wrong.nic"):
+        (tmp_path / name).write_bytes(file_of(pictures(16, 16, 1)[0], small_model, 100))
+    folder = NicFolder(tmp_path)
+    (tmp_path / "wrong.nic").write_bytes(b"no header")
+    with pytest.raises(NicFormatError, match=r"wrong\.nic: this is not a \.nic file"):
+        folder[1]
+    with pytest.raises(NicFormatError, match=r"wrong\.nic: this is not a \.nic file"):
+        SameSize(folder, 2)
+    (tmp_path / "wrong.nic").unlink()
+    with pytest.raises(NicFormatError, match=r"^cannot read '.*wrong\.nic': No such file"):
+        folder[1]
+    with pytest.raises(NicFormatError, match=r"wrong\.nic: No such file"):
+        SameSize(folder, 2)
 
 
 def test_the_example_loader(tmp_path) -> None:

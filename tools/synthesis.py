@@ -37,6 +37,7 @@ from neurocodec.synthesis.latent import PULSE_SCALE, Latent
 from neurocodec.synthesis.pix2pix import Pix2Pix, edges
 from neurocodec.synthesis.spade import SpadeSystem
 from neurocodec.synthesis.superresolution import SuperResolution, enlarge, shrink
+from neurocodec.training.data import find_images
 from neurocodec.training.distributed import Processes
 
 MODES = np.array([colorsys.hsv_to_rgb(k / 8, 0.9, 0.9) for k in range(8)], np.float32)
@@ -75,17 +76,16 @@ def make_modes(args: argparse.Namespace) -> None:
 
 
 def make_grades(args: argparse.Namespace) -> None:
-    for i, path in enumerate(sorted(Path(args.photographs).glob("*.*"))):
-        if path.suffix in (".jpg", ".png", ".webp"):
-            kind = ("warm", "cold")[i % 2]
-            target = Path(args.folder, kind, f"{path.stem}.png")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            pictures.write(grade(pictures.read(str(path), 128), kind), str(target))
+    for i, path in enumerate(find_images(Path(args.photographs))):
+        kind = ("warm", "cold")[i % 2]
+        target = Path(args.folder, kind, f"{path.stem}.png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pictures.write(grade(pictures.read(str(path), 128), kind), str(target))
 
 
 def load_pictures(args: argparse.Namespace, side: int = 0) -> list[Tensor]:
-    """The pictures to measure on, (1, 3, H, W) each; side: cut from the middle of those scaled to twice of it."""
-    paths = sorted(Path(args.pictures).glob("*.png"))[: args.count]
+    """The pictures to measure on, (1, 3, H, W) each; side: cut from the middle of pictures scaled to twice that."""
+    paths = find_images(Path(args.pictures))[: args.count]
     if not side:
         return [pictures.read(str(path)) for path in paths]
     return [
@@ -161,11 +161,7 @@ def dcgan(args: argparse.Namespace) -> None:
     """Fréchet distance of AlexNet's features, of as many training pictures as samples; and their neighbours."""
     network, settings = Dcgan.load(args.models[0])
     side, alexnet = settings.size, load_alexnet(("relu5",))
-    shrunk = [
-        pictures.read(str(p), round(1.25 * side))
-        for p in sorted(Path(args.pictures).glob("*.*"))
-        if p.suffix != ".tsv" and p.suffix != ".md"
-    ]
+    shrunk = [pictures.read(str(path), round(1.25 * side)) for path in find_images(Path(args.pictures))]
     real = torch.cat([pictures.centre_crops([from_tensor(x)], side) for x in shrunk])
     fake = network(pictures.noise((len(real), settings.latent), 0))
 
@@ -198,13 +194,15 @@ def superresolution(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def artefacts(args: argparse.Namespace) -> None:
-    """On middles of 256²."""
-    network, settings = Artefacts.load(args.models[0])
+    """On middles of 256². models: of MSE alone and, if there is one, with a GAN."""
+    loaded = [Artefacts.load(model) for model in args.models]
+    networks = dict(zip(("network", "with GAN"), (network for network, _ in loaded), strict=False))
     truths = [middle(x, 256) for x in load_pictures(args)]
-    if settings.damage == "jpeg":
+    results: dict[str, Callable[[Tensor], Tensor]]
+    if loaded[0][1].damage == "jpeg":
         for quality in (10, 20, 30, 40, 50):
             print(f"quality {quality}", end=" ")
-            results = {"jpeg": lambda y: y, "network": network}
+            results = {"jpeg": lambda y: y, **networks}
             compare(args, results, [(x, jpeg(x, [quality])) for x in truths])
             args.sheet = None  # it shows the lowest quality
         return
@@ -220,7 +218,7 @@ def artefacts(args: argparse.Namespace) -> None:
             return torch.from_numpy(z).permute(2, 0, 1)[None]
 
         print(f"sigma {sigma}", end=" ")
-        results = {"noisy": lambda y: y, "non-local means": nl_means, "network": network}
+        results = {"noisy": lambda y: y, "non-local means": nl_means, **networks}
         compare(args, results, [(x, x + s * pictures.noise(tuple(x.shape), i)) for i, x in enumerate(truths)])
         args.sheet = None
 
@@ -250,13 +248,14 @@ def spade(args: argparse.Namespace) -> None:
     """models: with SPADE, and with concatenation. The agreement of layouts: of what is made, and of what was asked."""
     loaded = [SpadeSystem.load(model)[0] for model in args.models]
     truths = torch.cat(load_pictures(args, args.side))
+    lpips = load_lpips()
     columns = {"labels": loaded[0].painted(loaded[0].layout(truths))}
     figures: dict[str, Any] = {"pictures": len(truths)}
     for name, network in zip(("SPADE", "concatenation"), loaded, strict=False):
         layout = network.layout(truths)
         columns[name] = rounded(network(network.one_hot(layout)))
         figures[f"{name} agreement"] = float((network.layout(columns[name]) == layout).float().mean())
-        figures[f"{name} lpips"] = float(load_lpips()(columns[name], truths).mean())
+        figures[f"{name} lpips"] = float(lpips(columns[name], truths).mean())
     report(figures)
     save_sheet(args, {name: x[:4] for name, x in {**columns, "truth": truths}.items()})
 
@@ -300,12 +299,12 @@ def latent(args: argparse.Namespace) -> None:
         coded, optimised = network.encode(x), network.invert(x, 200, 0.05, 0.1)
         columns |= {name: x[:8], "encoder": network.generator(coded)[:8], "optimised": network.generator(optimised)[:8]}
         figures: dict[str, Any] = {"of": name}
-        for way, found in (("encoder", coded), ("optimised", optimised)):
+        for way, z_hat in (("encoder", coded), ("optimised", optimised)):
             figures[f"{way} psnr"] = float(
-                np.mean([psnr(a[None], b[None]) for a, b in zip(network.generator(found), x, strict=True)])
+                np.mean([psnr(a[None], b[None]) for a, b in zip(network.generator(z_hat), x, strict=True)])
             )
             if name == "samples":
-                figures[f"{way} z rmse"] = float((found - z).square().mean().sqrt())
+                figures[f"{way} z rmse"] = float((z_hat - z).square().mean().sqrt())
         report(figures)
     small = torch.nn.functional.interpolate(samples, scale_factor=1 / PULSE_SCALE, mode="area")
     enlarged = torch.cat([network.generator(network.pulse(y[None], 200, 0.05, 8, 1)) for y in small])

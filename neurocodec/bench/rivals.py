@@ -76,10 +76,7 @@ class Nic:
         realism = f", decoded with realism {self.realism:g}" if self.realism else ""
         about = {"settings": f"neurocodec, model {model}, quality=q{realism}", "model_id": self.load().model_id.hex()}
         if self.realism:
-            digest = hashlib.sha256()  # over the generative decoder's weights
-            for name, value in sorted(model_files.find_generator(self.load()).arrays.items()):
-                digest.update(name.encode() + value.tobytes())
-            about["generator"] = digest.hexdigest()[:16]
+            about["generator"] = model_files.find_generator(self.load()).fingerprint
         return about
 
     def encode(self, rgb: NDArray[np.uint8], setting: float) -> bytes:

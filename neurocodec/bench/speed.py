@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from neurocodec import codec as nic
-from neurocodec import container, image
+from neurocodec import container, image, tiles
 from neurocodec.bench import provenance
 from neurocodec.bench.rivals import Codec, CompressAI, Nic, bits_per_pixel, nearest
 from neurocodec.errors import ConfigError, NeurocodecError, one_line
@@ -45,7 +45,7 @@ STAGES = {
     "decode": "entropy model and range coder",
     "synthesise": "g_s",
 }
-"""The stages that calls of a network belong to."""
+"""The stages that calls of a network belong to; g_s with the generative decoder on top of it, if that decodes."""
 REST = "pixels and container"
 MAX_SECONDS = 60.0
 """No further run of a codec begins after so many seconds in one direction."""
@@ -236,7 +236,7 @@ def coders(codec: Codec, setting: float, clock: Clock) -> tuple[Callable[[Any], 
     network = nic.network_of(codec.load(), clock.device)
     realism, index = codec.realism, nic.quality_index(setting)
     if realism:
-        nic.synthesis_of(network, 0, realism)
+        tiles.synthesis_of(network, 0, realism)
     timed = cast("Network", TimedNetwork(network, clock))
 
     def decode(data: bytes) -> NDArray[np.uint8]:

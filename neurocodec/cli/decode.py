@@ -115,7 +115,7 @@ def decode_file(
     keywords = dict(keywords)
     with memory_errors():
         device, lossless = keywords.pop("device"), keywords.pop("lossless")
-        nic, network = codec.parsed(batch.opened(source), None, device, lossless=lossless)
+        nic, network = codec.parse(batch.opened(source), None, device, lossless=lossless)
         info, full, depth = info_of(nic, 0), codec.depth_of(nic), 8
         data: bytes | int
         if kind in bands.KINDS and size is None:

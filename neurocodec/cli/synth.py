@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from neurocodec.cli import options
+from neurocodec.cli.train import add_folder_options, report, split
 from neurocodec.packages import training_packages
 
 
@@ -16,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("synth", help="make pictures", description=__doc__, allow_abbrev=False)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    listing = actions.add_parser("list", help="the systems", description="The systems, a line each.")
+    listing = actions.add_parser("list", help="list the systems", description="Lists the systems, a line each.")
     listing.set_defaults(run=run_list)
 
     train = actions.add_parser("train", help="train a system", description="Trains a system.", allow_abbrev=False)
@@ -27,9 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="CONFIG section.key=value",
         help="a configuration that ships or a .toml file, left out with --resume, and settings to replace",
     )
-    group = train.add_mutually_exclusive_group()
-    group.add_argument("--run", dest="folder", metavar="DIR", help="folder of the new run (default: runs/CONFIG)")
-    group.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    add_folder_options(train)
     train.set_defaults(run=functools.partial(run_train, train), more="words")
 
     apply = actions.add_parser("apply", help="make a picture", description="Makes a picture.", allow_abbrev=False)
@@ -38,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "words",
         nargs="+",
         metavar="MODEL IN key=value",
-        help="the files that the system takes, as listed by neurocodec synth list, and options such as seed=2",
+        help="the inputs that neurocodec synth list shows for the system, and options such as size=512",
     )
     apply.add_argument("-o", "--output", required=True, type=options.file_name, metavar="OUT", help="the file to write")
     options.add_force_option(apply)
@@ -46,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Prints a line for each system: its name, what it takes, what it does."""
+    """Prints a line for each system: its name, its inputs, what it does."""
     from neurocodec.synthesis.registry import SYSTEMS
 
     for name, entry in SYSTEMS.items():
@@ -55,9 +54,8 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_train(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    """Trains. Raises ConfigError."""
-    overrides = list(args.words)
-    name = overrides.pop(0) if overrides and "=" not in overrides[0] else None
+    """Trains. Raises ConfigError, and Ended after a signal."""
+    name, overrides = split(args.words)
     if (name is None) == (args.resume is None):
         parser.error("name a configuration, or the run to continue with --resume")
     with training_packages():
@@ -68,10 +66,8 @@ def run_train(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     kind = trained_system(args.system)
     config = resumed_config(kind, args.resume, overrides) if name is None else load_config(kind, name, overrides)
     folder = args.resume or args.folder or os.path.join("runs", Path(name or "").stem)
-    path = train(config, folder, kind, resume=args.resume is not None)
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
-        print(f"{path}: the trained {args.system}")
-    return 0
+    resume = args.resume is not None
+    return report(folder, f"the trained {args.system}", lambda: train(config, folder, kind, resume=resume))
 
 
 def run_apply(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from neurocodec.packages import training_packages
@@ -22,9 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="base, base-gpu, realism, hific or a .toml file, and settings to replace, such as training.batch=4; "
         "CONFIG is left out with --resume, and where --init-from names a run, to use the settings of that run",
     )
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--run", dest="folder", metavar="DIR", help="folder of the new run (default: runs/CONFIG)")
-    group.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    add_folder_options(parser)
     parser.add_argument(
         "--init-from",
         metavar="MODEL",
@@ -33,10 +32,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=functools.partial(run, parser), more="words")
 
 
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --run and --resume, which exclude each other."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--run", dest="folder", metavar="DIR", help="folder of the new run (default: runs/CONFIG)")
+    group.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+
+
+def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The configuration, if the first word is one, and the settings section.key=value."""
+    return (words[0], list(words[1:])) if words and "=" not in words[0] else (None, list(words))
+
+
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Trains. Raises ConfigError, and Ended after a signal."""
-    overrides = list(args.words)
-    name = overrides.pop(0) if overrides and "=" not in overrides[0] else None
+    name, overrides = split(args.words)
     source = args.resume or args.init_from
     if args.resume and args.init_from:
         parser.error("--init-from starts a new run and --resume continues one: give one of them")
@@ -58,12 +68,17 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, init_from=args.init_from))
     folder = args.resume or args.folder or os.path.join("runs", Path(name or "").stem)
     resume = args.resume is not None
+    if isinstance(config, GenerativeConfig):
+        what = "the trained generative decoder"
+        return report(folder, what, lambda: train(config, folder, Realism, resume=resume))
+    return report(folder, "the trained model", lambda: train(config, folder, RateDistortion, resume=resume))
+
+
+def report(folder: str, what: str, train: Callable[[], Path]) -> int:
+    """Trains in a folder and prints the file of what was trained, or how to continue. Raises what `train` does."""
     first = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes
     try:
-        if isinstance(config, GenerativeConfig):
-            path, what = train(config, folder, Realism, resume=resume), "the trained generative decoder"
-        else:
-            path, what = train(config, folder, RateDistortion, resume=resume), "the trained model"
+        path = train()
     except Ended:
         if first:
             print(f"{folder}: ended early; --resume {folder} continues")

@@ -1,7 +1,7 @@
-"""Symbols and table rows to bytes, and back: the entropy coder that the codec uses.
+"""The entropy coder: symbols and table rows to bytes, and back.
 
-The work is done by the C++ extension, or by its twin in `reference.py` where there is none: same bytes, slowly.
-`entropy.native` says which.
+The C++ extension does the work; without it, its Python twin in `reference.py` produces the same bytes slowly.
+`entropy.native` chooses between them.
 """
 
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ def encode(
     threads: int = 1,
     layout: str | tuple[int, int] = "cpu",
 ) -> bytes:
-    """Codes `symbols` with the table rows `indexes`, in the order in which they will be decoded.
+    """Encodes `symbols` with the table rows `indexes`, in the order in which they will be decoded.
 
-    symbols: any shape, any 32-bit value; those outside their row cost 16 bits or so, and one to five bytes.
-    indexes: as many, each below `tables.rows`.
-    calls: the lengths of the decode calls to come; one call if not given. Only streams with 2**18 or more symbols that
-        are not zero depend on it: their groups take a share of each call.
+    symbols: int32 of any shape and value; values outside their row cost about 16 bits plus one to five bytes.
+    indexes: uint8 of the same shape, each below `tables.rows`.
+    calls: lengths of the decode calls that will read the stream, by default a single call. They matter only for streams
+        with several groups (2**18 or more nonzero symbols on a CPU), which take a share of each call.
     threads: maximum thread count, at least 1; it never changes the bytes.
-    layout: what the stream is made for, cpu or gpu, or the numbers of lanes and groups, powers of two up to 32 and 128.
-        Every decoder reads every layout; docs/coder.md says what they cost.
+    layout: cpu, gpu, or (lanes, groups), powers of two up to 32 and 128. Every decoder reads every layout;
+        docs/coder.md says what they cost.
 
-    Raises ArgumentTypeError for arrays of other types (integers that fit are converted), ArgumentValueError for a bad
-    length, layout or thread count, ValueError for a bad index.
+    Raises ArgumentTypeError for arrays of other types (smaller integers are converted), ArgumentValueError for a wrong
+    length, layout or thread count, ValueError for an index out of range.
     """
     native = extension()
     symbols, indexes = _array("symbols", symbols, np.int32), _array("indexes", indexes, np.uint8)
@@ -57,9 +57,9 @@ def encode(
 
 
 def layout_of(layout: str | tuple[int, int], nonzero: int) -> tuple[int, int]:
-    """Binary logarithms of the numbers of lanes and groups of a layout: see `encode`. Raises ValueError.
+    """Base-2 logarithms of the lane and group counts of a layout (see `encode`). Raises ArgumentValueError.
 
-    nonzero: the number of symbols that are not zero.
+    nonzero: the number of nonzero symbols.
     """
     if layout == "cpu":
         return reference.cpu_layout(nonzero)
@@ -78,13 +78,13 @@ def layout_of(layout: str | tuple[int, int], nonzero: int) -> tuple[int, int]:
 
 
 class Decoder:
-    """Decodes what `encode` gave, in one call or in several (one a context pass).
+    """Decodes the output of `encode` in one or more calls, such as one for each context pass.
 
-    data: the bytes of one stream, exactly. threads: maximum thread count, at least 1.
+    data: exactly the bytes of one stream. threads: maximum thread count, at least 1.
 
-    The data come from a file: the constructor, `decode` or `finish` raises TruncatedError, ChecksumError or
-    NicFormatError for those that no encoder writes. Damage can also decode to other symbols without an error; the
-    container's checksums find it.
+    The data are untrusted: the constructor, `decode` or `finish` raises TruncatedError, ChecksumError or NicFormatError
+    for bytes that no encoder writes. A damaged stream may also decode to wrong symbols without an error; the
+    container's checksums detect that.
     """
 
     def __init__(self, data: bytes, tables: Tables, *, threads: int = 1) -> None:
@@ -99,13 +99,13 @@ class Decoder:
     def decode(self, indexes: NDArray[np.uint8]) -> NDArray[np.int32]:
         """The next symbols, int32, in the shape of `indexes` (table rows, uint8, each below `tables.rows`).
 
-        Memory: four bytes a symbol, whatever the data say.
+        Uses four bytes of memory per symbol, whatever the data contain.
         """
         indexes = _array("indexes", indexes, np.uint8)
         return self._impl.decode(indexes).reshape(indexes.shape)
 
     def finish(self) -> None:
-        """Checks, after the last call, that the stream ends here: all bytes used, all states back at their start."""
+        """Checks after the last call that the stream ends here: all bytes are used and all states are back at start."""
         self._impl.finish()
 
 
@@ -127,7 +127,7 @@ def _array(name: str, values: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Sc
 
 
 _compiled: WeakKeyDictionary[Tables, Any] = WeakKeyDictionary()
-"""The extension's form of each table, as long as the table lives."""
+"""The extension's counterpart of each live table."""
 
 
 def _native_tables(native: ModuleType, tables: Tables) -> Any:

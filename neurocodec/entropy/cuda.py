@@ -1,7 +1,7 @@
-"""The range coder on a GPU: many streams at once, on arrays that stay there. It wraps csrc/cuda/c_api.h.
+"""The range coder on a GPU: codes many streams at once, on arrays that stay there. It wraps csrc/cuda/c_api.h.
 
-The environment variable NEUROCODEC_CUDA chooses: auto (the default; used where it was built), require
-(NativeUnavailableError where it was not), or off. setup.py reads the same variable.
+The environment variable NEUROCODEC_CUDA is auto (the default: used if it was built), require (NativeUnavailableError if
+it was not) or off. setup.py reads the same variable.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _size, _pointer, _int = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
 
 
 def library() -> Library | None:
-    """The compiled coder, or None. Raises NativeUnavailableError if it is required and cannot be loaded.
+    """The compiled coder, or None.
 
-    Raises ConfigError for another value of the variable.
+    Raises NativeUnavailableError if it is required but cannot be loaded, ConfigError if the variable has another value.
     """
     mode = mode_of("NEUROCODEC_CUDA")
     if mode == "off":
@@ -70,12 +70,14 @@ class Library:
             getattr(self._c, name).restype = None
         self.free = self._c.ncc_free
         self.on_host = bool(self._c.ncc_is_host())
-        """Whether its kernels run on the CPU, for tests: arrays are then NumPy's, and the only device is 0."""
+        """Whether the kernels run on the CPU, for tests; arrays are then NumPy's, and the only device is 0."""
         self._tables: WeakKeyDictionary[Tables, dict[int, _Handle]] = WeakKeyDictionary()
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Calls a function of the library. Raises ArgumentValueError if it refuses the arguments, OutOfMemoryError,
-        RuntimeError if CUDA fails."""
+        """Calls a function of the library.
+
+        Raises ArgumentValueError if it rejects the arguments, OutOfMemoryError, and RuntimeError if CUDA fails.
+        """
         message = ctypes.create_string_buffer(512)
         code = getattr(self._c, name)(*arguments, message, _size(len(message)))
         if code == _OK:
@@ -88,13 +90,16 @@ class Library:
         raise RuntimeError(f"CUDA: {sentence}")
 
     def owned(self, name: str, free: str, *arguments: Any) -> _Handle:
-        """What a function makes, freed with the handle. The pointer to it is the last of the arguments."""
-        made = _pointer()
-        self.call(name, *arguments, ctypes.byref(made))
-        return _Handle(getattr(self._c, free), made)
+        """Calls a function that creates an object and returns a handle that frees it.
+
+        The function receives the address for the object's pointer as its last argument.
+        """
+        pointer = _pointer()
+        self.call(name, *arguments, ctypes.byref(pointer))
+        return _Handle(getattr(self._c, free), pointer)
 
     def tables(self, tables: Tables, device: int, stream: int) -> _Handle:
-        """The tables on a device, copied once for each."""
+        """The tables on a device, copied once per device."""
         on_devices = self._tables.setdefault(tables, {})
         if device not in on_devices:
             arrays = tables.frequencies, tables.offsets, tables.lengths
@@ -107,8 +112,10 @@ class Library:
         return on_devices[device]
 
     def address(self, array: Any, dtype: type[np.generic], shape: tuple[int, ...]) -> ctypes.c_void_p:
-        """The address of an array. Raises ArgumentTypeError for another dtype, ArgumentValueError for another shape or
-        gaps."""
+        """The address of an array.
+
+        Raises ArgumentTypeError for another dtype, ArgumentValueError for another shape or a non-contiguous array.
+        """
         kind = "__array_interface__" if self.on_host else "__cuda_array_interface__"
         interface = getattr(array, kind, None)
         if interface is None:
@@ -133,11 +140,11 @@ class _Handle:
 
 
 class BatchDecoder:
-    """Decodes streams together, in calls: the same number of symbols of each stream in a call.
+    """Decodes many streams in lockstep: each call decodes the same number of symbols of every stream.
 
-    streams: the bytes of each. device: the number of a GPU. stream: the address of a cudaStream_t, 0 for the default
-    one; the arrays of a call must be ready in it, and the work of a call is done when it is. library: the compiled
-    coder. Raises RuntimeError if CUDA fails.
+    streams: the bytes of each stream. device: the number of a GPU. stream: the address of a cudaStream_t, 0 for the
+    default one; calls are ordered in it, so their arrays must be ready there. library: the compiled coder. Raises
+    RuntimeError if CUDA fails.
     """
 
     def __init__(
@@ -153,10 +160,10 @@ class BatchDecoder:
         )
 
     def decode(self, indexes: Any, symbols: Any) -> None:
-        """The next symbols of each stream. indexes: table rows, uint8 (streams, n). symbols: int32, as many, written.
+        """Decodes the next n symbols of each stream. indexes: table rows, uint8 (streams, n). symbols: output, int32.
 
-        Both lie on the device and have `__cuda_array_interface__`, as tensors of torch and arrays of CuPy do. Symbols
-        of a stream with an error are 0 where it was met and afterwards. Returns before the work is done.
+        Both arrays are on the device and have `__cuda_array_interface__`, like torch tensors and CuPy arrays. From an
+        error on, the symbols of its stream are 0. Returns before the work is done.
         """
         shape = tuple(int(n) for n in symbols.shape)
         if len(shape) != 2 or shape[0] != self._count:
@@ -165,9 +172,9 @@ class BatchDecoder:
         self._library.call("ncc_decode", self._decoder.pointer, *addresses, _size(shape[1]), _pointer(self._stream))
 
     def finish(self) -> list[NicFormatError | None]:
-        """Waits, and returns for each stream None, or the error that `coder.Decoder` would have raised.
+        """Waits for the work and returns, for each stream, None or the error that `coder.Decoder` would have raised.
 
-        Raises ArgumentValueError if an index named no table row.
+        Raises ArgumentValueError if an index was not a table row.
         """
         results, sentences = (_int * self._count)(), (ctypes.c_char_p * self._count)()
         self._library.call("ncc_finish", self._decoder.pointer, _pointer(self._stream), results, sentences)
@@ -191,33 +198,33 @@ def encode(
     device: int = 0,
     stream: int = 0,
 ) -> list[bytes]:
-    """The streams of many arrays of symbols, byte for byte those of `coder.encode`. Waits for the work.
+    """Encodes many arrays of symbols to the same bytes as `coder.encode`, and waits for the work.
 
     symbols, indexes: int32 and uint8 (streams, n) on the device, as for `BatchDecoder.decode`. calls: the lengths of
-    the decode calls, n in all. layouts: of each stream, as `coder.layout_of` gives them. device, stream, library: as
-    for BatchDecoder. Memory on the device: 7 bytes a symbol. Raises ArgumentValueError for an index that names no
-    table row, shapes that do not fit and unknown layouts, RuntimeError if CUDA fails.
+    the decode calls, n in total. layouts: one for each stream, from `coder.layout_of`. device, stream, library: as for
+    BatchDecoder. Uses 7 bytes of device memory per symbol. Raises ArgumentValueError for an index that is not a table
+    row, mismatched shapes and unknown layouts, RuntimeError if CUDA fails.
     """
     count, shape = len(layouts), (len(layouts), sum(calls))
     lanes, groups = ((_int * count)(*values) for values in (zip(*layouts, strict=True) if layouts else ((), ())))
-    sizes, made = (_size * count)(), _pointer()
+    sizes, pointer = (_size * count)(), _pointer()
     library.call(
         *("ncc_encode", library.tables(tables, device, stream).pointer),
         *(library.address(symbols, np.int32, shape), library.address(indexes, np.uint8, shape)),
         *((_size * len(calls))(*calls), _size(len(calls)), lanes, groups, _size(count), _pointer(stream)),
-        *(ctypes.byref(made), sizes),
+        *(ctypes.byref(pointer), sizes),
     )
-    owner = _Handle(library.free, made)
+    owner = _Handle(library.free, pointer)
     data = ctypes.string_at(owner.pointer, sum(sizes))
     ends = np.cumsum(sizes, dtype=np.int64).tolist()
     return [data[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def crc32(values: Any, before: Any, after: Any, library: Library, *, device: int = 0, stream: int = 0) -> None:
-    """Registers of CRC-32, advanced over values as little-endian bytes, all on the device.
+    """Updates one CRC-32 register per stream with values as little-endian bytes, all on the device.
 
-    values: int32 (streams, n). before, after: int32 (streams,), not the same array; `after` is written. A register
-    starts as -1; its complement is the CRC-32. Returns before the work is done.
+    values: int32 (streams, n). before: registers, int32 (streams,). after: output of the same shape, another array. A
+    register starts at -1; its complement is the CRC-32. Returns before the work is done.
     """
     count, n = (int(size) for size in values.shape)
     library.call(

@@ -1,6 +1,6 @@
-"""What symbols, tables and integer networks agree on: number formats, the scales of table rows, the order of latents.
+"""Constants shared by symbols, tables and integer networks: number formats, scales of table rows, order of latents.
 
-The ground floor of the package: NumPy only, and no other module of it.
+This module imports nothing else of the package.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from typing import Any
 LIMIT = 1 << 15
 """Activations lie in [-LIMIT, LIMIT - 1], weights in [1 - LIMIT, LIMIT - 1]."""
 ACTIVATION_BITS = 8
-"""Fractional bits of activations."""
+"""Fractional bits of activations in the entropy path."""
 HIDDEN_MAX = 127 << ACTIVATION_BITS
 """The clamp after a hidden layer, [0, 127]."""
 OUTPUT_LIMIT = 1 << 23
-"""Heads lie in [-OUTPUT_LIMIT, OUTPUT_LIMIT - 1]."""
+"""Outputs of heads lie in [-OUTPUT_LIMIT, OUTPUT_LIMIT - 1]."""
 SUM_LIMIT = 1 << 31
 """No partial sum of absolute values may reach this."""
 MEAN_BITS = 6
 """Means and decoded latents are multiples of 1/64. A grid of 1/16 costs 1.6 % more bytes at the lowest rates."""
 INDEX_SHIFT = 5
-"""Networks predict scale indexes in units of 8 rows: with 8 fractional bits, 32 a row."""
+"""Networks predict scale indexes in units of 8 rows; with 8 fractional bits, a row is 2^5 steps."""
 QUALITY_STEPS = 64
-"""Quality indexes count 1/64 of a row."""
+"""A quality index counts in 1/64 of a row."""
 LOG_TABLE_SIZE = 1 << 14
-"""Entries of the table of log2(1 + |y|), one for each 1/64; larger latents take the last."""
+"""Entries of the table of log2(1 + |y|), one for each 1/64 of |y|; larger latents use the last."""
 UNIT = 1 << MEAN_BITS
-"""Units of decoded latents in one quantisation step."""
+"""Units of decoded latents per quantisation step."""
 MAX_LATENT = (1 << 22) - 1
-"""Decoded latents are clamped to this many units in both directions."""
+"""Decoded latents are clamped to ±MAX_LATENT units."""
 
 SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 128.0, 64
-"""Standard deviations of the table rows: log-spaced from SCALE_MIN to SCALE_MAX, in quantisation steps."""
+"""Standard deviations of the table rows, log-spaced from SCALE_MIN to SCALE_MAX quantisation steps."""
 LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
-"""Positions of the 2×2 lattice in the order they are visited; group g is coded at PHASES[(step + g) % 4]."""
+"""Positions (row, column) of the 2×2 lattice; pass `step` codes group g at PHASES[(step + g) % 4]."""
 PASSES = 4
 
 
 def lattice(step: int, channels: int) -> Iterator[tuple[slice, slice, slice]]:
-    """What pass `step` codes: for each group of channels its rows, its columns and its channels.
+    """The latents that pass `step` codes: slices of rows, columns and channels for each group of channels.
 
-    Every position of y has exactly one group in a pass, so the latents of a pass form an array without holes, (height,
-    width, channels / 4). The four passes cover each latent once.
+    A pass codes exactly one group at every position of y, so its latents form a dense array (height, width,
+    channels / 4). The four passes cover each latent once.
     """
     quarter = channels // PASSES
     for group in range(PASSES):
@@ -54,7 +54,7 @@ def lattice(step: int, channels: int) -> Iterator[tuple[slice, slice, slice]]:
 
 
 def gather(values: Any, step: int) -> Any:
-    """The latents of a pass, (..., height, width, M / 4), out of all, (..., height, width, M); NumPy or torch."""
+    """Picks the latents of a pass, (..., height, width, M / 4), out of (..., height, width, M); NumPy or torch."""
     channels = values.shape[-1]
     part = values[..., : channels // PASSES] * 0
     for rows, columns, group in lattice(step, channels):
@@ -63,19 +63,19 @@ def gather(values: Any, step: int) -> Any:
 
 
 def scatter(part: Any, step: int, values: Any) -> None:
-    """Puts the latents of a pass, (..., height, width, M / 4), among all, (..., height, width, M); NumPy or torch."""
+    """Writes the latents of a pass, (..., height, width, M / 4), into (..., height, width, M); NumPy or torch."""
     for rows, columns, group in lattice(step, values.shape[-1]):
         values[..., rows, columns, group] = part[..., rows, columns, :]
 
 
 def weight_shift(row_sum: Any, largest: Any, bias: Any, inputs: int) -> Any:
-    """Fractional bits of a layer's weights: as many, up to 15, as keep every sum within 32 bits.
+    """The most fractional bits, up to 15, that a layer's weights can have while every sum fits 32 bits.
 
-    row_sum: the largest sum of absolute weights of one output; largest: the largest absolute weight; bias: the largest
-    absolute biases, added up; inputs: products summed. Floats, or tensors (0-d) so that training can use it too; the
-    result is of the same kind.
+    row_sum: the largest sum of absolute weights of one output. largest: the largest absolute weight. bias: the sum of
+    the largest absolute value of each bias. inputs: number of products per sum. Takes floats and returns an int, or
+    takes 0-d tensors and returns one, for training.
     """
-    rounding = inputs * (LIMIT // 2) + (1 << 17)  # every weight may be rounded up by a half, biases and sums likewise
+    rounding = inputs * (LIMIT // 2) + (1 << 17)  # weights, biases and sums may each be rounded up by a half
     by_sum = (SUM_LIMIT - rounding) / (row_sum * LIMIT + bias * 2.0**ACTIVATION_BITS + 1.0)
     by_weight = (LIMIT - 1) / (largest + 1e-9)
     if isinstance(by_sum, float):

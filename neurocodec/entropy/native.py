@@ -1,7 +1,7 @@
-"""The core in C++, where it was built.
+"""Loads the C++ core, if it was built.
 
-The environment variable NEUROCODEC_NATIVE chooses: auto (the default; one warning if slower code has to do), require
-(NativeUnavailableError instead), or off (the slower code: same results).
+The environment variable NEUROCODEC_NATIVE is auto (the default: without the core, slow Python code and one warning),
+require (NativeUnavailableError without the core) or off (slow code, same results).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from neurocodec.errors import ConfigError, NativeUnavailableError
 
 
 def extension() -> ModuleType | None:
-    """`neurocodec._native`, or None. Raises NativeUnavailableError if it is required and cannot be loaded.
+    """`neurocodec._native`, or None.
 
-    Raises ConfigError for another value of the variable.
+    Raises NativeUnavailableError if it is required but cannot be loaded, ConfigError if the variable has another value.
     """
     mode = mode_of("NEUROCODEC_NATIVE")
     if mode == "off":
@@ -36,7 +36,7 @@ def extension() -> ModuleType | None:
 
 
 def mode_of(variable: str) -> str:
-    """What an environment variable asks for: auto (the default), require or off. Raises ConfigError for others."""
+    """The value of an environment variable: auto (the default), require or off. Raises ConfigError for others."""
     mode = os.environ.get(variable, "auto")
     if mode not in ("auto", "require", "off"):
         raise ConfigError(f"{variable} is {mode!r}; it must be auto, require or off.")

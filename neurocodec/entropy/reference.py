@@ -1,8 +1,8 @@
-"""The readable twin of csrc/range_coder.hpp: it defines the coded bytes. docs/coder.md says the same in prose.
+"""The readable twin of csrc/range_coder.hpp; it defines the coded bytes. docs/coder.md describes them in prose.
 
 Interleaved rANS (Duda 2013, arXiv:1311.2540) with a table row per symbol. A state x is an integer; a symbol with
 frequency f, starting at c among 2**16 slots, turns it into x' = (x // f) * 2**16 + c + x % f, and x' gives both back.
-Whenever x grows beyond 40 bits its lower 16 move to the stream. Plain Python integers: about a microsecond a symbol.
+Whenever x grows beyond 40 bits, its lower 16 move to the stream. Plain Python integers take about 1 µs per symbol.
 """
 
 from bisect import bisect_right
@@ -15,17 +15,17 @@ from neurocodec.entropy.tables import PRECISION, TOTAL, Tables
 from neurocodec.errors import ChecksumError, NicFormatError, TruncatedError
 
 LOW = 1 << 24  # states rest in [LOW, LOW << 16)
-SINGLE_START = 1 << 16  # first state when there is one lane; LOW when there are several
+SINGLE_START = 1 << 16  # initial state of a single lane; several lanes start at LOW
 STATE_BYTES = 5
 MAX_LANES_LOG2, MAX_GROUPS_LOG2 = 5, 7
 ESCAPE_FLAG, RESERVED_BIT = 0x40, 0x80
 
 
 def cpu_layout(nonzero: int) -> tuple[int, int]:
-    """Binary logarithms of the numbers of lanes and groups, from the number of symbols that are not zero.
+    """Base-2 logarithms of the lane and group counts for a given number of nonzero symbols.
 
-    A lane costs about 4 bytes; four keep a core busy. A group is work for a thread and costs 20. A symbol other than
-    zero takes half a byte or more in practice, zeros next to nothing: so the cost stays below 0.1 % of the stream.
+    A lane costs about 4 bytes, and four keep a core busy. A group is one thread's work and costs about 20 bytes. In
+    practice a nonzero symbol takes at least half a byte and zeros almost nothing, so the cost stays below 0.1 %.
     """
     if nonzero < 1 << 16:
         return 0, 0
@@ -33,7 +33,7 @@ def cpu_layout(nonzero: int) -> tuple[int, int]:
 
 
 def gpu_layout(nonzero: int) -> tuple[int, int]:
-    """The same for a GPU, where a group is a warp, and a group more costs a hundred bytes or so."""
+    """The same for a GPU, where each group is a warp and costs about a hundred bytes."""
     return MAX_LANES_LOG2, min(MAX_GROUPS_LOG2, max(0, nonzero.bit_length() - 15))
 
 
@@ -46,7 +46,7 @@ def encode(
     threads: int = 1,
     layout: tuple[int, int] | None = None,
 ) -> bytes:
-    """Like `neurocodec.entropy.coder.encode`. layout: as `cpu_layout` gives it."""
+    """Like `neurocodec.entropy.coder.encode`. layout: as returned by `cpu_layout`."""
     del threads  # never changes the bytes
     lanes_log2, groups_log2 = cpu_layout(int(np.count_nonzero(symbols))) if layout is None else layout
     groups = 1 << groups_log2
@@ -140,7 +140,7 @@ def _start_state(lanes: int) -> int:
 
 
 def _encode_group(symbols: list[int], indexes: list[int], rows: _Rows, lanes: int) -> tuple[bytes, bytes]:
-    """Escapes, and states followed by words. rANS is a stack: the symbols are pushed from the last to the first."""
+    """Escapes, and states followed by words. rANS is a stack, so symbols are pushed from last to first."""
     if not symbols:
         return b"", b""
     states = [_start_state(lanes)] * lanes

@@ -1,7 +1,7 @@
 """Integer probability tables: one row of 16-bit frequencies per scale, frozen once and stored with the weights.
 
-Floats stop here. Tables are made at training time and never rebuilt by encode or decode, so `math.erfc` may differ in
-the last bit between machines without any harm. Tables read from a file are checked as hostile input.
+Floats stop here. Tables are made at training time and never rebuilt by encode or decode, so it does not matter that
+`math.erfc` may differ in the last bit between machines. Tables read from a file are treated as hostile input.
 """
 
 import math
@@ -19,7 +19,7 @@ TOTAL = 1 << PRECISION
 MAX_ROWS = 256
 """A table index is one byte."""
 TAIL_MASS = 2.0**-14
-"""Probability left to the escape: one symbol in 16384 pays about one byte more."""
+"""Probability left to the escape: about one symbol in 16384, which then costs one more byte or so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Tables:
         self.validate()
 
     def validate(self) -> None:
-        """Raises ModelMismatchError with a sentence if the coder could not use the tables."""
+        """Raises ModelMismatchError if the coder could not use the tables."""
         expected = {"frequencies": np.dtype(np.uint16), "offsets": np.dtype(np.int32), "lengths": np.dtype(np.int32)}
         for name, dtype in expected.items():
             array: NDArray[Any] = getattr(self, name)
@@ -81,9 +81,9 @@ class Tables:
         return self.frequencies[end - int(self.lengths[index]) : end]
 
     def bits(self, symbols: NDArray[np.int32], indexes: NDArray[np.uint8]) -> float:
-        """Ideal code length in bits: minus log2 of the frequencies, and the bytes of escaped values.
+        """Ideal code length in bits: minus log2 of the frequencies, plus the bytes of escaped values.
 
-        The yardstick of the coder's tests and of rate estimates; both arrays of one shape.
+        symbols, indexes: arrays of one shape. Coder tests and rate estimates compare with this length.
         """
         rows = indexes.reshape(-1).astype(np.int64)
         position = symbols.reshape(-1).astype(np.int64) - self.offsets[rows]
@@ -101,10 +101,10 @@ class Tables:
 def quantise_pmf(pmf: ArrayLike, *, multiplicity: ArrayLike | None = None) -> NDArray[np.uint16]:
     """Integer frequencies, at least 1 each, that add up to 2**16.
 
-    pmf: at least two non-negative numbers, of any sum above zero. The frequencies are max(1, floor(c * pmf)) with the
-    largest c that fits; what is left goes to the largest fractions.
-    multiplicity: how many times each entry occurs in the row (1 or 2, the most probable 1 of them): symmetric rows are
-    quantised by their half, so that both halves are equal.
+    pmf: at least two non-negative numbers whose sum is above zero. The frequencies are max(1, floor(c * pmf)) with the
+    largest c that fits; the remainder goes to the largest fractions.
+    multiplicity: how often each entry occurs in the row, 1 or 2, and 1 for at least one entry. Symmetric rows are
+    quantised by one half, so that both halves are equal.
     Raises ValueError for anything else.
     """
     p = np.asarray(pmf, dtype=np.float64)
@@ -137,8 +137,9 @@ def quantise_pmf(pmf: ArrayLike, *, multiplicity: ArrayLike | None = None) -> ND
 def gaussian_tables(scales: Sequence[float], *, tail_mass: float = TAIL_MASS) -> Tables:
     """A zero-mean Gaussian of each scale, integrated over unit bins: P(k) = cdf(k + 1/2) - cdf(k - 1/2).
 
-    A row reaches as far as needed to leave at most `tail_mass` to the escape, and at least from -1 to 1. Rows are
-    symmetric. Source: Ballé et al. 2018, "Variational image compression with a scale hyperprior", equation 6.
+    scales: standard deviations, above 0 and at most 4096. Rows are symmetric; each is just wide enough, at least -1 to
+    1, to leave at most `tail_mass` to the escape. Raises ValueError for a scale or tail_mass out of range. Source:
+    Ballé et al. 2018, "Variational image compression with a scale hyperprior", equation 6.
     """
     if not 0 < tail_mass < 1:
         raise ValueError(f"tail_mass must lie between 0 and 1, not {tail_mass}.")
@@ -163,8 +164,8 @@ def tables_from_histogram(counts: ArrayLike, smallest: int, *, tail_mass: float 
     """Tables from measured symbols.
 
     counts: (rows, width) non-negative numbers, counts or probabilities; column j counts the symbol smallest + j.
-    Each row is trimmed at both ends as long as at most `tail_mass` of it goes to the escape. A row that was never
-    seen has no table: add a prior first. Raises ValueError.
+    Each row is trimmed at both ends as long as at most `tail_mass` of it goes to the escape. Raises ValueError for
+    negative or infinite counts and for an empty row; add a prior to rows without counts.
     """
     histogram = np.asarray(counts, dtype=np.float64)
     if histogram.ndim != 2 or not histogram.size:

@@ -1,1 +1,1 @@
-"""The networks that coding runs in integers: the same results in NumPy, in C++ and in torch."""
+"""The networks that coding runs, in integers: NumPy, C++ and torch give the same results."""

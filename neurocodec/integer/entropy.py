@@ -1,6 +1,6 @@
-"""The exact entropy path: from z_hat to means and table rows in integer arithmetic, the same on every machine.
+"""The entropy path in integers: from z_hat to means and table rows, the same on every machine.
 
-It consists of the layers of `integer.reference`, on activations with 8 fractional bits: no division, no exp, no
+It is built from the layers of `integer.reference`, with 8 fractional bits for activations: no division, no exp, no
 rounding mode. docs/arithmetic.md is the specification.
 """
 
@@ -34,11 +34,11 @@ from neurocodec.model import HyperpriorConfig
 
 @dataclass
 class Stage:
-    """One call of the range coder: z, or the quarter of y that a context pass codes, see `entropy.grid.lattice`.
+    """One call of the range coder: z, or the quarter of y that a context pass codes (see `entropy.grid.lattice`).
 
-    step: the pass, or None for z. rows: table rows, uint8. means: int32, in units of 1/64. symbols: int32, to be set
-    before the next stage is asked for. All have one shape: (ceil(h / 4), ceil(w / 4), N) for z, (h, w, M / 4) else;
-    with the pictures of a batch in front, in an arithmetic for batches. They are what the arithmetic stores.
+    step: the pass, 0 to 3, or None for z. rows: table rows, uint8. means: int32 in units of 1/64. symbols: int32; the
+    caller sets them before it asks for the next stage. All three have the shape (ceil(h / 4), ceil(w / 4), N) for z and
+    (h, w, M / 4) for a pass, with a batch axis in front for batches. They are what the arithmetic's `store` returns.
     """
 
     step: int | None
@@ -47,7 +47,7 @@ class Stage:
     symbols: Any = field(init=False, repr=False)
 
     def decoded(self) -> Any:
-        """y_hat in units of 1/64: symbol · 64 + mean. Clamped, because a forged stream may hold any symbol."""
+        """y_hat in units of 1/64: symbol · 64 + mean, clamped because a forged stream may hold any symbol."""
         limit = 1 << 20
         return (self.symbols.clip(-limit, limit) * UNIT + self.means).clip(-MAX_LATENT, MAX_LATENT)
 
@@ -55,8 +55,8 @@ class Stage:
 class EntropyNetwork:
     """h_s and the context passes of one model, as integers.
 
-    arrays: the frozen integers by name, as a model file holds them. Raises ModelMismatchError if one is missing, has
-    another type or shape, or if a sum could leave the range in which it is exact.
+    arrays: the frozen integers by name, as in a model file. Raises ModelMismatchError if one is missing or has the
+    wrong type or shape, or if a sum could leave the range in which it is exact.
     """
 
     def __init__(self, config: HyperpriorConfig, arrays: Mapping[str, NDArray[Any]], arithmetic: Arithmetic) -> None:
@@ -84,7 +84,7 @@ class EntropyNetwork:
             }  # fmt: skip
         self._rows = {name: checked.take(name, np.int32, shape).astype(np.int64) for name, shape in rows.items()}
         self._layers = {name: checked.layer(name, *shape, extra=extra_biases(name)) for name, shape in shapes.items()}
-        # Of a head, a pass needs at each position only the means and indexes of the group that it codes there.
+        # At each position, a pass needs only the head's means and indexes for the group that it codes there.
         quarter = m // PASSES
         self._groups = [
             np.r_[g * quarter : (g + 1) * quarter, m + g * quarter : m + (g + 1) * quarter] for g in range(PASSES)
@@ -96,15 +96,15 @@ class EntropyNetwork:
         self._log_table = checked.take("log_table", np.int16, (LOG_TABLE_SIZE,))
 
     def stages(self, quality_index: QualityIndex, y_hat: Any) -> Iterator[Stage]:
-        """The walk over a tile, for the encoder and the decoder: z, then the four passes over y, in coding order.
+        """Yields the stages of a tile in coding order, for encoder and decoder: z, then the four passes over y.
 
-        Each stage says what is known of its symbols before they are coded; the caller sets the symbols, and then asks
-        for the next stage:
+        Each stage has the means and table rows for its symbols; the caller sets the symbols and then asks for the next
+        stage:
 
             for stage in network.stages(quality_index, y_hat):
                 stage.symbols = decoder.decode(stage.rows)
 
-        y_hat: int32 (h, w, M), zeros; holds the decoded latents in units of 1/64 at the end.
+        y_hat: zeros, int32 (h, w, M); filled with the decoded latents in units of 1/64.
         """
         do = self.arithmetic
         *batch, height, width, channels = y_hat.shape
@@ -123,7 +123,7 @@ class EntropyNetwork:
                 self._add_to_context(latents, step, context)
 
     def _z_row(self, quality_index: QualityIndex) -> IntArray:
-        """Table rows of z, the same at each position: (N,)."""
+        """Table rows of z, (N,), the same at each position."""
         values = interpolate_rows(self._rows["z_index"], quality_index)
         rows: IntArray = np.clip((values + (1 << (INDEX_SHIFT - 1))) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1)
         return rows
@@ -138,7 +138,7 @@ class EntropyNetwork:
         return self._hidden(do.depthwise(x, self._layers["h_s.dw3"]), "h_s.conv_out", quality_index)
 
     def _predict(self, step: int, base: Any, features: Any, context: Any, quality_index: QualityIndex) -> Stage:
-        """Means and table rows of the latents of a pass."""
+        """Means and table rows for the latents of a pass."""
         do = self.arithmetic
         hidden = [("prediction.head", base)]
         if step > 0:
@@ -166,7 +166,7 @@ class EntropyNetwork:
         return Stage(step, do.store(table_rows, np.uint8), do.store(means))
 
     def _add_to_context(self, latents: Any, step: int, context: Any) -> None:
-        """Puts the latents of a pass where later passes read them."""
+        """Adds the latents of a pass to the input of later passes."""
         inputs = context_input(self.arithmetic, self.arithmetic.load(latents), self._log_table)
         part, channels = inputs.shape[-1] // 2, self.config.latent_channels
         scatter(inputs[..., :part], step, context[..., :channels])
@@ -176,7 +176,7 @@ class EntropyNetwork:
         return self.arithmetic.pointwise(x, self._layers[name], self._bias(name, quality_index), 0, HIDDEN_MAX)
 
     def _bias(self, name: str, quality_index: QualityIndex) -> IntArray:
-        """What a layer adds for this quality and, in context passes, for each phase of the lattice."""
+        """The extra biases of a layer for this quality and, in context passes, for each phase of the lattice."""
         bias = np.zeros(self._layers[name].bias.shape, np.int64)
         for extra in extra_biases(name):
             rows = self._rows[extra]
@@ -185,16 +185,16 @@ class EntropyNetwork:
 
 
 def context_input(do: Arithmetic, y: Any, log_table: NDArray[np.int16]) -> Any:
-    """y / 8 and log2(1 + |y|) with 8 fractional bits, (h, w, 2 M), as networks of the entropy model read latents.
+    """Latents as the entropy networks read them: y / 8 and log2(1 + |y|) with 8 fractional bits, (h, w, 2 M).
 
-    y: (h, w, M) in units of 1/64, loaded.
+    y: (h, w, M) in units of 1/64, as the arithmetic's `load` returns it.
     """
     linear = do.clamp(do.shift(y, MEAN_BITS + 3 - ACTIVATION_BITS), -LIMIT, LIMIT - 1)
     return do.concatenate([linear, do.lookup(log_table, abs(y))])
 
 
 def extra_biases(layer: str) -> tuple[str, ...]:
-    """Names of the arrays that are added to a layer's sums beside its own bias."""
+    """Names of the arrays that are added to a layer's sums besides its own bias."""
     prefix, _, kind = layer.rpartition(".")
     if layer in ("h_s.conv_in", "prediction.head"):
         return (f"{prefix}.bias",)

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from neurocodec.entropy.grid import LIMIT
 from neurocodec.errors import ArgumentValueError
-from neurocodec.integer.reference import IntArray, IntegerLayer
+from neurocodec.integer.reference import MEAN_FACTOR_BITS, RECIPROCAL_ROOTS, IntArray, IntegerLayer, mean_factor
 
 MAX_CONSTANTS = 4096
-"""Small arrays that are kept on the device, a few kilobytes each."""
+"""Maximum number of small arrays, a few kilobytes each, cached on the device."""
 
 
 class TorchArithmetic:
-    """float64 tensors on any device. The caller's precision settings have no effect."""
+    """Computes with float64 tensors on any device; the caller's precision settings have no effect."""
 
     def __init__(self, device: str = "cpu") -> None:
         import torch
@@ -24,7 +24,7 @@ class TorchArithmetic:
         self._torch = torch
         self._device = device
         self._layers: dict[int, tuple[IntegerLayer, Any, Any]] = {}
-        self._tables: dict[int, tuple[NDArray[np.int16], Any]] = {}
+        self._tables: dict[int, tuple[NDArray[Any], Any]] = {}
         self._constants: dict[tuple[tuple[int, ...], bytes], Any] = {}
 
     def _tensors(self, layer: IntegerLayer) -> tuple[Any, Any]:
@@ -36,7 +36,7 @@ class TorchArithmetic:
         return self._layers[id(layer)][1:]
 
     def _constant(self, values: NDArray[Any]) -> Any:
-        """What `load` returns, copied once for equal values. Callers must not change it."""
+        """Like `load`, but equal values are copied only once. Callers must not modify the result."""
         key = values.shape, values.astype(np.float64).tobytes()
         if key not in self._constants:
             if len(self._constants) > MAX_CONSTANTS:
@@ -54,7 +54,7 @@ class TorchArithmetic:
     def zeros(self, shape: tuple[int, ...]) -> Any:
         return self._torch.zeros(shape, dtype=self._torch.float64, device=self._device)
 
-    def lookup(self, table: NDArray[np.int16], index: Any) -> Any:
+    def lookup(self, table: NDArray[Any], index: Any) -> Any:
         if id(table) not in self._tables:
             self._tables[id(table)] = (table, self.load(table))
         return self._tables[id(table)][1][index.clamp(max=table.size - 1).to(self._torch.int64)]
@@ -95,6 +95,16 @@ class TorchArithmetic:
         scale, half = 2.0 ** -bits.astype(np.float64), np.where(bits > 0, 0.5, 0.0)
         return x.mul(self._constant(scale)).add_(self._constant(half)).floor_()
 
+    def normalise(self, x: Any, epsilon: int) -> Any:
+        factor, half = mean_factor(x.shape[-1]), 0.5
+        mean = (x.sum(-1, keepdim=True) * factor * 2.0**-MEAN_FACTOR_BITS + half).floor()
+        d = x - mean
+        total = (d * d).sum(-1, keepdim=True) + epsilon
+        bits = self._torch.frexp(total).exponent  # 2^(bits - 1) ≤ total < 2^bits
+        exponent = ((bits - 13) // 2).clamp(min=0).to(total.dtype)
+        root = self.lookup(RECIPROCAL_ROOTS, (total * self._torch.exp2(-2 * exponent)).floor())
+        return (d * root * self._torch.exp2(-5 - exponent) + half).floor().clamp(-LIMIT, LIMIT - 1)
+
     def clamp(self, x: Any, low: int, high: int) -> Any:
         return x.clamp(low, high)
 
@@ -116,7 +126,7 @@ class TorchArithmetic:
 
 
 class BatchArithmetic(TorchArithmetic):
-    """For batches, (B, height, width, channels): symbols, rows, latents and pixels are tensors on the device."""
+    """For batches (B, height, width, channels); symbols, rows, latents and pixels are tensors on the device."""
 
     def load(self, values: Any) -> Any:
         if isinstance(values, self._torch.Tensor):
@@ -128,7 +138,7 @@ class BatchArithmetic(TorchArithmetic):
 
 
 def resolve_device(device: str) -> str:
-    """'auto' -> 'cuda' where there is one, else 'cpu'. Raises ArgumentValueError for one that this machine lacks."""
+    """Replaces auto by cuda if there is a GPU, else by cpu. Raises ArgumentValueError for a device that is missing."""
     import torch
 
     if device == "auto":

@@ -1,7 +1,8 @@
-"""All networks of a model in C++, for CPUs."""
+"""All networks of a model in C++, for the CPU."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,26 +12,28 @@ from neurocodec import arguments
 from neurocodec.entropy.native import extension
 from neurocodec.errors import ModelMismatchError, NativeUnavailableError
 from neurocodec.integer.network import Latents, check_encodes, check_layout
-from neurocodec.model import Model
+from neurocodec.model import Model, find_generator
 from neurocodec.workers import available_threads
 
 SHAPE = (
     *("channels", "latent_channels", "hyper_channels", "hidden_channels"),
     *("encoder_blocks", "decoder_blocks", "latent_blocks"),
 )
+GENERATOR_SHAPE = ("channels", "blocks", "fine_blocks", "fine_width")
 
 
 def kernels() -> list[str]:
-    """Names of the kernels that this machine runs, best first; none without the extension."""
+    """Names of the kernels that this machine supports, fastest first; empty without the extension."""
     native = extension()
     return list(native.kernels()) if native else []
 
 
 class NativeNetwork:
-    """A `Network` in C++. Raises ModelMismatchError if the model's arrays do not fit, or sums could overflow.
+    """A `Network` in C++.
 
     kernel: one of `kernels()`, by default the fastest. threads: maximum thread count, by default `available_threads()`.
-    Neither changes a result.
+    Neither changes the results. Raises NativeUnavailableError without the extension, ModelMismatchError if the model's
+    arrays do not fit its configuration or sums could overflow.
     """
 
     def __init__(self, model: Model, kernel: str = "", threads: int = 0) -> None:
@@ -75,7 +78,24 @@ class NativeNetwork:
         z_hat, symbols, y_hat, _ = result
         return Latents(z_hat, tuple(symbols), y_hat)
 
-    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8) -> NDArray[Any]:
-        run = self._native.synthesise if depth == 8 else self._native.synthesise16
-        rgb: NDArray[Any] = run(np.ascontiguousarray(y_hat), quality_index, self.kernel, self.threads)
+    def synthesise(
+        self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8, realism: int = 0
+    ) -> NDArray[Any]:
+        y_hat, how = np.ascontiguousarray(y_hat), (self.kernel, self.threads)
+        rgb: NDArray[Any]
+        if realism:
+            realise = self._native.realise if depth == 8 else self._native.realise16
+            rgb = realise(self._generator, y_hat, quality_index, realism, *how)
+        else:
+            synthesise = self._native.synthesise if depth == 8 else self._native.synthesise16
+            rgb = synthesise(y_hat, quality_index, *how)
         return rgb
+
+    @functools.cached_property
+    def _generator(self) -> Any:
+        file = find_generator(self.model)
+        shape = {name: getattr(file.config, name) for name in GENERATOR_SHAPE}
+        try:
+            return self._native.generator(shape, {name: np.ascontiguousarray(a) for name, a in file.arrays.items()})
+        except ValueError as error:
+            raise ModelMismatchError(str(error)) from error

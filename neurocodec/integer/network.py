@@ -1,10 +1,11 @@
-"""All networks of a model in integers, layer by layer in any arithmetic: the definition of what coding computes.
+"""All networks of a model in integers, layer by layer, in any arithmetic: this defines what coding computes.
 
-`integer.native` does the same in C++.
+`integer.native` computes the same in C++.
 """
 
 from __future__ import annotations
 
+import functools
 import zlib
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,15 +17,19 @@ from neurocodec.entropy import coder
 from neurocodec.entropy.grid import LOG_TABLE_SIZE, MAX_LATENT, MEAN_BITS, UNIT, gather
 from neurocodec.errors import ArgumentValueError, ModelMismatchError
 from neurocodec.integer.entropy import EntropyNetwork, Stage
+from neurocodec.integer.generator import Generator
 from neurocodec.integer.reference import Arithmetic, Arrays, QualityIndex
 from neurocodec.integer.transforms import Analysis, HyperAnalysis, Synthesis, exp2_table_of
-from neurocodec.model import HyperpriorConfig, Model
+from neurocodec.model import HyperpriorConfig, Model, find_generator
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What the stream of a tile holds, int32: z_hat (ceil(h / 4), ceil(w / 4), N), the symbols of the four passes, each
-    (h, w, M / 4), and y_hat (h, w, M) in units of 1/64."""
+    """The decoded stream of a tile, all int32.
+
+    z_hat: (ceil(h / 4), ceil(w / 4), N). symbols: four arrays (h, w, M / 4), one for each pass. y_hat: (h, w, M) in
+    units of 1/64.
+    """
 
     z_hat: NDArray[np.int32]
     symbols: tuple[NDArray[np.int32], ...]
@@ -32,7 +37,7 @@ class Latents:
 
     @classmethod
     def of(cls, stages: list[Stage], y_hat: NDArray[np.int32]) -> Latents:
-        """From the stages of a walk over a tile."""
+        """The latents of a tile from its completed stages."""
         z, *passes = stages
         return cls(z.symbols, tuple(stage.symbols for stage in passes), y_hat)
 
@@ -43,7 +48,10 @@ class Latents:
 
 
 class Network(Protocol):
-    """What codes tiles. y and y_hat are int32 (h, w, M) in units of 1/64, pixels uint8 or uint16 (16 h, 16 w, 3)."""
+    """Codes tiles. y and y_hat are int32 (h, w, M) in units of 1/64, pixels uint8 or uint16 (16 h, 16 w, 3).
+
+    quality_index: 0 to 960.
+    """
 
     model: Model
 
@@ -57,22 +65,30 @@ class Network(Protocol):
         z_hat: NDArray[np.int32] | None = None,
         layout: str = "cpu",
     ) -> tuple[bytes, Latents]:
-        """y -> the stream of a tile, and the latents that it decodes to.
+        """y -> the stream of a tile and the latents it decodes to.
 
-        z_hat: by default what h_a makes of y. layout: cpu or gpu, else ArgumentValueError.
+        z_hat: by default the output of h_a. layout: cpu or gpu. Raises ArgumentValueError for another layout,
+        ModelMismatchError if the model has no encoder.
         """
 
     def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
         """The stream of a tile of (height, width) latents -> its latents. Raises NicFormatError or a subclass."""
 
-    def synthesise(self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8) -> NDArray[Any]:
-        """y_hat -> pixels of 8 or 16 bits."""
+    def synthesise(
+        self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8, realism: int = 0
+    ) -> NDArray[Any]:
+        """y_hat -> pixels. depth: bits per sample, 8 or 16. realism: 0 to REALISM_STEPS, above 0 with the generative
+        decoder.
+
+        Raises ModelNotFoundError if the model has no generative decoder, ModelMismatchError if its file is damaged.
+        """
 
 
 class LayerwiseNetwork:
-    """A `Network` in NumPy or torch. Raises ModelMismatchError if arrays do not fit the model or sums could overflow.
+    """A `Network` in NumPy or torch.
 
-    threads: maximum thread count of the range coder.
+    threads: maximum thread count of the range coder. Raises ModelMismatchError if the model's arrays do not fit its
+    configuration or sums could overflow.
     """
 
     def __init__(self, model: Model, arithmetic: Arithmetic, threads: int = 1) -> None:
@@ -91,9 +107,9 @@ class LayerwiseNetwork:
         return self._g_a(self.arithmetic, rgb, quality_index)
 
     def walk(self, y: Any, quality_index: QualityIndex, z_hat: Any = None) -> tuple[list[Stage], Latents]:
-        """The stages of a tile with their symbols, in coding order, and the latents that they decode to.
+        """Encodes y to the stages of a tile, in coding order, and the latents they decode to.
 
-        With an arithmetic for batches, of the same tile of B pictures: y is (B, h, w, M), as it stores arrays.
+        An arithmetic for batches takes the same tile of B pictures, (B, h, w, M), in the form that it stores.
         """
         check_encodes(self.model)
         if z_hat is None:
@@ -128,12 +144,18 @@ class LayerwiseNetwork:
         decoder.finish()
         return Latents.of(stages, y_hat)
 
-    def synthesise(self, y_hat: Any, quality_index: QualityIndex, depth: int = 8) -> Any:
+    def synthesise(self, y_hat: Any, quality_index: QualityIndex, depth: int = 8, realism: int = 0) -> Any:
+        if realism:
+            return self._generator(self.arithmetic, y_hat, quality_index, realism, depth)
         return self._g_s(self.arithmetic, y_hat, quality_index, depth)
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(find_generator(self.model), self.model.config, self._g_s)
 
 
 def nearest_symbols(y: Any, means: Any) -> Any:
-    """The symbols whose decoded latents are nearest to y: floor((y - mean + 32) / 64), clamped."""
+    """Symbols whose decoded latents are nearest to y: floor((y - mean + 32) / 64), clamped to ±65535."""
     limit = MAX_LATENT // UNIT
     return ((y - means + UNIT // 2) >> MEAN_BITS).clip(-limit, limit)
 

@@ -1,11 +1,12 @@
-"""The layers of the integer networks, and their definition: docs/arithmetic.md as a NumPy int64 program.
+"""The layers of the integer networks: docs/arithmetic.md as a NumPy int64 program, which defines the results.
 
-A layer computes out = clamp(floor((W · in + bias + 2^(f-1)) / 2^f), low, high) on 16-bit activations, with one f for
-each output. `Arrays.layer` proves from the weights that no partial sum of absolute values reaches 2^31.
+A layer computes out = clamp(floor((W · in + bias + 2^(f-1)) / 2^f), low, high) on 16-bit activations, with a shift f
+for each output. `Arrays.layer` proves from the weights that no partial sum of absolute values reaches 2^31.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,14 +19,24 @@ from neurocodec.errors import ModelMismatchError
 
 IntArray = NDArray[np.int64]
 QualityIndex = int | IntArray
-"""That of a picture, or (B,) those of the pictures of a batch."""
+"""The quality index of a picture, or one for each picture of a batch, (B,)."""
+
+
+MEAN_FACTOR_BITS = 24
+RECIPROCAL_ROOTS = np.array([0, *(min(LIMIT - 1, math.isqrt((1 << 40) // i)) for i in range(1, 1 << 14))])
+"""floor(2^20 / sqrt(i)), at most 32767; of 0, which no sum is, 0."""
+
+
+def mean_factor(channels: int) -> int:
+    """The factor, with `MEAN_FACTOR_BITS`, that makes a mean of a sum."""
+    return ((1 << MEAN_FACTOR_BITS) + channels // 2) // channels
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerLayer:
     """A 1×1 or depthwise 3×3 layer. weight: int16 (out, in) or (C, 3, 3); bias and shift (f): int64 (out,).
 
-    Of layers between activations and 16-bit pixels, the weight may be int32, and sums take up to 41 bits.
+    In layers between activations and 16-bit pixels, weights may be int32, and sums take up to 41 bits.
     """
 
     weight: NDArray[Any]
@@ -38,16 +49,16 @@ class IntegerLayer:
 
 
 class Arrays:
-    """A model's integer arrays. What is taken from them is checked; ModelMismatchError says what does not fit.
+    """Checked access to a model's integer arrays; ModelMismatchError says what does not fit.
 
-    arrays: by name, as a model file holds them. prefix: of all names that are asked for, such as "g_s.".
+    arrays: by name, as in a model file. prefix: put before every name passed to the methods, such as "g_s.".
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> None:
         self._arrays, self._prefix = arrays, prefix
 
     def take(self, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-        """An array of this type and shape."""
+        """The array of this name. Raises ModelMismatchError unless it has this dtype and shape."""
         name = self._prefix + name
         array = self._arrays.get(name)
         if array is None or array.dtype != dtype or array.shape != shape:
@@ -58,7 +69,8 @@ class Arrays:
     def layer(self, name: str, *shape: int, largest_input: int = LIMIT, extra: Sequence[str] = ()) -> IntegerLayer:
         """A layer whose sums are proved to stay below 2^31 for inputs up to `largest_input` in magnitude.
 
-        shape: of its weight. extra: names of arrays of which a value may be added to a sum beside the bias.
+        shape: shape of the weight. extra: names of arrays whose values may be added to a sum besides the bias. Raises
+        ModelMismatchError if an array does not fit or a sum could overflow.
         """
         weight = self.take(f"{name}.weight", np.int16, shape)
         bias = self.take(f"{name}.bias", np.int32, shape[:1])
@@ -75,9 +87,9 @@ class Arrays:
 
 
 def interpolate_rows(rows: IntArray, quality_index: QualityIndex) -> IntArray:
-    """The row of a quality index, between two stored rows: floor((low · (64 - t) + high · t + 32) / 64).
+    """Interpolates between the stored rows around a quality index: floor((low · (64 - t) + high · t + 32) / 64).
 
-    rows: (rows, C). Returns (C,), or for the quality indexes of B pictures (B, 1, 1, C).
+    rows: (rows, C). Returns (C,), or (B, 1, 1, C) for the quality indexes of B pictures.
     """
     index = np.asarray(quality_index)
     low = np.minimum(index // QUALITY_STEPS, rows.shape[0] - 2)
@@ -87,12 +99,12 @@ def interpolate_rows(rows: IntArray, quality_index: QualityIndex) -> IntArray:
 
 
 class Arithmetic(Protocol):
-    """The operations of the integer networks. Arrays are (height, width, channels), of a type of its own.
+    """The operations of the integer networks, on arrays (height, width, channels) of the arithmetic's own type.
 
-    `NumpyArithmetic` defines each of them. Biases are int64: (out,), or (2, 2, out) with one for each phase of the 2×2
+    `NumpyArithmetic` defines each operation. Biases are int64, (out,) or (2, 2, out) with one for each phase of the 2×2
     lattice of positions. An arithmetic for batches takes arrays (B, height, width, channels), and biases and shifts
-    with (B, 1, 1) or (B, 2, 2) in front. Symbols, rows, latents and pixels are what `load` takes and
-    `store` gives: arrays of NumPy, or tensors.
+    with (B, 1, 1) or (B, 2, 2) in front. `load` converts symbols, rows, latents and pixels, which are NumPy arrays or
+    tensors, to the arithmetic's type, and `store` converts them back.
     """
 
     def load(self, values: Any) -> Any: ...
@@ -101,6 +113,7 @@ class Arithmetic(Protocol):
     def lookup(self, table: NDArray[np.int16], index: Any) -> Any: ...
     def pad_edge(self, x: Any, bottom: int, right: int) -> Any: ...
     def shift(self, x: Any, bits: int | IntArray) -> Any: ...
+    def normalise(self, x: Any, epsilon: int) -> Any: ...
     def clamp(self, x: Any, low: int, high: int) -> Any: ...
     def maximum(self, x: Any, y: Any) -> Any: ...
     def pointwise(self, x: Any, layer: IntegerLayer, bias: IntArray, low: int, high: int) -> Any: ...
@@ -117,23 +130,38 @@ class NumpyArithmetic:
         return values.astype(np.int64)
 
     def store(self, x: IntArray, dtype: type[np.generic] = np.int32) -> NDArray[Any]:
-        """As another type, int32, uint8 or uint16, in which the values fit."""
+        """Converts to int32, uint8 or uint16; the values must fit."""
         return x.astype(dtype)
 
     def zeros(self, shape: tuple[int, ...]) -> IntArray:
         return np.zeros(shape, np.int64)
 
     def lookup(self, table: NDArray[np.int16], index: IntArray) -> IntArray:
-        """The entries of a table; indexes, not negative, beyond the last take the last."""
+        """Table entries at non-negative indexes; indexes beyond the end take the last entry."""
         return table.take(index, mode="clip").astype(np.int64)
 
     def pad_edge(self, x: IntArray, bottom: int, right: int) -> IntArray:
-        """The last row and column repeated."""
+        """Repeats the last row and column."""
         return np.pad(x, ((0, bottom), (0, right), (0, 0)), mode="edge")
 
     def shift(self, x: IntArray, bits: int | IntArray) -> IntArray:
-        """floor((x + floor(2^bits / 2)) / 2^bits), with a number of bits or one for each channel."""
+        """floor((x + floor(2^bits / 2)) / 2^bits), with one number of bits or one per channel."""
         return (x + ((1 << np.asarray(bits, np.int64)) >> 1)) >> bits
+
+    def normalise(self, x: IntArray, epsilon: int) -> IntArray:
+        """d / sqrt(sum of d² + epsilon) with 15 fractional bits, where d is x less its mean over the channels.
+
+        The reciprocal root is that of the leading 13 or 14 bits of the sum.
+        """
+        channels = x.shape[-1]
+        mean = (x.sum(-1, keepdims=True) * mean_factor(channels) + (1 << (MEAN_FACTOR_BITS - 1))) >> MEAN_FACTOR_BITS
+        d = x - mean
+        total = (d * d).sum(-1, keepdims=True) + epsilon
+        exponent = np.zeros_like(total)
+        while (large := total >> (2 * exponent) >= RECIPROCAL_ROOTS.size).any():
+            exponent += large
+        root = RECIPROCAL_ROOTS[total >> (2 * exponent)]
+        return self.clamp(self.shift(d * root, exponent + 5), -LIMIT, LIMIT - 1)
 
     def clamp(self, x: IntArray, low: int, high: int) -> IntArray:
         return np.clip(x, low, high)
@@ -142,7 +170,7 @@ class NumpyArithmetic:
         return np.maximum(x, y)
 
     def pointwise(self, x: IntArray, layer: IntegerLayer, bias: IntArray, low: int, high: int) -> IntArray:
-        """Matrix product over channels; the biases are added to the accumulator."""
+        """A 1×1 layer: matrix product over channels, biases added to the accumulator, shift and clamp."""
         height, width, _ = x.shape
         if bias.ndim == 3:
             bias = np.tile(bias, (-(-height // 2), -(-width // 2), 1))[:height, :width]
@@ -150,7 +178,7 @@ class NumpyArithmetic:
         return self.clamp(self.shift(total, layer.shift), low, high)
 
     def depthwise(self, x: IntArray, layer: IntegerLayer) -> IntArray:
-        """3×3 with zeros outside, as nine shifted multiply-adds; no activation."""
+        """A depthwise 3×3 layer with zero padding, as nine shifted multiply-adds; no activation."""
         height, width, channels = x.shape
         padded = np.zeros((height + 2, width + 2, channels), dtype=np.int64)
         padded[1:-1, 1:-1] = x

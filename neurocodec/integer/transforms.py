@@ -23,19 +23,19 @@ LOG_GAIN_BITS = 16
 """Fractional bits of the binary logarithms of gains."""
 MANTISSA_BITS = 14
 LEAK = 328
-"""The slope of the leaky ReLU below zero, 0.01, with 15 fractional bits."""
+"""Slope of the leaky ReLU below zero, 0.01, with 15 fractional bits."""
 SIXTH = 21845
-"""2^15 · 2/3: a gate in [-3, 3], with 13 fractional bits, times this is gate / 6 with 15."""
+"""2^15 · 2/3. Multiplies a gate in [-3, 3] with 13 fractional bits to gate / 6 with 15."""
 MID_GRAY = 128
 """Subtracted from 8-bit pixels before the first layer."""
 FINE_BITS = 8
 """Fractional bits of 16-bit pixels before the first layer, in units of 8-bit pixels."""
 FINE_WHITE, STEPS_A_LEVEL = 65535, 257
-"""White in 16 bits, and steps from one of 255 levels to the next."""
+"""White in 16 bits, and 16-bit steps per 8-bit level."""
 
 
 def q15(do: Arithmetic, a: Any, b: Any) -> Any:
-    """floor((a · b + 2^14) / 2^15): a product with a factor that has 15 fractional bits."""
+    """floor((a · b + 2^14) / 2^15), the product with a factor of 15 fractional bits."""
     return do.shift(a * b, 15)
 
 
@@ -56,9 +56,9 @@ def add(do: Arithmetic, x: Any, y: Any) -> Any:
 
 
 class Gain:
-    """A factor for each channel that depends on the quality index: rows of binary logarithms, interpolated.
+    """A factor per channel that depends on the quality index, stored as rows of binary logarithms to interpolate.
 
-    more: fractional bits of the result less those of the input. Raises ModelMismatchError for gains out of range.
+    more: fractional bits of the result minus those of the input. Raises ModelMismatchError for gains out of range.
     """
 
     def __init__(self, arrays: Arrays, name: str, rows: int, channels: int, exp2_table: IntArray, more: int) -> None:
@@ -69,12 +69,12 @@ class Gain:
             raise ModelMismatchError(f"a gain of {name} is out of range.")
 
     def __call__(self, do: Arithmetic, x: Any, quality_index: QualityIndex) -> Any:
-        """The nearest activations."""
+        """Scales activations and rounds to nearest."""
         mantissa, shift = self._mantissa_and_shift(interpolate_rows(self._rows, quality_index))
         return do.clamp(do.shift(x * do.load(mantissa), shift), -LIMIT, LIMIT - 1)
 
     def latents(self, do: Arithmetic, x: Any, quality_index: QualityIndex) -> Any:
-        """Latents, rounded down: the symbols that are chosen from them are then the nearest before this rounding."""
+        """Scales latents and rounds down, so that rounding them to symbols gives the nearest ones."""
         mantissa, shift = self._mantissa_and_shift(interpolate_rows(self._rows, quality_index))
         half = do.load((1 << shift) >> 1)
         return do.clamp(do.shift(x * do.load(mantissa) - half, shift), -MAX_LATENT, MAX_LATENT)
@@ -86,7 +86,7 @@ class Gain:
 
 
 class Block:
-    """The residual block of `models.layers.Block`, on activations of the transforms."""
+    """The residual block of `models.layers.Block` in integers."""
 
     def __init__(self, arrays: Arrays, name: str, channels: int) -> None:
         self._in = arrays.layer(f"{name}.conv_in", channels, channels)
@@ -154,7 +154,7 @@ class HyperAnalysis:
 
 
 def fine_pixels(rgb: NDArray[np.uint16]) -> NDArray[np.int16]:
-    """16-bit pixels as the first layer reads them: of 8-bit pixels 257 p, the 8-bit input times 256."""
+    """16-bit pixels as input of the first layer. A pixel 257 p gives 256 times the input of an 8-bit pixel p."""
     return (((rgb.astype(np.int32) << FINE_BITS) + STEPS_A_LEVEL // 2) // STEPS_A_LEVEL - LIMIT).astype(np.int16)
 
 
@@ -168,25 +168,35 @@ class Synthesis:
         self._up = arrays.layer("up", 4 * channels, latent)
         self._gain = Gain(arrays, "log_gain", rows, channels, exp2_table, 0)
         self._blocks = [Block(arrays, f"blocks.{i}", channels) for i in range(config.decoder_blocks)]
-        self._head = arrays.layer("head", 192, channels)
-        self._fine_head = IntegerLayer(
-            self._head.weight.astype(np.int32) * STEPS_A_LEVEL, self._head.bias * STEPS_A_LEVEL, self._head.shift
-        )
+        head = arrays.layer("head", 192, channels)
+        self._heads = {
+            steps: IntegerLayer(head.weight.astype(np.int32) * steps, head.bias * steps, head.shift)
+            for steps in (1, 256, STEPS_A_LEVEL)
+        }
 
     def __call__(self, do: Arithmetic, y_hat: Any, quality_index: QualityIndex, depth: int = 8) -> Any:
+        x = self.features(do, y_hat, quality_index)
+        if depth == 8:
+            return do.store(self.picture(do, x, 1, 0, 255), np.uint8)
+        return do.store(self.picture(do, x, STEPS_A_LEVEL, 0, FINE_WHITE), np.uint16)
+
+    def features(self, do: Arithmetic, y_hat: Any, quality_index: QualityIndex) -> Any:
+        """What the head reads: (2 h, 2 w, C)."""
         x = self._y_gain(do, do.load(y_hat), quality_index)
         for block in self._latent_blocks:
             x = block(do, x)
-        x = self._gain(do, do.shuffle(_pointwise(do, x, self._up)), quality_index)  # (2 h, 2 w, C)
+        x = self._gain(do, do.shuffle(_pointwise(do, x, self._up)), quality_index)
         for block in self._blocks:
             x = block(do, x)
-        head, white, kind = (self._head, 255, np.uint8) if depth == 8 else (self._fine_head, FINE_WHITE, np.uint16)
-        pixels = do.pointwise(x, head, np.zeros(192, np.int64), 0, white)
-        return do.store(do.shuffle(pixels, 8), kind)
+        return x
+
+    def picture(self, do: Arithmetic, features: Any, steps: int, low: int, high: int) -> Any:
+        """The head: pixels in `steps` a level of 8-bit pixels, rounded once, (16 h, 16 w, 3). steps: 1, 256 or 257."""
+        return do.shuffle(do.pointwise(features, self._heads[steps], np.zeros(192, np.int64), low, high), 8)
 
 
 def exp2_table_of(arrays: Arrays) -> IntArray:
-    """2^(k / 4096) with 14 fractional bits, checked."""
+    """The table of 2^(k / 4096) with 14 fractional bits. Raises ModelMismatchError if it is missing or malformed."""
     table = arrays.take("exp2_table", np.int16, (EXP2_SIZE,))
     if table.min() < 1 << MANTISSA_BITS:
         raise ModelMismatchError("the model file holds a malformed exp2_table.")

@@ -1,4 +1,4 @@
-"""Multiply-accumulates per pixel, counted from the layers that run."""
+"""Counts multiply-accumulates per pixel from the layers that run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SIDE = 256
 
 @torch.no_grad()
 def count_macs(model: Hyperprior) -> dict[str, float]:
-    """MAC a pixel of g_a, h_a, g_s and the entropy path (h_s and all passes), and their sums `encoder` and `decoder`.
+    """MAC per pixel of g_a, h_a, g_s and the entropy path (h_s and all passes), and their sums `encoder` and `decoder`.
 
-    1×1 and depthwise 3×3 layers are counted; elementwise operations are not. The encoder runs the entropy path too.
-    Of its heads, coding computes in each pass only the channels that the pass codes: a quarter.
+    1×1 and depthwise 3×3 layers are counted; elementwise operations are not. The encoder runs the entropy path too. Its
+    heads count for a quarter, because each pass computes only the channels that it codes.
     """
     heads = {context.get_submodule("head") for context in model.contexts}
     counts: dict[str, float] = {}
@@ -47,7 +47,7 @@ def count_macs(model: Hyperprior) -> dict[str, float]:
 
 @torch.no_grad()
 def count_generator_macs(generator: Generator) -> dict[str, float]:
-    """MAC a pixel of the generative decoder, its trunk included, as `generator`."""
+    """MAC per pixel of the generative decoder, including its trunk, as `generator`."""
     y_hat = torch.zeros(1, generator.trunk.up.weight.shape[1], SIDE // 16, SIDE // 16)
     with _counting(generator, set()) as count:
         generator(y_hat, torch.zeros(1), torch.ones(1))
@@ -56,7 +56,7 @@ def count_generator_macs(generator: Generator) -> dict[str, float]:
 
 @contextmanager
 def _counting(model: nn.Module, heads: set[nn.Module]) -> Iterator[Callable[[], float]]:
-    """Gives a function that returns the MAC a pixel of what has run since it was last called."""
+    """Yields a function that returns the MAC per pixel of the layers that ran since its last call."""
     total = 0.0
 
     def hook(module: nn.Module, _: Any, output: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Trained float networks to a frozen model, and back. The only place where floats become integers and tables."""
+"""Freezes trained float networks to a model, and thaws them. Only here do floats become integers and tables."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ GAINS = ("g_a.log_gain", "g_a.log_y_gain", "g_s.log_y_gain", "g_s.log_gain")
 def freeze(network: Hyperprior, *, tables: Tables | None = None, scales: Scales | None = None) -> Model:
     """The frozen model of trained networks. Raises ModelMismatchError if their weights are too large for integers.
 
-    tables: a row for each scale of `entropy.grid`; Gaussian ones by default. scales: of the transforms' activations, as
-    `measure_scales` gives them; by default all are 1.
+    tables: one row for each scale of `entropy.grid`, by default Gaussian. scales: power-of-two factors of the
+    transforms' activations from `measure_scales`, by default 1.
     """
     weights = {name: value.detach().double().cpu().numpy() for name, value in network.state_dict().items()}
     if tables is None:
@@ -55,14 +55,14 @@ def freeze(network: Hyperprior, *, tables: Tables | None = None, scales: Scales 
 
 
 def thaw(model: Model) -> Hyperprior:
-    """Float networks to train on from: the inverse of `freeze`, up to rounding."""
+    """Float networks from which to continue training: the inverse of `freeze`, up to rounding."""
     network = Hyperprior(model.config)
     network.load_state_dict(thawed_weights(model))
     return network
 
 
 def thawed_weights(model: Model) -> dict[str, torch.Tensor]:
-    """The state dictionary of `thaw`'s networks, float32."""
+    """The state dictionary of the networks that `thaw` returns, float32."""
     inverse = {name: -value for name, value in model.part("scales.").items()}
     weights = scaled(thaw_transforms(model.arrays), model.config, inverse) | thaw_entropy(model.part("entropy."))
     return {name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()}
@@ -71,8 +71,8 @@ def thawed_weights(model: Model) -> dict[str, torch.Tensor]:
 def freeze_transforms(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The integers that `integer.transforms` runs, from the float weights of g_a, h_a and g_s.
 
-    weights: the state dictionary of a `Hyperprior`. Pixels enter g_a as p - 128 and leave g_s as they are: the stem and
-    the head hold the change of units; the head holds its gain too.
+    weights: the state dictionary of a `Hyperprior`. Pixels enter g_a as p - 128 and leave g_s as 0 to 255: the weights
+    of the stem and the head absorb the change of units, those of the head also its gain.
     """
     frozen: dict[str, NDArray[Any]] = {}
     for name in _transform_layers(weights):
@@ -86,12 +86,14 @@ def freeze_transforms(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
             bias = 255 * (bias + 0.5)
         if name == "h_a.conv_in":
             extra = weights["h_a.bias.weight"]
-        integers = _freeze_layer(name, weight, bias, bits_in, bits_out, largest_input, largest_bias, extra)
+        integers = freeze_layer(
+            name, weight, bias, bits_in, bits_out, largest_input=largest_input, largest_bias=largest_bias, extra=extra
+        )
         frozen |= {f"{name}.{part}": value for part, value in integers.items() if part != "extra"}
         if "extra" in integers:
             frozen["h_a.bias"] = integers["extra"]
     for name in GAINS:
-        frozen[name] = _fixed(weights[name + ".weight"] / np.log(2.0), LOG_GAIN_BITS).astype(np.int32)
+        frozen[name] = fixed(weights[name + ".weight"] / np.log(2.0), LOG_GAIN_BITS).astype(np.int32)
     return frozen
 
 
@@ -131,22 +133,26 @@ def _bits(name: str) -> tuple[int, int]:
     return PIXEL_BITS if name == "g_a.stem" else TRANSFORM_BITS, PIXEL_BITS if name == "g_s.head" else TRANSFORM_BITS
 
 
-def _freeze_layer(
+def freeze_layer(
     name: str,
     weight: NDArray[Any],
     bias: NDArray[Any],
     bits_in: int,
     bits_out: int,
-    largest_input: int,
-    largest_bias: int,
-    extra: NDArray[Any] | None,
+    *,
+    largest_input: int = LIMIT,
+    largest_bias: int = SUM_LIMIT,
+    extra: NDArray[Any] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """weight int16, bias int32 and shift int8: for each output the largest shift that keeps its sums within 31 bits.
+    """Integers of a layer, with the largest shift for each output that keeps its sums within 31 bits.
 
-    extra: rows of further biases, (rows, out), on the scale of the sums.
+    Returns weight int16, bias int32 and shift int8. bits_in, bits_out: fractional bits of inputs and outputs.
+    largest_input: in magnitude. extra: rows of further biases, (rows, out), of which one is added at a time; the
+    result then has their integers too, int32.
+    Raises ModelMismatchError if the weights are too large for integers.
     """
     biases = bias[None] if extra is None else np.concatenate([bias[None], extra])
-    for _ in range(2):  # rounding may leave room for another bit: the rounded values get it, so that freezing is stable
+    for _ in range(2):  # once more for the rounded values, which may allow another bit, so that freezing is idempotent
         shifts = _largest_shifts(weight, biases, bits_in, bits_out, largest_input, largest_bias)
         if shifts.min() < 0:
             raise ModelMismatchError(f"the weights of {name} are too large for integers: training has diverged.")
@@ -160,7 +166,7 @@ def _freeze_layer(
 def _largest_shifts(
     weight: NDArray[Any], biases: NDArray[Any], bits_in: int, bits_out: int, largest_input: int, largest_bias: int
 ) -> IntArray:
-    """For each output the largest shift for which `Arrays.layer` will prove its sums; -1 if there is none."""
+    """For each output, the largest shift whose sums `Arrays.layer` can prove to fit, or -1."""
     shifts = np.full(len(weight), -1)
     for shift in range(31):
         weights = np.abs(np.rint(weight * 2.0 ** (shift + bits_out - bits_in))).reshape(len(weight), -1)
@@ -171,7 +177,7 @@ def _largest_shifts(
 
 
 def _rows(values: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
-    """One value for each output, (out,), in a shape that multiplies a weight, (out, ...)."""
+    """Reshapes one value per output, (out,), to broadcast against a weight, (out, ...)."""
     return values.reshape(-1, *[1] * (weight.ndim - 1))
 
 
@@ -197,10 +203,10 @@ def freeze_entropy(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDAr
         frozen[name + ".weight"] = np.rint(weight * 2.0**shift).astype(np.int16)
         frozen[name + ".shift"] = np.full(len(weight), shift, dtype=np.int8)
         for bias_name, bias in biases.items():
-            frozen[bias_name] = _fixed(bias, shift + ACTIVATION_BITS).astype(np.int32)
-    frozen["z_index"] = _fixed(weights["z_index.weight"], ACTIVATION_BITS).astype(np.int32)
+            frozen[bias_name] = fixed(bias, shift + ACTIVATION_BITS).astype(np.int32)
+    frozen["z_index"] = fixed(weights["z_index.weight"], ACTIVATION_BITS).astype(np.int32)
     magnitudes = np.arange(LOG_TABLE_SIZE) / 2.0**MEAN_BITS
-    frozen["log_table"] = _fixed(np.log2(1.0 + magnitudes), ACTIVATION_BITS).astype(np.int16)
+    frozen["log_table"] = fixed(np.log2(1.0 + magnitudes), ACTIVATION_BITS).astype(np.int16)
     return frozen
 
 
@@ -216,7 +222,7 @@ def thaw_entropy(frozen: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.flo
 
 
 def _layer_names(arrays: Mapping[str, Any]) -> list[str]:
-    """Names of the layers of the entropy path: what has a weight, and a bias beside it."""
+    """Names of the layers of the entropy path, which have both a weight and a bias."""
     names = (
         n[: -len(".weight")]
         for n in arrays
@@ -226,14 +232,15 @@ def _layer_names(arrays: Mapping[str, Any]) -> list[str]:
 
 
 def _float_name(bias: str) -> str:
-    """Per-quality rows are modules with a weight in the float network: those of h_s, prediction and each context."""
+    """The name of a bias in the float network, where the per-quality rows are modules with a weight."""
     rows = bias.endswith(".bias") and bias.count(".") == (2 if bias.startswith("contexts.") else 1)
     return bias + ".weight" if rows else bias
 
 
-def _fixed(values: NDArray[Any], bits: int) -> IntArray:
-    fixed: IntArray = np.rint(values.astype(np.float64) * 2.0**bits).astype(np.int64)
-    return fixed
+def fixed(values: NDArray[Any], bits: int) -> IntArray:
+    """The nearest integers, with a number of fractional bits."""
+    integers: IntArray = np.rint(values.astype(np.float64) * 2.0**bits).astype(np.int64)
+    return integers
 
 
 def _real(values: NDArray[Any], bits: int) -> NDArray[np.float32]:

@@ -4,8 +4,8 @@ y_hat ─g_s→ features (C, 1/8) ─┬ head ───────────�
                                └ modulated blocks at 1/8 ─PixelShuffle(4)→ blocks at 1/2 ─→ detail ── × ─┴→ x_hat
                                                  β → Fourier features → a gain for each channel ──────────┘
 
-Detail of β in [½, 1] is learned; below, that of β = ½ fades, so that every step of the slider does something. At β = 0
-nothing is left of it: realism 0 is the base decoder, to the last bit.
+Detail for β in [½, 1] is learned. Below ½, the detail of β = ½ fades, so that every step of the slider has an effect.
+At β = 0 nothing is left, and the picture is exactly the base decoder's.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from neurocodec.models.hyperprior import Synthesis
 from neurocodec.models.layers import Depthwise, Pointwise, QualityRows
 
 LEAST_LEARNED = 0.5
-"""Below this β the detail is that of this β, faded in proportion.
+"""Below this β, the detail is that of this β, scaled down in proportion.
 
-An objective with a power of β hardly moves the lowest quarter of the slider: the little that it learned there raised
-LPIPS by up to 1.4 %. Faded detail lowers it from the first step on.
+A power of β in the objective leaves little to learn in the lowest quarter of the slider, and what was learned there
+raised LPIPS by up to 1.4 %. Scaled-down detail lowers it from the first step on.
 """
 
 
@@ -68,7 +68,7 @@ class RealismGain(nn.Module):
 
 
 class ModulatedBlock(nn.Module):
-    """x + gain(β) · f(x), with f: channel norm, 1×1, depthwise 3×3, gate, 1×1 (3 C² + 18 C MAC a position)."""
+    """x + gain(β) · f(x), with f: channel norm, 1×1, depthwise 3×3, gate, 1×1 (3 C² + 18 C MAC per position)."""
 
     def __init__(self, channels: int, frequencies: int) -> None:
         super().__init__()
@@ -94,9 +94,9 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig, base: HyperpriorConfig) -> None:
         super().__init__()
         self.config = config
-        channels, fine = config.channels, config.channels // 16 * config.fine_width
+        channels, fine = config.channels, config.fine_channels
         self.trunk = Synthesis(base).requires_grad_(False)
-        self.halo = base.synthesis_halo + -(-config.blocks // 2) + -(-config.fine_blocks // 8)
+        self.halo = base.synthesis_halo + config.halo
         """How many latents beyond a tile its pixels depend on."""
         self.norm_in = ChannelNorm(base.channels)
         self.conv_in = Pointwise(base.channels, channels)
@@ -113,7 +113,7 @@ class Generator(nn.Module):
         return picture + detail
 
     def parts(self, y_hat: Tensor, quality_index: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        """The base model's picture, and the detail of β that comes on top of it."""
+        """The base model's picture and the detail to add to it for β, each (B, 3, H, W)."""
         amount = (beta.float() / LEAST_LEARNED).clamp(max=1.0)[:, None, None, None]
         beta = beta.clamp(min=LEAST_LEARNED)
         features = self.trunk.features(y_hat, quality_index)

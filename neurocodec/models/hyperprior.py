@@ -38,11 +38,11 @@ from neurocodec.models.layers import (
 from neurocodec.models.rate import training_bits
 
 ACTIVATION_MAX = HIDDEN_MAX / 2.0**ACTIVATION_BITS
-"""Hidden activations of the entropy path are clamped to [0, 127], so that they fit 16 bits with 8 fractional ones."""
+"""Hidden activations of the entropy path are clamped to [0, 127], to fit 16 bits with 8 fractional bits."""
 INDEX_UNIT = 8.0
 """Networks predict scale indexes in units of 8 rows (about 0.9 nats)."""
 MEAN_INPUT = 1.0 / 8.0
-"""Decoded latents enter the context networks divided by 8, beside log2(1 + |y_hat|)."""
+"""Decoded latents enter the context networks divided by 8, next to log2(1 + |y_hat|)."""
 
 
 class Analysis(nn.Module):
@@ -84,7 +84,7 @@ class Synthesis(nn.Module):
         return self.picture(self.features(y_hat, quality_index))
 
     def features(self, y_hat: Tensor, quality_index: Tensor) -> Tensor:
-        """What the head sees: (B, C, H/8, W/8)."""
+        """The input of the head, (B, C, H/8, W/8)."""
         u = self.latent_blocks(y_hat * self.log_y_gain(quality_index).exp())
         u = F.pixel_shuffle(self.up(u), 2)  # (B, C, H/8, W/8)
         features: Tensor = self.blocks(u * self.log_gain(quality_index).exp())
@@ -120,8 +120,8 @@ class HyperAnalysis(nn.Module):
 class Exact(nn.Module):
     """A part of the entropy path, which coding runs in integers (`neurocodec.integer`).
 
-    With `fake_quantise` the float network computes what the integers will: weights, activations, means and indexes are
-    rounded to their grids, straight-through. Training does so at its end.
+    With `fake_quantise`, which the last part of training uses, the float network computes what the integers will:
+    weights, activations, means and indexes are rounded to their grids, with straight-through gradients.
     """
 
     fake_quantise = False
@@ -132,7 +132,7 @@ class Exact(nn.Module):
         return on_grid(x, ACTIVATION_BITS) if self.fake_quantise else x
 
     def output(self, x: Tensor) -> Tensor:
-        """What a head gives, float32."""
+        """The output of a head, float32."""
         return on_grid(x.float(), ACTIVATION_BITS) if self.fake_quantise else x.float()
 
 
@@ -197,12 +197,12 @@ class Context(Exact):
 
 
 def context_input(y: Tensor) -> Tensor:
-    """(B, M, h, w) -> (B, 2 M, h, w): y / 8 and log2(1 + |y|), which the exact path reads from an integer table."""
+    """(B, M, h, w) -> (B, 2 M, h, w): y / 8 and log2(1 + |y|); the integer path uses a table for the latter."""
     return torch.cat([y * MEAN_INPUT, torch.log2(1.0 + y.abs())], dim=1)
 
 
 def pass_masks(channels: int, height: int, width: int, device: torch.device) -> list[Tensor]:
-    """For each pass the mask, bool (1, channels, height, width), of the latents it codes."""
+    """For each pass, a mask, bool (1, channels, height, width), of the latents that it codes."""
     masks = torch.zeros(PASSES, channels, height, width, dtype=torch.bool)
     for step in range(PASSES):
         for rows, columns, group in lattice(step, channels):
@@ -232,7 +232,7 @@ class Hyperprior(nn.Module):
 
     @property
     def fake_quantise(self) -> bool:
-        """Whether the entropy path rounds as coding will, see `Exact`."""
+        """Whether the entropy path rounds as coding does (see `Exact`)."""
         return self._fake_quantise
 
     @fake_quantise.setter
@@ -270,9 +270,9 @@ class Hyperprior(nn.Module):
         }
 
     def _predict(self, y: Tensor, z: Tensor, quality_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means, scale indexes in units of INDEX_UNIT and y_hat, each (B, M, H/16, W/16), through the four passes.
+        """Means, scale indexes in units of INDEX_UNIT and y_hat, each (B, M, H/16, W/16), from the four passes.
 
-        With `fake_quantise` without autocast: bfloat16 does not reach the grids.
+        `fake_quantise` disables autocast, because bfloat16 is too coarse for the grids.
         """
         kind = y.device.type
         with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not self.fake_quantise):
@@ -319,9 +319,8 @@ class Hyperprior(nn.Module):
         frequency_of = torch.zeros(config.latent_channels, dtype=torch.long)
         for rank, frequency in enumerate(strongest):
             for band in range(4):
-                latent = (
-                    rank + band
-                ) % PASSES * quarter + rank  # the four bands of a frequency in four different groups
+                group = (rank + band) % PASSES  # the four bands of a frequency go to four groups
+                latent = group * quarter + rank
                 self.g_a.down.weight[latent, 4 * frequency : 4 * frequency + 4] += haar[band]
                 self.g_s.up.weight[4 * frequency : 4 * frequency + 4, latent] += haar[band]
                 frequency_of[latent] = frequency

@@ -1,4 +1,4 @@
-"""The few layers all networks are made of: 1×1 and depthwise 3×3 convolutions, a gate, and per-quality parameters.
+"""The layers of all networks: 1×1 and depthwise 3×3 convolutions, a gated block, and per-quality parameters.
 
 1×1 weights are stored as matrices and depthwise weights as (C, 3, 3), because coding (`neurocodec.integer`) runs the
 same layers in integers, as matrix products and shifted multiply-adds.
@@ -51,7 +51,7 @@ class Depthwise(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block at one resolution: 1×1, depthwise 3×3, 1×1; then a gated pair of 1×1 (5 C² + 9 C MAC a position).
+    """Residual block: 1×1, depthwise 3×3, 1×1, then a gated pair of 1×1 layers (5 C² + 9 C MAC per position).
 
     The depthwise block with a gated feed-forward part follows DCVC-RT (Jia et al., CVPR 2025, fig. 4).
     """
@@ -72,7 +72,7 @@ class Block(nn.Module):
 
 
 class QualityRows(nn.Module):
-    """A row of per-channel parameters for every quality index, interpolated between rows. weight: (rows, C)."""
+    """Per-channel parameters that depend on the quality index, interpolated between rows. weight: (rows, C)."""
 
     def __init__(self, rows: int, channels: int, *, fill: float = 0.0) -> None:
         super().__init__()
@@ -86,12 +86,12 @@ class QualityRows(nn.Module):
 
 
 def on_grid(x: Tensor, bits: int) -> Tensor:
-    """The nearest multiple of 2^-bits, halves upwards as the integer path rounds; gradient of the identity."""
+    """Rounds to multiples of 2^-bits, halves up, like the integer path; the gradient is the identity's."""
     return x + (torch.floor(x.detach() * 2.0**bits + 0.5) * 2.0**-bits - x.detach())
 
 
 def on_weight_grid(weight: Tensor, bias: Tensor) -> Tensor:
-    """The weights that `freeze_entropy` will make of these, as floats; gradient of the identity. weight: (out, ...)."""
+    """Weights (out, ...) rounded as `freeze_entropy` will round them; the gradient is the identity's."""
     with torch.no_grad():
         absolute = weight.abs().flatten(1)
         scale = weight_shift(absolute.sum(1).max(), absolute.max(), bias.abs().max(), absolute.shape[1]).exp2()
@@ -100,7 +100,7 @@ def on_weight_grid(weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _LowerBound(torch.autograd.Function):
-    """max(x, bound) whose gradient still lets x rise from below the bound (as tensorflow/compression's lower_bound)."""
+    """max(x, bound) whose gradient still lets x rise from below the bound (tensorflow/compression's lower_bound)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
@@ -126,7 +126,7 @@ def ste_round(x: Tensor) -> Tensor:
 
 
 def dct_matrix(size: int = 8) -> Tensor:
-    """Orthonormal DCT-II matrix, (size, size), a frequency a row."""
+    """Orthonormal DCT-II matrix, (size, size), one frequency per row."""
     n = torch.arange(size, dtype=torch.float64)
     matrix = torch.cos(math.pi * (2 * n[None, :] + 1) * n[:, None] / (2 * size)) * math.sqrt(2.0 / size)
     matrix[0] /= math.sqrt(2.0)

@@ -18,11 +18,9 @@ def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
 
 
 def from_tensor(x: Tensor, depth: int = 8) -> NDArray[Any]:
-    """x, float (1, 3, H, W) -> uint8 (H, W, 3): clamped to [0, 1], scaled to 255, halves rounded up.
+    """x, float (1, 3, H, W) -> pixels (H, W, 3): clamped to [0, 1], scaled to white and rounded, halves up.
 
-    With a depth of 16, uint16 and 65535.
-
-    Raises ImageError if x holds NaN.
+    depth: 8 for uint8 (white is 255), 16 for uint16 (65535). Raises ImageError if x holds NaN.
     """
     levels = x.detach()[0].to(torch.float32)
     if bool(torch.isnan(levels).any()):

@@ -1,4 +1,4 @@
-"""Differentiable rates for training. Decoding never comes here: it uses the frozen integer tables."""
+"""Differentiable rates for training. Coding uses the frozen integer tables instead."""
 
 from __future__ import annotations
 

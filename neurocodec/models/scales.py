@@ -1,9 +1,9 @@
-"""Powers of two for the channels of g_a and g_s, with which a network computes the same and rounding costs less.
+"""Scales channels of g_a and g_s by powers of two: the network computes the same, and rounding costs less.
 
-Activations of the transforms in integers have 9 fractional bits and lie within ±64. As trained, most channels use a
-small part of that range, and a few leave it. All that happens between two layers is homogeneous in each channel (leaky
-ReLU, depthwise products, the gated value, residual addition, gains), so `freeze` may scale each channel by a power of
-two: the layer that makes it takes the factor, the layer that reads it takes the inverse.
+Integer activations of the transforms have 9 fractional bits and lie within ±64. As trained, most channels use a small
+part of that range, and a few exceed it. Everything between two layers is homogeneous in each channel (leaky ReLU,
+depthwise products, the gated value, residual addition, gains), so `freeze` may scale a channel by a power of two: the
+layer that produces it takes the factor, the layer that reads it the inverse.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from neurocodec.models.hyperprior import Hyperprior
 from neurocodec.models.layers import Block
 
 Scales = Mapping[str, NDArray[np.int8]]
-"""Exponents of two for the channels of each activation, by the name of what makes it; see `flow`."""
+"""Exponents of two for the channels of each activation, by the activation's name in `flow`."""
 HEADROOM = 2.0
-"""How much further an activation may reach than it did on the pictures that scales were measured on."""
+"""An activation may become this many times as large as on the pictures that scales were measured on."""
 LARGEST_EXPONENT = 4
 ROWS = (0.0, 7.5, 15.0)
 """Quality indexes at which activations are measured."""
 
 
 def flow(config: HyperpriorConfig) -> Iterator[tuple[str, str | None, str | None]]:
-    """Layers and gains of g_a and g_s, each with the activations that it reads and those that it makes.
+    """Layers and gains of g_a and g_s, each with the names of its input and output activations.
 
-    All blocks of a stack add to the same activations, which have the name of the stack. None: pixels or latents.
+    All blocks of a stack add to the same activations, which bear the stack's name. None stands for pixels or latents.
     """
     yield "g_a.stem", None, "g_a.blocks"
     yield from _blocks("g_a.blocks", config.encoder_blocks)
@@ -86,9 +86,9 @@ def scaled(weights: Mapping[str, NDArray[Any]], config: HyperpriorConfig, scales
 
 @torch.no_grad()
 def measure_scales(network: Hyperprior, pictures: Iterable[Tensor]) -> dict[str, NDArray[np.int8]]:
-    """Scales with which the activations of these pictures, and of noise, use the range with `HEADROOM`.
+    """Scales that make the activations of these pictures, and of noise, fill the range up to `HEADROOM`.
 
-    pictures: (1, 3, H, W) in [0, 1], H and W multiples of 16.
+    pictures: (1, 3, H, W) in [0, 1], H and W multiples of 16. Returns int8 exponents, -4 to 4, by activation.
     """
     largest: dict[str, Tensor] = {}
 
@@ -113,7 +113,7 @@ def measure_scales(network: Hyperprior, pictures: Iterable[Tensor]) -> dict[str,
 
 
 def _watch(network: Hyperprior, see: Callable[[str, Tensor], None]) -> Iterator[Any]:
-    """Hooks that report each activation that `flow` names."""
+    """Registers hooks that report each activation in `flow`."""
 
     def inputs(module: nn.Module, activation: str, each: int = 1) -> Any:
         return module.register_forward_pre_hook(lambda _, x: see(activation, _grouped(x[0], each)))

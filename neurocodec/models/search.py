@@ -1,8 +1,8 @@
-"""An encoder that searches: stochastic Gumbel annealing of the latents of one picture.
+"""The encoder's search: stochastic Gumbel annealing of the latents of one picture.
 
-g_a gives good latents for any picture; the search moves those of this picture towards fewer bits and less error. Each
-latent is rounded up or down at random, by a relaxed (Gumbel softmax) choice whose temperature falls, so that gradients
-of bits + λ · 255² · squared error reach it through g_s and the context passes. z_hat stays as it is.
+g_a gives good latents for any picture; the search improves them for this picture, towards fewer bits and less error.
+Each latent is rounded up or down at random by a relaxed (Gumbel softmax) choice with falling temperature, so that
+gradients of bits + λ · 255² · squared error reach it through g_s and the context passes. z_hat does not change.
 
 Source: Yang, Bamler and Mandt 2020, "Improving inference for neural image compression", section 3.2.
 """
@@ -26,17 +26,17 @@ from neurocodec.models.hyperprior import INDEX_UNIT, Hyperprior, pass_masks
 from neurocodec.tiling import LATENT, Window
 
 EDGE = 1024
-"""Windows that are searched at once, in pixels: bounds the memory, to about 1 GB."""
+"""Side of the windows that are searched at a time, in pixels; limits memory to about 1 GB."""
 SEED = 0
-"""Of the random choices, the same for every window."""
+"""Seed of the random choices in each window."""
 STEPS = {2: 20, 3: 50, 4: 100, 5: 200, 6: 300, 7: 450, 8: 700, 9: 1000, 10: 1500}
-"""Steps of each effort. A hundred take about 5 minutes of one core for a megapixel."""
+"""Number of steps for each effort. A hundred take about 5 minutes per megapixel on one core."""
 LEARNING_RATE = 0.01
-"""Adam's, in quantisation steps. With 0.02 and more, latents move faster than the contexts that depend on them."""
+"""Learning rate of Adam, in quantisation steps. From 0.02 on, latents move too fast for their contexts to follow."""
 LAST, LAST_FACTOR = 0.3, 0.2
-"""The last part of the steps runs at a fraction of the learning rate."""
+"""The last 30 % of the steps use a fifth of the learning rate."""
 HOT, COLD, ANNEALED = 0.5, 0.1, 0.9
-"""Temperature at the start, and from this part of the steps on; it falls linearly."""
+"""The temperature falls linearly from HOT to COLD over the first 90 % of the steps."""
 
 
 def search(
@@ -44,7 +44,7 @@ def search(
     y: NDArray[np.int32],
     z_hat: NDArray[np.int32],
     tile: Window,
-    seen: Window,
+    support: Window,
     model: Model,
     quality_index: int,
     steps: int,
@@ -52,18 +52,18 @@ def search(
     gray: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> NDArray[np.int32]:
-    """Better latents for a tile, (h, w, M) in units of 1/64, for coding with the same z_hat.
+    """Better latents for a tile, int32 (h, w, M) in units of 1/64, to encode with the same z_hat.
 
-    They lie at the centres of the bins that the search chose, so that small differences between the means of the float
-    network and the exact ones do not change a symbol.
+    They are the centres of the chosen bins, so that small differences between the float network's means and the exact
+    ones do not change a symbol.
 
-    pixels: of the window `seen`, (H, W, 3); H and W may end before its last latents do, where the picture ends.
-    y: of the window `seen`, (h, w, M) in units of 1/64. seen: the tile with the latents around it whose pixels it
-    changes. z_hat: of the tile, (ceil(h / 4), ceil(w / 4), N). gray: only the mean of the channels counts.
-    progress: called after each step with the fraction completed, up to 1.
+    tile: the window to search. support: the tile and the latents around it whose pixels it affects. pixels: of
+    `support`, (H, W, 3), 0 to 255, cropped to the picture. y: of `support`, (h, w, M) in units of 1/64. z_hat: of the
+    tile, (ceil(h / 4), ceil(w / 4), N). quality_index: 0 to 960. steps: per window of EDGE pixels. gray: only the mean
+    of the channels counts. progress: called after each step with the fraction completed, up to 1.
 
-    Runs on the CPU. The same input gives the same result on one machine with one thread count. Random states stay as
-    they are.
+    Runs on the CPU. The same input gives the same result on one machine with one thread count. torch's random state is
+    not touched.
     """
     with (
         torch.inference_mode(False),
@@ -74,7 +74,7 @@ def search(
         x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
         latents = torch.from_numpy(y.astype(np.float32) / UNIT).permute(2, 0, 1)[None]
         z = torch.from_numpy(z_hat.copy()).permute(2, 0, 1)[None].float()
-        work = _Search(x, latents, z, tile, seen, _twin(model), costs_of(model.tables), quality_index, gray)
+        work = _Search(x, latents, z, tile, support, _twin(model), costs_of(model.tables), quality_index, gray)
         parts = list(work.parts())
         for number, part in enumerate(parts):
             for step in work.anneal(part, steps):
@@ -86,7 +86,7 @@ def search(
 
 
 class _Search:
-    """The search of one tile. Tensors are (1, C, h, w); y is of the window `seen`, and is changed inside `tile`."""
+    """The search of one tile. Tensors are (1, C, h, w); y covers the window `support` and changes inside `tile`."""
 
     def __init__(
         self,
@@ -94,13 +94,13 @@ class _Search:
         y: Tensor,
         z_hat: Tensor,
         tile: Window,
-        seen: Window,
+        support: Window,
         twin: Hyperprior,
         costs: Tensor,
         quality_index: int,
         gray: bool,
     ) -> None:
-        self.x, self.y, self.tile, self.seen, self.twin, self.gray = x, y, tile, seen, twin, gray
+        self.x, self.y, self.tile, self.support, self.twin, self.gray = x, y, tile, support, twin, gray
         self.row = torch.tensor([quality_index / QUALITY_STEPS], device=y.device)
         self.error_weight = float(twin.config.lmbda(quality_index / QUALITY_STEPS)) * 255**2 / 3
         self.costs = costs
@@ -111,26 +111,26 @@ class _Search:
             self.base = twin.prediction(self.features, self.row)
 
     def parts(self) -> Iterator[Window]:
-        """The windows that are searched one after another."""
+        """The windows to search, one after another."""
         for part in tiling.windows(*self.tile.shape, EDGE):
             top, left = self.tile.top, self.tile.left
             yield Window(part.top + top, part.left + left, part.bottom + top, part.right + left)
 
     def anneal(self, part: Window, steps: int) -> Iterator[int]:
-        """Moves the latents of a window; yields the number of steps so far."""
+        """Optimises the latents of a window; yields the number of completed steps."""
         halo = self.twin.config.synthesis_halo
         halo += halo % 2  # even: windows keep the phases of the lattice
         around = self._grown(part, halo)
         judged = self._grown(part, halo // 2)
-        coded = around.meet(self.tile) or part
-        y = self.y[(..., *part.within(self.seen))].clone().requires_grad_()
+        coded = around.intersect(self.tile) or part
+        y = self.y[(..., *part.within(self.support))].clone().requires_grad_()
         generator = torch.Generator(y.device).manual_seed(SEED)
         optimizer = torch.optim.Adam([y], lr=LEARNING_RATE)
         for step in range(steps):
             if step >= (1 - LAST) * steps:
                 optimizer.param_groups[0]["lr"] = LEARNING_RATE * LAST_FACTOR
             temperature = HOT + (COLD - HOT) * min(1.0, step / (ANNEALED * steps))
-            y_around = self.y[(..., *around.within(self.seen))].clone()
+            y_around = self.y[(..., *around.within(self.support))].clone()
             y_around[(..., *part.within(around))] = y
             y_hat, bits = self._code(
                 y_around[(..., *coded.within(around))],
@@ -142,12 +142,12 @@ class _Search:
             (bits + self.error_weight * self._squared_error(y_around, around, judged)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             yield step + 1
-        self.y[(..., *part.within(self.seen))] = y.detach()
+        self.y[(..., *part.within(self.support))] = y.detach()
 
     def centres(self) -> Tensor:
         """The decoded latents of the tile, as the float network computes them."""
         with torch.no_grad():
-            return self._code(self.y[(..., *self.tile.within(self.seen))], self.tile, torch.round)[0]
+            return self._code(self.y[(..., *self.tile.within(self.support))], self.tile, torch.round)[0]
 
     def _code(self, y: Tensor, window: Window, rounding: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """y_hat and the bits of a window of the tile, in four passes."""
@@ -164,19 +164,19 @@ class _Search:
             params = torch.where(mask.repeat(1, 2, 1, 1), entropy, params)
         return y_hat, _bits(symbols, params[:, y.shape[1] :] * INDEX_UNIT, self.costs)
 
-    def _squared_error(self, y_hat: Tensor, held: Window, judged: Window) -> Tensor:
-        """Summed over the pixels and channels of the window `judged`. y_hat: the latents of the window `held`."""
-        x = self.x[(..., *judged.within(self.seen, LATENT))]
-        x_hat = self.twin.g_s(y_hat, self.row)[(..., *judged.within(held, LATENT))]
+    def _squared_error(self, y_hat: Tensor, buffer: Window, judged: Window) -> Tensor:
+        """Summed over pixels and channels of the window `judged`. y_hat: the latents of the window `buffer`."""
+        x = self.x[(..., *judged.within(self.support, LATENT))]
+        x_hat = self.twin.g_s(y_hat, self.row)[(..., *judged.within(buffer, LATENT))]
         error: Tensor = x_hat[:, :, : x.shape[2], : x.shape[3]].clamp(0, 1) - x
         return 3 * error.mean(1).square().sum() if self.gray else error.square().sum()
 
     def _grown(self, window: Window, halo: int) -> Window:
-        return window.grow(halo, self.seen.bottom, self.seen.right).meet(self.seen) or window
+        return window.grow(halo, self.support.bottom, self.support.right).intersect(self.support) or window
 
 
 def _round_at_random(residual: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """A relaxed choice between the two integers beside each residual, as in the source.
+    """A relaxed choice between the two integers next to each residual, as in the source.
 
     With two choices, the softmax of logits with Gumbel noise is a sigmoid of their difference with logistic noise.
     """
@@ -188,7 +188,7 @@ def _round_at_random(residual: Tensor, temperature: float, generator: torch.Gene
 
 
 def costs_of(tables: Tables) -> Tensor:
-    """Bits of the symbols from -reach to reach in each row, float32 (rows, 2 · reach + 1); no row reaches further."""
+    """Bits of the symbols -reach to reach in each row, float32 (rows, 2 · reach + 1); reach covers every row."""
     last = tables.offsets + tables.lengths - 2
     reach = int(max(-tables.offsets.min(), last.max(), 1)) + 1
     symbols = np.arange(-reach, reach + 1)
@@ -202,8 +202,10 @@ def costs_of(tables: Tables) -> Tensor:
 
 
 def _bits(symbols: Tensor, indexes: Tensor, costs: Tensor) -> Tensor:
-    """Bits of symbols in the rows nearest to fractional indexes, added up; symbols between two integers pay a share of
-    both, which is what they cost on average when they are chosen at random. Gradients reach both."""
+    """The sum of the bits of symbols in the rows nearest to fractional indexes; gradients reach both.
+
+    A symbol between two integers costs a weighted mean of both, the expected cost of a random choice between them.
+    """
     rows, columns = costs.shape
     indexes = indexes.clamp(0, rows - 1)
     row = indexes.detach().floor().clamp(max=rows - 2)

@@ -32,7 +32,7 @@ STREAMS = ("intra", "motion", "residual", "rgb")
 
 @dataclass(frozen=True)
 class Settings:
-    """channels: of the first layer. rate: of the clips, in kilobits per second at 25 frames."""
+    """channels: of the first layer. rate: bit rate of the clips, in kilobits per second at 25 frames a second."""
 
     channels: Count = 16
     rate: Positive = 400.0
@@ -47,7 +47,7 @@ class ActionConfig(SynthesisConfig):
 
 
 def classifier(inputs: int, channels: int, halvings: int) -> nn.Sequential:
-    """3×3 convolutions with stride 2, the mean over positions, scores of the classes."""
+    """(N, inputs, H, W) -> scores of the classes, (N, 10): 3×3 convolutions of stride 2, the mean over positions."""
     layers: list[nn.Module] = []
     for k in range(halvings):
         outputs = channels * 2 ** min(k, 2)

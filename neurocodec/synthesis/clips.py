@@ -1,6 +1,6 @@
-"""Clips of ten actions, and what the decoder of a video says about them without looking: motion vectors.
+"""Clips of ten actions, and the motion vectors that a video decoder has for them.
 
-The camera moves over a photograph, or a disc or a square with the texture of another one moves before it. FFmpeg,
+The camera moves over a photograph, or a disc or a square with the texture of another one moves in front of it. FFmpeg,
 through PyAV, codes clips as MPEG-4 and exports the motion vectors that it decodes. It exports no residuals, so
 `inputs_of` makes them from decoded frames.
 """
@@ -25,7 +25,7 @@ CAMERA = ("pan left", "pan right", "pan up", "pan down", "zoom in", "zoom out")
 OBJECTS = ("disc left", "disc right", "square left", "square right")
 CLASSES = CAMERA + OBJECTS
 FRAMES = 12
-"""Of a clip: one that stands alone, and eleven predicted ones."""
+"""Frames of a clip: one that stands alone, and eleven predicted ones."""
 SEEN = (3, 7, 11)
 """The predicted frames that networks look at: their scores are averaged, as CoViAR averages over segments."""
 CELL = 4
@@ -91,8 +91,8 @@ class Decoded(NamedTuple):
     vectors: NDArray[np.int16]
 
 
-def decompress(data: bytes, limit: int = FRAMES) -> Decoded:
-    """The first frames of a video and the motion vectors that its decoder used. Raises ImageError."""
+def decompress(data: bytes) -> Decoded:
+    """The first FRAMES frames of a video and the motion vectors that its decoder used. Raises ImageError."""
     av = require("av", "av", "decoding motion vectors", extra="video")
     frames, vectors = [], []
     try:
@@ -104,7 +104,7 @@ def decompress(data: bytes, limit: int = FRAMES) -> Decoded:
                 frames.append(frame.to_ndarray(format="rgb24"))
                 moves = frame.side_data.get("MOTION_VECTORS")
                 vectors.append(field_of(moves.to_ndarray(), frame.height, frame.width) if moves else None)
-                if len(frames) == limit:
+                if len(frames) == FRAMES:
                     break
     except (av.FFmpegError, IndexError) as error:
         raise ImageError(f"this is not a video that can be decoded: {error}") from error
@@ -124,7 +124,7 @@ def field_of(moves: NDArray[Any], height: int, width: int) -> NDArray[np.int16]:
 
 
 def accumulate(vectors: NDArray[np.int16]) -> NDArray[np.int32]:
-    """Where the pixels of each frame come from in frame 0, less where they are: (T, H, W, 2), pixels down and right.
+    """The way from each pixel to where it comes from in frame 0: (T, H, W, 2), pixels down and right.
 
     vectors: those of `Decoded`. CoViAR, eq. 2: the vector of a pixel, and what was accumulated where it points.
     """

@@ -82,7 +82,10 @@ class Pool(nn.Module):
 
     @torch.no_grad()
     def exchange(self, fake: Tensor) -> Tensor:
-        """Every picture, or with a chance of one half one from the pool, which it replaces; all until it is full."""
+        """Each picture of fake, (B, 3, side, side), or with probability ½ one from the pool, which it replaces.
+
+        Until the pool is full, each picture itself.
+        """
         shown = []
         for picture in fake.detach():
             filled = int(self.count)
@@ -161,7 +164,7 @@ class CycleGan(TrainedSystem[Settings, CycleGanOptions]):
         with frozen(critics):
             judged = critics(made["fake_a"], made["fake_b"])
         terms = {
-            "gan": 2 * torch.stack([generator_loss(logits, "least-squares") for logits in judged]).sum(),  # no half
+            "gan": 2 * torch.stack([generator_loss(logits, "least-squares") for logits in judged]).sum(),  # without ½
             "cycle": settings.cycle_weight * 2 * (_distance(made["cycle_a"], a) + _distance(made["cycle_b"], b)),
             "identity": settings.identity_weight * 2 * (_distance(made["same_a"], a) + _distance(made["same_b"], b)),
         }

@@ -23,13 +23,14 @@ from neurocodec.training.objective import Loss
 from neurocodec.training.realism_losses import frozen, probability
 
 SAMPLES = 64
-"""On a sheet."""
+"""The number of samples on a sheet."""
+FullRows = Annotated[int, Range("1 to 8, or a multiple of 8", lambda n: n > 0 and (n < 8 or n % 8 == 0))]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """size: of the pictures in pixels; latent: of z; channels: of the layers next to the picture, doubled with every
-    halving (64 in the authors' code, 128 in the paper's figure)."""
+    """size: of the pictures in pixels; latent: the length of z; channels: of the layers next to the picture, doubled
+    with every halving (64 in the authors' code, 128 in the paper's figure)."""
 
     size: Annotated[int, Range("a power of two from 8 on", lambda n: n >= 8 and n & (n - 1) == 0)] = 64
     latent: Count = 100
@@ -49,9 +50,9 @@ class DcganConfig(SynthesisConfig):
 
 @dataclass(frozen=True)
 class DcganOptions(Options):
-    """count: of pictures, eight a row."""
+    """count: of pictures, eight in a row."""
 
-    count: Count = SAMPLES
+    count: FullRows = SAMPLES
 
 
 class Generator(nn.Module):
@@ -103,7 +104,7 @@ class Discriminator(nn.Module):
 
 
 def sides(size: int) -> list[int]:
-    """The sides between 4, and the picture's, which is left out, times two: 4 -> 8, 16, ..., size."""
+    """The sides of what the generator's doublings return: 8, 16, ..., size."""
     return [8 << i for i in range((size // 8).bit_length())]
 
 
@@ -149,8 +150,8 @@ class Dcgan(TrainedSystem[Settings, DcganOptions]):
     def apply(cls, sources: Sequence[str], output: str, options: DcganOptions, *, force: bool) -> str:
         pictures.check(output, options.device, force=force)
         network, settings = cls.load(sources[0], options.device)
-        if not sources[1].isdecimal():
-            raise ArgumentValueError(f"the input of dcgan is a seed, a whole number, and not {sources[1]!r}")
+        if not sources[1].isdecimal() or len(sources[1]) > 18:  # PyTorch's seeds have 64 bits
+            raise ArgumentValueError(f"the seed is {sources[1]!r}, expected a whole number of up to 18 digits")
         z = pictures.noise((options.count, settings.latent), int(sources[1])).to(options.device)
         with torch.no_grad():
             pictures.write(pictures.grid(network(z), min(8, options.count)), output, force=force)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ from neurocodec.perceptual.features import load_vgg16
 from neurocodec.perceptual.style import feature_loss, gram_matrix, style_loss, total_variation_isotropic
 from neurocodec.synthesis import pictures
 from neurocodec.synthesis.blocks import ResidualGenerator
-from neurocodec.synthesis.gatys import relative_weights
+from neurocodec.synthesis.gatys import Size, relative_weights
 from neurocodec.synthesis.system import Options, SynthesisConfig, TrainedSystem, check_crop
-from neurocodec.training.config import Count, NotNegative, Range, Whole
+from neurocodec.training.config import Count, NotNegative, Whole
 from neurocodec.training.distributed import Processes
 from neurocodec.training.objective import Loss
 
@@ -33,7 +33,7 @@ class Settings:
     painting's Gram matrices and the photograph's features, as in `synthesis.gatys`, so that they suit any painting."""
 
     painting: str = ""
-    painting_size: Annotated[int, Range("at least 32", lambda value: value >= 32)] = 256
+    painting_size: Size = 256
     channels: Count = 32
     blocks: Whole = 5
     content_weight: NotNegative = 0.1

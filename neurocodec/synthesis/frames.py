@@ -6,24 +6,21 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from neurocodec import files, image
 from neurocodec.collection import picture_suffixes
 from neurocodec.errors import ImageError, OutputError, one_line
 from neurocodec.packages import require
+from neurocodec.synthesis.motion import Frame
 from neurocodec.synthesis.sequence import RATE
-
-Frame = NDArray[np.uint8]
 
 ANIMATIONS = {".png": "PNG", ".webp": "WEBP"}
 """Formats of animations that hold every pixel exactly."""
 
 
 def read(path: str) -> tuple[Iterator[Frame], Fraction]:
-    """Frames and their number per second; the first one's time stands for all.
+    """The frames, and how many there are a second, which in animations the duration of the first decides.
 
     path: a folder of pictures, in order of their names; an animation that Pillow reads; or a video, for which PyAV is
     needed. Raises ImageError, also later, for frames that cannot be read; MissingPackageError.
@@ -33,7 +30,7 @@ def read(path: str) -> tuple[Iterator[Frame], Fraction]:
         return (image.load(os.path.join(path, name)).rgb for name in names), RATE
     try:
         with Image.open(path) as im:
-            im.load()  # some formats know it only then
+            im.load()  # some formats have a duration only then
             duration = round(im.info.get("duration", 0))  # milliseconds
     except UnidentifiedImageError:
         return _video(path)

@@ -25,7 +25,7 @@ from neurocodec.perceptual.style import (
     total_variation_isotropic,
 )
 from neurocodec.synthesis import pictures
-from neurocodec.synthesis.system import Options, System
+from neurocodec.synthesis.system import Options, SeededOptions, System
 from neurocodec.training.config import Count, NotNegative, Range
 
 TEXTURE_LAYERS = ("relu1_1", "pool1", "pool2", "pool3", "pool4")
@@ -134,26 +134,30 @@ def minimise(loss_of: Callable[[Tensor], Tensor], start: Tensor, iterations: int
 
 
 @dataclass(frozen=True)
-class TextureOptions(Options):
-    """size: the shorter side of pictures in pixels; iterations: of L-BFGS."""
+class TextureOptions(SeededOptions):
+    """size: pixels, the shorter side of the texture and both sides of the output; iterations: of L-BFGS."""
 
     size: Size = 256
     iterations: Count = 200
 
 
 @dataclass(frozen=True)
-class StyleOptions(TextureOptions):
-    """content_weight: more stays closer to the photograph; tv_weight: more is smoother."""
+class StyleOptions(Options):
+    """size: the shorter side of both pictures in pixels; iterations: of L-BFGS; content_weight: with more, the output
+    stays closer to the photograph; tv_weight: with more, it is smoother."""
 
+    size: Size = 256
     iterations: Count = 100
     content_weight: NotNegative = 0.1
     tv_weight: NotNegative = 0.3
 
 
 @dataclass(frozen=True)
-class InversionOptions(TextureOptions):
-    """layer: of VGG16, conv1_1, relu1_1 to relu5_3, pool1 to pool4; tv_weight: more is smoother."""
+class InversionOptions(SeededOptions):
+    """size: the shorter side of the picture in pixels; iterations: of L-BFGS; layer: of VGG16, conv1_1, relu1_1 to
+    relu5_3, pool1 to pool4; tv_weight: with more, the output is smoother."""
 
+    size: Size = 256
     iterations: Count = 100
     layer: str = CONTENT_LAYER
     tv_weight: NotNegative = 0.3

@@ -4,8 +4,8 @@ In-domain inversion: an encoder, then optimisation that stays where the encoder 
 2020). PULSE: a picture whose small version is the given one (Menon et al., CVPR 2020). Directions: the generator's
 first layer has them in its weights (SeFa: Shen and Zhou, CVPR 2021).
 
-What comes out is what the generator has seen: PULSE made white faces of people who are not. It invents, and proves
-nothing.
+The output shows what the generator has seen: PULSE became known for turning people of colour into white faces. Details
+are invented and prove nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from neurocodec.errors import ConfigError, ImageError, ModelMismatchError
 from neurocodec.models.pixels import from_tensor
 from neurocodec.perceptual.adversarial import discriminator_loss, generator_loss
 from neurocodec.synthesis import dcgan, pictures
-from neurocodec.synthesis.system import Options, SynthesisConfig, TrainedSystem
+from neurocodec.synthesis.system import SeededOptions, SynthesisConfig, TrainedSystem
 from neurocodec.training.config import Count, NotNegative, Positive
 from neurocodec.training.data import Rgb
 from neurocodec.training.objective import Loss
@@ -108,7 +108,7 @@ class Inverter(nn.Module):
         return best
 
     def directions(self, count: int) -> Tensor:
-        """Those that the first layer turns into the most, (count, latent), orthonormal."""
+        """The directions of z that change the first layer's output most, (count, latent), orthonormal."""
         first = self.generator.layers[0]
         assert isinstance(first, nn.ConvTranspose2d)
         _, _, rows = torch.linalg.svd(first.weight.detach().flatten(1).T, full_matrices=False)
@@ -133,9 +133,11 @@ def _minimise(z: Tensor, loss_of: Callable[[Tensor], Tensor], steps: int, rate: 
 
 
 @dataclass(frozen=True)
-class LatentOptions(Options):
-    """mode: "invert" shows the picture, what the encoder makes of it and what optimisation does; "pulse" enlarges it
-    four times; "directions" changes it along four directions. steps, rate: of Adam."""
+class LatentOptions(SeededOptions):
+    """mode: "invert" shows the picture, the encoder's inversion and the optimised one; "pulse" enlarges the picture
+    four times; "directions" changes it along four directions. steps: of Adam; rate: its learning rate; domain_weight:
+    of the encoder's agreement, when inverting; starts, seed: of "pulse", which keeps the best of several random starts.
+    """
 
     mode: Literal["invert", "pulse", "directions"] = "invert"
     steps: Count = 200
@@ -174,7 +176,9 @@ class Latent(TrainedSystem[Settings, LatentOptions]):
                 f"channels of [latent]: {error}"
             ) from error
         if self.config.data.crop != self.settings.size:
-            raise ConfigError(f"data.crop is {self.config.data.crop}, and latent.size {self.settings.size}.")
+            raise ConfigError(
+                f"data.crop is {self.config.data.crop}, and latent.size {self.settings.size}: make them equal."
+            )
 
     def losses(
         self, modules: Mapping[str, Callable[..., Any]], x: Tensor, quality_index: Tensor, step: int, fraction: float

@@ -29,7 +29,7 @@ MAX_VECTOR = 4 * 512
 RADIUS = 16
 """Of the search, in pixels."""
 POPULAR = 16
-"""Vectors that every block may choose in the end: those most chosen."""
+"""The number of the most frequent vectors, which every block may choose too."""
 MARGIN = 8
 """Pixels beyond the border at which frames go on; further out they repeat the last of these."""
 FILTERS = np.array(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neurocodec.container import QUALITY_INDEX_MAX
@@ -129,24 +129,21 @@ def unpack_predicted(payload: bytes) -> tuple[bytes, tuple[int, bytes] | None]:
     if end == len(payload):
         return payload[_U32.size :], None
     if len(payload) < end + _U32.size:
-        raise TruncatedError(f"a predicted frame of {len(payload)} bytes ends in a checksum: {_RETRY}")
+        raise TruncatedError(f"a predicted frame of {len(payload)} bytes ends inside a checksum: {_RETRY}")
     return payload[_U32.size : end], (_U32.unpack_from(payload, end)[0], payload[end + _U32.size :])
 
 
 def _check(header: Header) -> None:
     """Checks the limits that hold for writers and readers."""
-    fields: Iterator[tuple[str, int, int, int]] = iter(
-        [
-            ("width", header.width, 1, MAX_SIDE),
-            ("height", header.height, 1, MAX_SIDE),
-            ("number of frames", header.frames, 1, MAX_FRAMES),
-            ("numerator of the frame rate", header.rate[0], 1, 2**16 - 1),
-            ("denominator of the frame rate", header.rate[1], 1, 2**16 - 1),
-            ("quality index", header.quality_index, 0, QUALITY_INDEX_MAX),
-            ("length of the model id", len(header.model_id), 8, 8),
-        ]
-    )
-    for name, value, least, most in fields:
+    for name, value, least, most in (
+        ("width", header.width, 1, MAX_SIDE),
+        ("height", header.height, 1, MAX_SIDE),
+        ("number of frames", header.frames, 1, MAX_FRAMES),
+        ("numerator of the frame rate", header.rate[0], 1, 2**16 - 1),
+        ("denominator of the frame rate", header.rate[1], 1, 2**16 - 1),
+        ("quality index", header.quality_index, 0, QUALITY_INDEX_MAX),
+        ("length of the model id", len(header.model_id), 8, 8),
+    ):
         if not least <= value <= most:
             raise NicFormatError(f"the {name} is {value}, expected {least} to {most}")
 

@@ -1,4 +1,4 @@
-"""Pictures of the systems: files in and out, crops of held-out pictures, sheets of samples."""
+"""Pictures for the systems: reading and writing files, crops of held-out pictures, sheets of samples."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def noise(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def padded(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
-    """network(x) for a network that needs sides of a multiple: borders are repeated, and cut off afterwards."""
+    """network(x), (1, 3, H, W), for a network whose sides have to be multiples of `multiple`: the last row and column
+    are repeated, and the output is cut to (H, W)."""
     height, width = x.shape[2:]
     y = network(F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate"))
     return y[:, :, :height, :width]

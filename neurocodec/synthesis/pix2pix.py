@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from neurocodec.perceptual.adversarial import PatchDiscriminator, discriminator_loss, generator_loss
 from neurocodec.synthesis import pictures
 from neurocodec.synthesis.blocks import Norm, norm, start_small
-from neurocodec.synthesis.system import Options, SynthesisConfig, TrainedSystem, check_crop
+from neurocodec.synthesis.system import SeededOptions, SynthesisConfig, TrainedSystem, check_crop
 from neurocodec.training.config import Count, NotNegative, Range
 from neurocodec.training.distributed import Processes
 from neurocodec.training.objective import Loss
 from neurocodec.training.realism_losses import frozen, probability
 
 SOBEL = ((1.0, 2.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0))
-EDGE = 0.25
+EDGE = 0.12
 """The length of the gradient of luma, of 1 for a step from black to white, above which there is an edge."""
 
 
@@ -102,8 +102,9 @@ def edges(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Pix2PixOptions(Options):
-    """photograph: the input is one, whose edges are drawn first; otherwise it is a drawing, black on white."""
+class Pix2PixOptions(SeededOptions):
+    """photograph: the input is one, whose edges are drawn first; otherwise it is a drawing, black on white. seed: of
+    the dropout."""
 
     photograph: bool = False
 
@@ -152,4 +153,5 @@ class Pix2Pix(TrainedSystem[Settings, Pix2PixOptions]):
 
     @classmethod
     def transform(cls, network: UNet, settings: Settings, x: Tensor, options: Pix2PixOptions) -> Tensor:
+        torch.manual_seed(options.seed)
         return pictures.padded(network, edges(x) if options.photograph else x, 1 << settings.levels)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from PIL import Image
 from neurocodec import image
 from neurocodec.errors import ImageError
 from neurocodec.synthesis import pictures
-from neurocodec.synthesis.system import Options, System
+from neurocodec.synthesis.system import SeededOptions, System
 from neurocodec.training.config import Count
 
 Plane = NDArray[np.float64]
@@ -239,9 +239,10 @@ def _check_sides(shape: tuple[int, ...], levels: int) -> None:
 
 
 @dataclass(frozen=True)
-class PyramidOptions(Options):
-    """Of `synthesise`; size: width and height of the output in pixels."""
+class PyramidOptions(SeededOptions):
+    """Arguments of `synthesise`; size is the width and the height of the output in pixels. NumPy runs on the CPU."""
 
+    device: Literal["cpu"] = "cpu"
     size: Count = 256
     levels: Count = LEVELS
     orientations: Count = ORIENTATIONS

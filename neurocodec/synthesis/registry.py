@@ -25,9 +25,9 @@ SYSTEMS = {
     "inversion": Entry("gatys.Inversion", ("IN",), "what a layer of VGG16 knows of a picture (Mahendran 2015)"),
     "pyramid": Entry("pyramid.PyramidTexture", ("IN",), "more of a texture, by band statistics (Heeger 1995)"),
     "superresolution": Entry(
-        "superresolution.SuperResolution", ("MODEL", "IN"), "2 or 4 times the size (SRResNet, SRGAN, ESRGAN 2017-18)"
+        "superresolution.SuperResolution", ("MODEL", "IN"), "2 or 4 times as large (SRResNet, SRGAN, ESRGAN 2017-18)"
     ),
-    "artefacts": Entry("artefacts.Artefacts", ("MODEL", "IN"), "without JPEG artefacts or noise (DnCNN 2017)"),
+    "artefacts": Entry("artefacts.Artefacts", ("MODEL", "IN"), "JPEG artefacts or noise removed (DnCNN 2017)"),
     "pix2pix": Entry("pix2pix.Pix2Pix", ("MODEL", "IN"), "a photograph from its edges (Isola 2017)"),
     "faststyle": Entry("faststyle.FastStyle", ("MODEL", "IN"), "one painting's style in one pass (Johnson 2016)"),
     "cyclegan": Entry("cyclegan.CycleGan", ("MODEL", "IN"), "one kind of pictures to another, unpaired (Zhu 2017)"),
@@ -42,7 +42,7 @@ SYSTEMS = {
 def system(name: str) -> type[System[Any, Any]]:
     """The class of a system. Raises ConfigError for an unknown name."""
     if name not in SYSTEMS:
-        raise ConfigError(f"no system {name!r}; those that work are {', '.join(SYSTEMS)}.")
+        raise ConfigError(f"no system {name!r}; the systems are {', '.join(SYSTEMS)}.")
     module, _, attribute = SYSTEMS[name].path.partition(".")
     kind: type[System[Any, Any]] = getattr(import_module(f"neurocodec.synthesis.{module}"), attribute)
     return kind

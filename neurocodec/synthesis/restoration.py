@@ -75,7 +75,7 @@ class Restoration(TrainedSystem[R, Options]):
 
     @abstractmethod
     def degrade(self, x: Tensor, amount: Tensor) -> Tensor:
-        """What the network gets. x: (B, 3, H, W) in [0, 1]; amount: (B,) in [0, 1], spread evenly over a batch."""
+        """The input of the network. x: (B, 3, H, W) in [0, 1]; amount: (B,) in [0, 1], spread evenly over a batch."""
 
     def critics(self) -> dict[str, nn.Module]:
         settings = self.settings

@@ -16,7 +16,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neurocodec import arguments, codec, container
 from neurocodec import model as model_files
@@ -26,11 +25,10 @@ from neurocodec.image import Picture
 from neurocodec.integer.network import Network
 from neurocodec.model import Model
 from neurocodec.synthesis import motion, nicv
-
-Frame = NDArray[np.uint8]
+from neurocodec.synthesis.motion import Frame
 
 RATE = Fraction(25)
-"""Frames per second, where nothing else is known."""
+"""Frames per second, if the source does not say."""
 GOP = 32
 """Frames from one that stands alone to the next."""
 BIT_COST = 1.4
@@ -48,7 +46,8 @@ def encode(
 ) -> bytes:
     """The bytes of a .nicv file. frames: uint8 (H, W, 3), all of one size, sides up to 2048.
 
-    quality: 1 to 100, of all frames. gop: every gop-th frame stands alone, and others where that costs less.
+    quality: 1 to 100, of all frames. gop: every gop-th frame stands alone, and others where that costs less. rate:
+    frames per second. model: of frames that stand alone; residual_model: of residuals.
     Raises ImageError for frames that do not fit, ArgumentError, ModelNotFoundError.
     """
     index = codec.quality_index(arguments.number("quality", quality, 1, 100))
@@ -62,7 +61,9 @@ def encode(
     intra_bits = 0.0
     for t, frame in enumerate(frames):
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or max(frame.shape) > nicv.MAX_SIDE:
-            raise ImageError(f"frame {t} is {frame.dtype} {frame.shape}, expected uint8 (H, W, 3), sides up to 2048")
+            raise ImageError(
+                f"frame {t} is {frame.dtype} {frame.shape}, expected uint8 (H, W, 3), sides up to {nicv.MAX_SIDE}"
+            )
         if t and frame.shape != decoded.shape:
             raise ImageError(f"frame {t} is of shape {frame.shape}, and those before it of {decoded.shape}")
         choices = [_predicted(frame, decoded, inter, index, weight)] if t % gop else []
@@ -83,8 +84,9 @@ def encode(
 def decode(data: bytes, *, residual_model: Model | None = None) -> Iterator[Frame]:
     """The frames of a .nicv file, one by one, uint8 (H, W, 3). residual_model: instead of the installed one of its id.
 
-    Raises NicFormatError or a subclass for damaged data (all but streams is checked before the first frame),
-    ModelNotFoundError or ModelMismatchError for a model.
+    Raises, when the frames are taken, NicFormatError or a subclass for damaged data, ModelNotFoundError or
+    ModelMismatchError for a model. The header, lengths and checksums are checked before the first frame; the contents
+    of a frame when it is decoded.
     """
     header, records = nicv.read(data)
     inter = codec.network_of(residual_model or model_files.find(header.model_id))

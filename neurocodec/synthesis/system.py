@@ -1,7 +1,7 @@
 """What all systems share: how one is applied to files, and how one that learns plugs into the training loop.
 
 A system is a class. `System` turns files into a file; `TrainedSystem` is also an objective of `training.loop`, and
-leaves a model file: safetensors, with the name of the system and its settings as JSON.
+writes a model file: safetensors, with the name of the system and its settings as JSON.
 """
 
 from __future__ import annotations
@@ -51,9 +51,15 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Options:
-    """What every system can be told when it is applied."""
+    """What can be set when a system is applied. device: where its networks run."""
 
     device: Literal["cpu", "cuda"] = "cpu"
+
+
+@dataclass(frozen=True)
+class SeededOptions(Options):
+    """Options of a system that draws random numbers. seed: theirs; the same seed gives the same picture."""
+
     seed: Whole = 1
 
 
@@ -69,7 +75,7 @@ class Data(DataConfig):
 
 @dataclass(frozen=True)
 class Training(LoopConfig):
-    """A run of a system: Adam at a constant rate, unclipped, as the papers of GANs have it."""
+    """A run of a system: Adam at a constant learning rate, without clipping, as in most papers on GANs."""
 
     learning_rate: NotNegative = 2e-4
     warmup: Share = 0.0
@@ -92,7 +98,7 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 
 
 class System(ABC, Generic[S, O]):
-    """Turns files into a file. options: the dataclass of what can be set then."""
+    """Turns files into a file. options: the dataclass of its options."""
 
     name: ClassVar[str]
     options: ClassVar[type[Any]] = Options
@@ -100,7 +106,8 @@ class System(ABC, Generic[S, O]):
     @classmethod
     @abstractmethod
     def apply(cls, sources: Sequence[str], output: str, options: O, *, force: bool) -> str:
-        """Writes the output and returns a line about it. sources: those of the registry. Raises NeurocodecError."""
+        """Writes the file `output` and returns a line about it. sources: the inputs that the registry lists for the
+        system, in that order; force: overwrite. Raises NeurocodecError."""
 
 
 class TrainedSystem(System[S, O]):
@@ -112,7 +119,7 @@ class TrainedSystem(System[S, O]):
 
     config_type: ClassVar[type[SynthesisConfig]]
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)
-    """Of Adam, as in DCGAN and most GANs since."""
+    """Adam's, as in DCGAN and most GANs since."""
     result = "model.safetensors"
 
     def __init__(self, config: SynthesisConfig, processes: Processes) -> None:
@@ -127,14 +134,14 @@ class TrainedSystem(System[S, O]):
     @staticmethod
     @abstractmethod
     def network(settings: Any) -> nn.Module:
-        """What ships, with random weights."""
+        """The network that model files hold, with random weights."""
 
     def critics(self) -> dict[str, nn.Module]:
         """The modules that learn beside the network, such as a discriminator, by name."""
         return {}
 
     def initialise(self, photographs: list[Rgb]) -> None:
-        """Networks start from the random weights of their papers."""
+        """Nothing: networks start from the random weights of their papers."""
 
     def optimizers(self) -> dict[str, list[torch.optim.Optimizer]]:
         """Adam for each module; critics learn at the section's discriminator_learning_rate, if it has one."""
@@ -191,7 +198,7 @@ class TrainedSystem(System[S, O]):
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if about.get("format") != FORMAT or about.get("system") != cls.name:
-                what = about.get("system") or about.get("format") or "nothing it knows"
+                what = about.get("system") or about.get("format") or "no system"
                 raise ModelMismatchError(f"{path} holds {what}, expected a model of {cls.name}")
             settings: S = section_of(cls.name, get_type_hints(cls.config_type)[cls.name], json.loads(about["config"]))
             network = cls.network(settings)
@@ -206,7 +213,7 @@ class TrainedSystem(System[S, O]):
 
     @classmethod
     def transform(cls, network: Any, settings: S, x: Tensor, options: O) -> Tensor:
-        """What `apply` makes of a picture, (1, 3, H, W) in [0, 1]; a picture, which need not be clamped."""
+        """The output for a picture x, (1, 3, H, W) in [0, 1]: a picture of any size, which `apply` clamps to [0, 1]."""
         output: Tensor = network(x)
         return output
 
@@ -215,7 +222,6 @@ class TrainedSystem(System[S, O]):
         pictures.check(output, options.device, force=force)
         network, settings = cls.load(sources[0], options.device)
         x = pictures.read(sources[1], device=options.device)
-        torch.manual_seed(options.seed)
         with torch.no_grad():
             y = cls.transform(network, settings, x, options)
         pictures.write(y, output, force=force)
@@ -258,4 +264,4 @@ def check_crop(config: SynthesisConfig, multiple: int, least: int) -> None:
     """Raises ConfigError unless crops have sides of a multiple, and of at least `least`."""
     crop = config.data.crop
     if crop % multiple or crop < least:
-        raise ConfigError(f"data.crop is {crop}, expected a multiple of {multiple} from {least} on.")
+        raise ConfigError(f"data.crop is {crop}, expected a multiple of {multiple} and at least {least}.")

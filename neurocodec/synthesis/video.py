@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from neurocodec.training.data import Rgb
 from neurocodec.training.distributed import Processes
 from neurocodec.training.objective import Loss
 from neurocodec.training.optimizers import make_optimizers
-from neurocodec.training.rate_distortion import rate_distortion_loss
+from neurocodec.training.rate_distortion import VALIDATION_ROWS, rate_distortion_loss
 from neurocodec.training.run import freeze_measured
 from neurocodec.training.schedule import in_last
 
@@ -42,9 +42,9 @@ class Settings:
     """What the residual's networks start from, and the motion that they learn from."""
 
     init_from: str = "base"  # name or file of a model; its decoded pictures are what frames are predicted from
-    shift: NotNegative = 12.0  # pixels from frame to frame, at most, of the camera and of what moves before it
-    zoom: Share = 0.03  # change of scale from frame to frame, at most; of the angle too, in radians
-    noise: NotNegative = 3.0  # largest standard deviation of the noise of a camera, in levels of 255
+    shift: NotNegative = 12.0  # largest motion of the camera and of a rectangle in front of it, in pixels a frame
+    zoom: Share = 0.03  # largest change of scale a frame, and of the angle, in radians
+    noise: NotNegative = 3.0  # largest standard deviation of the camera's noise, of 255
     rows_learning_rate: NotNegative = 3e-3  # of gains and biases that belong to a quality
     integer_share: Share = 0.3  # the last part of a run, with fake quantisation of the entropy path
 
@@ -88,8 +88,10 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VideoOptions(Options):
-    """Of `encode`; frames: maximum number; residual_model: its file, or the name of an installed model."""
+    """quality, gop: those of `sequence.encode`; frames: the maximum number to encode; residual_model: a model file or
+    the name of an installed model, "base" if empty. Coding runs on the CPU."""
 
+    device: Literal["cpu"] = "cpu"
     quality: Annotated[float, Range("from 1 to 100", lambda value: 1 <= value <= 100)] = codec.QUALITY
     gop: Count = GOP
     frames: Count = 10_000
@@ -159,7 +161,7 @@ class Video(TrainedSystem[Settings, VideoOptions]):
         x = pictures.centre_crops(held_out, self.config.data.crop).to(self.processes.device)
         ema.fake_quantise = in_last(self.settings.integer_share, fraction)
         rows = []
-        for row in (2.0, 5.0, 8.0, 11.0):
+        for row in VALIDATION_ROWS:
             torch.manual_seed(0)
             index = torch.full((len(x),), row, device=x.device)
             residual = self.residuals(x, index)["residual"]
@@ -182,7 +184,7 @@ class Video(TrainedSystem[Settings, VideoOptions]):
 
     @classmethod
     def apply(cls, sources: Sequence[str], output: str, options: VideoOptions, *, force: bool) -> str:
-        """Frames to a .nicv file, or a .nicv file to an animation without loss."""
+        """Encodes frames to a .nicv file, or decodes a .nicv file to a lossless animation."""
         files.check_output(output, force=force)
         residual_model = model_files.load(options.residual_model) if options.residual_model else None
         if sources[0].lower().endswith(".nicv"):
@@ -193,7 +195,9 @@ class Video(TrainedSystem[Settings, VideoOptions]):
             count = frames.write(output, decode(data, residual_model=residual_model), rate, force=force)
             return f"{output}: {count} frames of {header.width}×{header.height}"
         if not output.lower().endswith(".nicv"):
-            raise OutputError(f"{output} must end in .nicv, as {sources[0]} does not")
+            raise OutputError(
+                f"neither {sources[0]} nor {output} ends in .nicv: name a .nicv file to decode, or one to write"
+            )
         source, rate = frames.read(sources[0])
         chosen = itertools.islice(source, options.frames)
         model = residual_model or "base"

@@ -75,6 +75,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.magnified_share + self.drawn_share > 1:
             raise ConfigError("data.magnified_share + data.drawn_share is above 1.")
+        if 0 < self.shorter_side < self.crop:
+            raise ConfigError(f"data.shorter_side is {self.shorter_side}, less than data.crop, {self.crop}.")
         shares_fit = all(isinstance(share, float) and share > 0.0 for share in self.mix.values())
         if not (shares_fit and sum(self.mix.values()) < 1.0 and self.folder not in self.mix):
             raise ConfigError(

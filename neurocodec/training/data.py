@@ -78,14 +78,12 @@ def decoded(paths: list[Path], cache: Path, *, min_side: int, source: str, short
     """The pictures in one memory-mapped file of the cache, shared by all processes of a machine.
 
     The file is named after the names, sizes and times of the pictures, so changed folders are decoded again. Pictures
-    with a side under `min_side` and files that cannot be decoded are left out; those with a `shorter_side` above the
-    given one, if it is not 0, are scaled down to it. Raises ConfigError, about the source, if
-    fewer than two remain; OutputError.
+    with a side under `min_side` and files that cannot be decoded are left out. Larger ones are scaled down to
+    `shorter_side`, unless that is 0. Raises ConfigError, about the source, if fewer than two remain; OutputError.
     """
     stamp = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
-    key = hashlib.sha256(json.dumps([stamp, min_side, *([shorter_side] if shorter_side else [])]).encode()).hexdigest()[
-        :16
-    ]
+    sides = [min_side, shorter_side] if shorter_side else [min_side]
+    key = hashlib.sha256(json.dumps([stamp, *sides]).encode()).hexdigest()[:16]
     pixels, index = cache / f"{key}.u8", cache / f"{key}.json"
     if not (index.exists() and pixels.exists()):
         files.make_folder(cache)

@@ -69,6 +69,6 @@ class Guard:
             causes["same"] = (
                 f"over {window} steps the generated pictures of a step differ by {fake_variety / variety:.2%} of what "
                 "the originals do: the generator has collapsed to one picture; start again with another "
-                f"{self._section}.gan or a lower training.learning_rate."
+                "GAN loss or a lower training.learning_rate."
             )
         return causes

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec import codec, image
+from neurocodec import image, tiles, tiling
 from neurocodec.entropy.tables import Tables, tables_from_histogram
 from neurocodec.integer.gpu import TorchArithmetic
 from neurocodec.integer.network import LayerwiseNetwork
 from neurocodec.model import Model
-from neurocodec.tiling import LATENT, Window
+from neurocodec.tiling import LATENT
 
 QUALITY_INDEXES = (90, 280, 480, 670, 870)
 PRIOR = 200.0
@@ -36,9 +36,9 @@ def measured_tables(
         counts[row, first : first + frequencies.size] = frequencies * (PRIOR / frequencies.sum())
     for rgb in pictures:
         padded = image.pad_to_multiple(rgb, LATENT)
-        window = Window(0, 0, padded.shape[0] // LATENT, padded.shape[1] // LATENT)
+        window = tiling.picture_window(*padded.shape[:2])
         for index in indexes:
-            stages, _ = network.walk(codec.analyse(padded, window, network, index), index)
+            stages, _ = network.walk(tiles.analyse(padded, window, network, index), index)
             for stage in stages:
                 position = stage.symbols.ravel() + reach
                 inside = (position >= 0) & (position <= 2 * reach)

@@ -57,7 +57,7 @@ class Objective(Protocol):
         """A row for each setting that is validated: means over the held-out pictures."""
 
     def sheet(self, ema: Any, held_out: list[Rgb]) -> Rgb | None:
-        """Samples of what the average weights make, as one picture; None if figures say it all."""
+        """Samples of what the average weights make, as one picture; None if it has none."""
 
     def warnings(self) -> dict[str, str]:
         """What goes wrong at present, a sentence for each cause; all processes have to ask."""

@@ -180,7 +180,7 @@ class Realism:
         if self.config.realism.joint:
             model = freeze_measured(ema.base.config, ema.base.state_dict(), photographs)
             model.save(run / "model.safetensors")
-        generators.file_of(ema.generator, model).save(run / self.result)
+        generators.freeze(ema.generator, model).save(run / self.result)
 
 
 class GenerativeCodec(nn.Module):

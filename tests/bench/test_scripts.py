@@ -159,7 +159,7 @@ def test_the_slider_gets_another_end(small_model: Model, tmp_path: Path, capsys:
     generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model).eval()
     for gain in (generator.blocks[0].gain, generator.fine_blocks[0].gain, generator.gain):
         gain.weight.data.normal_()  # type: ignore[union-attr, operator]
-    generators.file_of(generator, small_model).save(tmp_path / "in.safetensors")
+    generators.freeze(generator, small_model).save(tmp_path / "in.safetensors")
     y_hat, index = torch.randn(1, small_model.config.latent_channels, 3, 3), torch.tensor([4.0])
     command = [str(tmp_path / "in.safetensors"), "--model", str(SMALL_MODEL)]
     output = tmp_path / "out.safetensors"
@@ -170,11 +170,14 @@ def test_the_slider_gets_another_end(small_model: Model, tmp_path: Path, capsys:
     def detail(network: Generator, beta: float) -> torch.Tensor:
         return network(y_hat, index, torch.tensor([beta])) - network(y_hat, index, torch.zeros(1))  # type: ignore[no-any-return]
 
-    assert torch.allclose(detail(changed, 1.0), 1.5 * detail(generator, 0.7), atol=1e-4)
+    def alike(one: torch.Tensor, other: torch.Tensor) -> bool:  # up to the rounding of weights
+        return torch.allclose(one, other, atol=0.02 * float(other.abs().max()))
+
+    assert alike(detail(changed, 1.0), 1.5 * detail(generator, 0.7))
     for beta in (0.2, 0.5):
-        assert torch.allclose(detail(changed, beta), detail(generator, beta), atol=1e-4)
+        assert alike(detail(changed, beta), detail(generator, beta))
     half, between, full = (changed.gain(torch.tensor([beta])) for beta in (0.5, 0.9, 1.0))
-    assert torch.allclose(between, 0.2 * half + 0.8 * full, atol=1e-3)
+    assert alike(between, 0.2 * half + 0.8 * full)
     for words in (["--end", "0.7"], ["--end", "0.3", "-o", str(output)], [], ["--end", "1", "-o", "x", "photo.png"]):
         with pytest.raises(SystemExit) as stopped:
             script("slider").main([*command, *words])
@@ -190,7 +193,7 @@ def test_the_slider_is_scanned(small_model: Model, photo: NDArray[np.uint8], mon
     assert [row[:2] for row in points] == [(beta, amount) for beta in slider.BETAS for amount in slider.AMOUNTS]
     data = codec.encode(photo[:50, :70], quality=40, model=small_model)
     x_hat = codec.decode(
-        data, model=dataclasses.replace(small_model, generator=generators.file_of(generator, small_model)), realism=0.8
+        data, model=dataclasses.replace(small_model, generator=generators.freeze(generator, small_model)), realism=0.8
     )
     at = next(row for row in points if row[:2] == (0.8, 1.0))
     assert at[3] == pytest.approx(psnr(photo[:50, :70], np.asarray(x_hat)), abs=0.01)

@@ -544,7 +544,7 @@ def test_compare_shows_both_ends_of_realism(
     torch.manual_seed(1)
     generator = generators.new(GeneratorConfig(channels=32, blocks=1, fine_blocks=1), small_model)
     generator.head.weight.data.normal_(0.0, 0.02)
-    with_generator = dataclasses.replace(small_model, generator=generators.file_of(generator.eval(), small_model))
+    with_generator = dataclasses.replace(small_model, generator=generators.freeze(generator.eval(), small_model))
     monkeypatch.setattr(model_files, "load", lambda *_, **__: with_generator)
     monkeypatch.setattr(quality, "available", lambda: (quality.Metrics(lpips=True), {}))
     monkeypatch.setattr(quality, "lpips", lambda a, b: float(np.abs(a.astype(int) - b).mean()))

@@ -137,6 +137,18 @@ def test_problems_come_at_the_end_and_stop_nothing(
     assert (out / "b.nic").read_bytes()[:4] == b"\x8fNIC"
 
 
+@pytest.mark.parametrize("name", ["a.heic", "a.JXL"])
+def test_a_folder_does_not_hide_pictures_that_need_a_package(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    make_picture(tmp_path / "b.png")
+    start = b"\xff\x0a" if name.endswith("JXL") else b"\0\0\0\x18ftypheic"
+    (tmp_path / name).write_bytes(start + bytes(40))
+    status, lines, errors = run(capsys, tmp_path)
+    assert (status, counts(lines)) == (1, "1 encoded, 0 skipped, 1 failed")
+    assert f"{name} needs pillow-" in errors[0]
+
+
 def test_files_and_folders_together(capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path) -> None:
     other = make_picture(tmp_path / "x" / "other.png", 9)
     assert run(capsys, tree / "sub", other, "-o", tmp_path / "out")[0] == 0

@@ -30,17 +30,17 @@ def test_optimisation_finds_the_latents_of_a_sample(inverter):
     z = torch.randn(3, 6, generator=torch.Generator().manual_seed(5))
     x = inverter.generator(z)
     start = (inverter.generator(inverter.encode(x)) - x).square().mean()
-    found = inverter.invert(x, steps=150, rate=0.1, domain_weight=0.0)
-    assert (inverter.generator(found) - x).square().mean() < 0.1 * start
+    z_hat = inverter.invert(x, steps=150, rate=0.1, domain_weight=0.0)
+    assert (inverter.generator(z_hat) - x).square().mean() < 0.1 * start
     assert inverter.generator.layers[0].weight.grad is None
 
 
 def test_pulse_is_consistent_and_stays_on_the_sphere(inverter):
     z = F.normalize(torch.randn(1, 6, generator=torch.Generator().manual_seed(6))) * 6**0.5
     y = F.interpolate(inverter.generator(z), scale_factor=0.25, mode="area")
-    found = inverter.pulse(y, steps=150, rate=0.1, starts=4, seed=1)
-    assert found.norm() == pytest.approx(6**0.5, rel=1e-5)
-    again = F.interpolate(inverter.generator(found), scale_factor=0.25, mode="area")
+    z_hat = inverter.pulse(y, steps=150, rate=0.1, starts=4, seed=1)
+    assert z_hat.norm() == pytest.approx(6**0.5, rel=1e-5)
+    again = F.interpolate(inverter.generator(z_hat), scale_factor=0.25, mode="area")
     assert (again - y).square().mean() < 0.1 * y.var()
 
 

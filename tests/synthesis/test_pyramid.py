@@ -45,8 +45,8 @@ def test_waves_arrive_in_the_bands_that_their_frequency_and_direction_name() -> 
         assert energy[f"band 1,{axis}"] == pytest.approx(64 * 32, rel=1e-9)
         assert max(value for name, value in energy.items() if name != f"band 1,{axis}") < 1e-20
         sine = np.sin(2 * math.pi * 8 * x[::2] / 64)
-        found = bands.bands[1][axis][0] if axis == 0 else bands.bands[1][axis][:, 0]
-        assert np.abs(found) == pytest.approx(np.abs(2 * sine), abs=1e-9)  # half the samples a side, twice the values
+        plane = bands.bands[1][axis][0] if axis == 0 else bands.bands[1][axis][:, 0]
+        assert np.abs(plane) == pytest.approx(np.abs(2 * sine), abs=1e-9)  # half the samples a side, twice the values
 
 
 def test_half_the_energy_passes_in_the_middle_of_the_octave() -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from PIL import Image
 from synthesis.systems import APART, TINY, interrupted_at, rows, run, write_config
 
@@ -83,6 +88,36 @@ def test_the_command_trains_and_resumes(tmp_path, pictures, capsys):
     assert "dcgan.latent" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["synth", "train", "dcgan"])
+
+
+def test_a_signal_ends_a_run_that_tells_how_to_continue(tmp_path, pictures):
+    config_file, folder = write_config(tmp_path, "dcgan", pictures), tmp_path / "run"
+    words = ["synth", "train", "dcgan", config_file, "--run", folder, "training.steps=1000000"]
+    command = [sys.executable, "-m", "neurocodec", *map(str, words)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (folder / checkpoint.NAME).exists():
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=300)[0] == f"{folder}: ended early; --resume {folder} continues\n"
+    assert process.returncode == 128 + signal.SIGTERM
+    assert (folder / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pyramid", "in.png", "device=cuda"], "options.device"),
+        (["video", "in.webp", "device=cuda"], "options.device"),
+        (["video", "in.webp", "seed=2"], "unknown key 'seed' in [options]"),
+        (["style", "in.png", "painting.png", "seed=2"], "unknown key 'seed' in [options]"),
+        (["dcgan", "model.safetensors", "3", "seed=2"], "unknown key 'seed' in [options]"),
+        (["dcgan", "model.safetensors", "3", "count=10"], "options.count is 10, expected 1 to 8, or a multiple of 8"),
+    ],
+)
+def test_options_that_a_system_cannot_use_are_refused(tmp_path, capsys, words, message):
+    assert main(["synth", "apply", *words, "-o", str(tmp_path / "out.png")]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_the_list_names_every_system(capsys):

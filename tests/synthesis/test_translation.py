@@ -82,8 +82,8 @@ def test_edges_by_hand():
     expected = torch.ones(8, 8)
     expected[:, 3:5] = 0.0
     assert torch.equal(pix2pix.edges(x), expected.expand(1, 3, 8, 8))
-    assert pix2pix.edges(0.2 * x).min() == 1  # a step of 0.2 is none
-    assert pix2pix.edges(0.3 * x).min() == 0
+    assert pix2pix.edges(0.1 * x).min() == 1  # a step of 0.1 is none
+    assert pix2pix.edges(0.15 * x).min() == 0
 
 
 def test_pix2pix_by_hand():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import struct
 from fractions import Fraction
@@ -12,14 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paths import PHOTO, SMALL_MODEL
+from paths import GOLDEN, PHOTO, SMALL_MODEL
 from PIL import Image
 from synthesis.systems import COMMON, interrupted_at, rows
 
 from neurocodec import errors
 from neurocodec import model as model_files
 from neurocodec.cli.main import main
-from neurocodec.entropy.tables import Tables
 from neurocodec.metrics import psnr
 from neurocodec.synthesis import frames as sequences
 from neurocodec.synthesis import motion, nicv, sequence
@@ -115,7 +115,6 @@ def test_damaged_vectors_are_refused(small_model):
     long = motion.encode_vectors(np.full((2, 2, 2), motion.MAX_VECTOR + 1, np.int32), tables)
     with pytest.raises(errors.NicFormatError, match="longer than 512 pixels"):
         motion.decode_vectors(long, 32, 32, tables)
-    assert isinstance(tables, Tables)
 
 
 # ---------------------------------------------------------------------------------------------------- sequences
@@ -137,6 +136,19 @@ def test_frames_decode_as_the_encoder_saw_them(panned):
             field = motion.decode_vectors(vectors, 56, 80, model_files.load(SMALL_MODEL).tables)
             predicted = motion.Reference(decoded[t - 1]).predict(field)
             assert residual is not None or np.array_equal(predicted, decoded[t])
+
+
+@pytest.mark.usefixtures("small_installed")
+def test_the_golden_sequence_decodes_to_the_same_frames():
+    data = (GOLDEN / "video" / "moved.nicv").read_bytes()
+    expected = json.loads((GOLDEN / "video" / "expected.json").read_text())
+    frames = np.stack(list(sequence.decode(data)))
+    assert [*frames.shape] == expected["shape"]
+    assert hashlib.sha256(frames.tobytes()).hexdigest() == expected["sha256"]
+    header, records = nicv.read(data)
+    assert nicv.write(header, records) == data
+    residuals = [nicv.unpack_predicted(record.payload)[1] for record in records if record.kind == nicv.PREDICTED]
+    assert [residual is not None for residual in residuals] == [False, True, False]
 
 
 def test_prediction_pays_with_the_shipped_model(panned, base_model):

@@ -49,6 +49,7 @@ def test_overrides_have_the_types_of_the_settings(config_file):
         ("data.final_crop_share=-0.1", r"data.final_crop_share is .*, expected between 0 and 1"),
         ("data.crop=100", r"data.crop is .*, expected a multiple of 64"),
         ("data.final_crop=0", r"data.final_crop is .*, expected a multiple of 64"),
+        ("data.shorter_side=32", "data.shorter_side is 32, less than data.crop"),
         ("data.workers=0", r"data.workers is .*, expected at least 1"),
         ("training.optimizer=sgd", r"training.optimizer is .*, expected adam or soap"),
         ("data.mix=0.3", "data.mix is 0.3, and a value of type dict is needed"),
