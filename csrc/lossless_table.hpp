@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The constants of lossless.hpp, as in neurocodec/lossless_table.py.
+// The constants of lossless.hpp, as in neurocodec/integer/lossless_table.py.
 
 #ifndef NEUROCODEC_LOSSLESS_TABLE_HPP
 #define NEUROCODEC_LOSSLESS_TABLE_HPP

@@ -34,13 +34,15 @@ class Source:
     """A picture and its quality index, 0 to 960.
 
     kind: photograph, noise or drawing. box: (x, y, width, height), the crop of the bundled photograph. mode: Pillow's
-    mode of that crop; RGBA adds a computed alpha plane.
+    mode of that crop; RGBA adds a computed alpha plane. depth: bits per sample; with 16, the lower 8 are made up.
     """
 
     quality_index: int
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
     mode: str = "RGB"
     kind: str = "photograph"
+    depth: int = 8
+    lossless: bool = False
 
     def picture(self) -> image.Picture:
         """The picture."""
@@ -56,7 +58,14 @@ class Source:
             crop = photograph.convert("RGB").crop((x, y, x + width, y + height))
         if self.mode == "RGBA":
             crop.putalpha(Image.fromarray(np.arange(width * height, dtype=np.uint8).reshape(height, width)))
+        if self.depth == 16:
+            samples = np.asarray(crop, np.uint16)
+            return image.load(samples * 256 + np.arange(samples.size, dtype=np.uint16).reshape(samples.shape) % 256)
         return image.load(crop.convert(self.mode))
+
+    def encode(self, network: Model | Network) -> bytes:
+        """The file of the picture."""
+        return codec.encode_picture(self.picture(), network, self.quality_index, lossless=self.lossless)
 
 
 SOURCES = {
@@ -67,17 +76,19 @@ SOURCES = {
     "noise-48x40-q700": Source(700, kind="noise"),
     "drawing-130x70-q601": Source(601, kind="drawing"),
     "astronaut-q480": Source(480, (0, 0, 512, 512)),
+    "lossless-61x43-q250": Source(250, (200, 100, 61, 43), lossless=True),
+    "deep-50x40-q700": Source(700, (200, 100, 50, 40), depth=16),
 }
-"""Sources of the shipped model's vectors; the last is the whole bundled photograph."""
+"""Sources of the shipped model's vectors; astronaut is the whole bundled photograph."""
 
 
 @dataclass(frozen=True)
 class Digests:
     """SHA-256 of a one-tile file, of its symbols (z_hat, then y in coding order), of y_hat, and of its pixels.
 
-    Arrays are hashed in (row, column, channel) order: symbols and y_hat, in units of 1/64, as little-endian int32, the
-    pixels as uint8 RGB. realism_sha256: of the pixels at realism 1, with the generative decoder that has this
-    fingerprint; both are empty for large pictures, and without a generative decoder.
+    Arrays are hashed in (row, column, channel) order, little-endian: symbols and y_hat, in units of 1/64, as int32, the
+    pixels as uint8 or uint16 RGB. realism_sha256: of the pixels at realism 1, with the generative decoder that has this
+    fingerprint; both are empty for large pictures, for lossless ones, and without a generative decoder.
     """
 
     nic_sha256: str
@@ -113,14 +124,15 @@ def write_vectors(folder: Path, network: Network, sources: Mapping[str, Source])
     """Encodes the sources and writes their vectors to a folder; the command of tests/golden uses it."""
     table = {}
     for name, source in sources.items():
-        data = codec.encode_picture(source.picture(), network, source.quality_index)
+        data = source.encode(network)
         (folder / f"{name}.nic").write_bytes(data)
-        table[name] = dataclasses.asdict(digests_of(data, network, _generator_of(network) if _is_small(data) else ""))
+        generator = "" if source.lossless or not _is_small(data) else _generator_of(network)
+        table[name] = dataclasses.asdict(digests_of(data, network, generator, source.depth))
     (folder / "expected.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def digests_of(data: bytes, network: Network, generator: str = "") -> Digests:
-    """Digests of a one-tile file as a network decodes it.
+def digests_of(data: bytes, network: Network, generator: str = "", depth: int = 8) -> Digests:
+    """Digests of a one-tile file as a network decodes it to pixels of 8 or 16 bits per sample.
 
     generator: the fingerprint of its generative decoder, or empty for no digest of realism 1.
     Raises NicFormatError or a subclass if decoding fails.
@@ -131,9 +143,9 @@ def digests_of(data: bytes, network: Network, generator: str = "") -> Digests:
         hashlib.sha256(data).hexdigest(),
         _digest([latents.z_hat, *latents.symbols]),
         _digest([latents.y_hat]),
-        _digest_of_pixels(nic, network, 0.0),
+        _digest_of_pixels(nic, network, 0.0, depth),
         nic.header.model_id.hex(),
-        _digest_of_pixels(nic, network, 1.0) if generator else "",
+        _digest_of_pixels(nic, network, 1.0, depth) if generator else "",
         generator,
     )
 
@@ -144,14 +156,14 @@ def mismatches(vector: Vector, network: Network) -> list[str]:
     Realism is compared with the vector's own generative decoder only.
     Raises NicFormatError or a subclass if the file does not decode at all.
     """
-    expected = vector.expected
+    expected, depth = vector.expected, vector.source.depth
     parts = {"symbols": "symbols_sha256", "latents": "y_hat_sha256", "pixels": "rgb_sha256"}
     same_generator = expected.generator and expected.generator == _generator_of(network)
     if same_generator:
         parts["pixels of realism 1"] = "realism_sha256"
-    actual = digests_of(vector.data, network, expected.generator if same_generator else "")
+    actual = digests_of(vector.data, network, expected.generator if same_generator else "", depth)
     differing = [part for part, name in parts.items() if getattr(actual, name) != getattr(expected, name)]
-    if codec.encode_picture(vector.source.picture(), network, vector.source.quality_index) != vector.data:
+    if vector.source.encode(network) != vector.data:
         differing.append("encoded bytes")
     return differing
 
@@ -182,8 +194,9 @@ def _generator_of(network: Network) -> str:
         return ""
 
 
-def _digest_of_pixels(nic: container.NicFile, network: Network, realism: float) -> str:
-    return hashlib.sha256(codec.decode_picture(nic, network, realism=realism).rgb.tobytes()).hexdigest()
+def _digest_of_pixels(nic: container.NicFile, network: Network, realism: float, depth: int) -> str:
+    rgb = codec.decode_picture(nic, network, realism=realism, depth=depth).rgb
+    return hashlib.sha256(rgb.astype(rgb.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
 def _digest(arrays: Iterable[NDArray[np.int32]]) -> str:

@@ -129,6 +129,22 @@ uint32_t random_layers() {
     keep(same_everywhere<int16_t>("a gain", count, [&](nc::Kernel kernel, int16_t* out) {
       nc::gain(kernel, x.data(), mantissa.data(), by.data(), half.data(), count, out);
     }));
+    const std::vector<int16_t> roots = nc::reciprocal_roots();
+    keep(same_everywhere<int16_t>("a norm", count, [&](nc::Kernel kernel, int16_t* out) {
+      for (size_t p = 0; p < positions; ++p) {
+        nc::normalise(kernel, x.data() + p * inputs, inputs, 1 + round * 1000, roots.data(), out + p * inputs);
+      }
+    }));
+    std::vector<int16_t> sigmoid(4096);
+    for (int16_t& v : sigmoid) v = static_cast<int16_t>(between(0, 32767));
+    keep(same_everywhere<int16_t>("a gate by SiLU", count, [&](nc::Kernel kernel, int16_t* out) {
+      nc::silu_gate(kernel, x.data(), y.data(), sigmoid.data(), count, out);
+    }));
+    for (size_t i = 0; i < count; ++i) by[i] = between(-32767, 32767);
+    keep(same_everywhere<int16_t>("an addition with gains", count, [&](nc::Kernel kernel, int16_t* out) {
+      std::copy_n(x.data(), count, out);
+      nc::add_gained(kernel, out, y.data(), by.data(), count);
+    }));
   }
   return crc(all);
 }

@@ -30,6 +30,8 @@ CASES = {
     "pixel-1x1-q480": Source(480, (10, 10, 1, 1)),
     "gray-33x17-q480": Source(480, (200, 100, 33, 17), "L"),
     "alpha-20x20-q480": Source(480, (200, 100, 20, 20), "RGBA"),
+    "lossless-37x23-q480": Source(480, (220, 60, 37, 23), lossless=True),
+    "deep-30x20-q700": Source(700, (200, 100, 30, 20), depth=16),
 }
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import shutil
 import subprocess
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from paths import ROOT
 
 from neurocodec.errors import ChecksumError, ModelMismatchError, NicFormatError, TruncatedError
+from neurocodec.integer import lossless
 from neurocodec.integer.native import SHAPE, NativeNetwork, kernels
 from neurocodec.integer.network import LayerwiseNetwork
 from neurocodec.integer.reference import NumpyArithmetic
@@ -254,15 +254,20 @@ class CRun(ctypes.Structure):
     _fields_ = (("quality_index", ctypes.c_int), ("kernel", ctypes.c_char_p), ("threads", ctypes.c_size_t))
 
 
-def test_the_interface_for_c(small_model: Model, tile: SimpleNamespace, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def c(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The interface for C, compiled alone."""
     if shutil.which("c++") is None or shutil.which("cc") is None:
         pytest.skip("no compiler is installed")
     header = ROOT / "csrc" / "c_api.h"
     subprocess.run(["cc", "-std=c99", "-pedantic-errors", "-Wall", "-Werror", "-fsyntax-only", header], check=True)
-    library = tmp_path / "libneurocodec.so"
+    library = tmp_path_factory.mktemp("c") / "libneurocodec.so"
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread"]
     subprocess.run(["c++", *flags, ROOT / "csrc" / "c_api.cpp", "-o", library], check=True)
-    c = ctypes.CDLL(str(library))
+    return ctypes.CDLL(str(library))
+
+
+def test_the_interface_for_c(small_model: Model, tile: SimpleNamespace, c: ctypes.CDLL) -> None:
     c.nc_kernel.restype = ctypes.c_char_p
     c.nc_kernel.argtypes = [ctypes.c_size_t]
     assert [c.nc_kernel(i) for i in range(len(kernels()) + 1)] == [*(name.encode() for name in kernels()), None]
@@ -328,3 +333,36 @@ def test_the_interface_for_c(small_model: Model, tile: SimpleNamespace, tmp_path
     c.nc_free(stream)
     c.nc_model_free(model)
     c.nc_model_free(null)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_residuals_in_c(photo: np.ndarray, c: ctypes.CDLL, channels: int) -> None:
+    exact = np.ascontiguousarray(photo[100:140, 200:251, :channels])
+    noise = np.random.default_rng(0).integers(-6, 7, exact.shape)
+    x_hat = np.clip(exact + noise, 0, 255).astype(np.uint8)
+    stream, message = lossless.encode(exact, x_hat), ctypes.create_string_buffer(100)
+
+    def decode(data: bytes | None, size: int, height: int = 40, count: int = channels) -> int:
+        sides = (ctypes.c_size_t(height), ctypes.c_size_t(51), ctypes.c_size_t(count))
+        arrays = (ctypes.c_void_p(x_hat.ctypes.data), *sides, ctypes.c_void_p(decoded.ctypes.data))
+        result: int = c.nc_residual_decode(data, ctypes.c_size_t(size), *arrays, message, ctypes.c_size_t(100))
+        return result
+
+    decoded = np.zeros_like(exact)
+    assert decode(stream, len(stream)) == 0
+    assert (decoded == exact).all()
+    for code, expected in (
+        (decode(stream, len(stream), height=0), 1),
+        (decode(None, len(stream)), 1),
+        (decode(stream, len(stream), count=2), 1),
+        (decode(stream, len(stream) - 2), 4),
+        (decode(stream, 3), 4),
+        (decode(bytes(len(stream)), len(stream)), 5),
+        (decode(stream + bytes(2), len(stream) + 2), 6),
+    ):
+        assert code == expected
+        assert message.value.endswith(b".")
+    for place in range(0, len(stream), 50):
+        mutated = bytearray(stream)
+        mutated[place] ^= 0x10
+        assert decode(bytes(mutated), len(stream)) in (4, 5, 6)
