@@ -429,7 +429,7 @@ def test_decode_says_what_is_wrong(
     assert "region" in fails_with(capsys, "decode", nic_file, "--region", 0, 0, 400, 300)
     assert "realism" in fails_with(capsys, "decode", nic_file, "--realism", "0.5")
     with monkeypatch.context() as patch:
-        patch.setattr(codec, "parsed", lambda *_, **__: pytest.fail("decoded for nothing"))
+        patch.setattr(codec, "parse", lambda *_, **__: pytest.fail("decoded for nothing"))
         for name in ("a.xyz", "b.nic"):
             assert "use .png" in fails_with(capsys, "decode", nic_file, "-o", folder / name)
     data = nic_file.read_bytes()
