@@ -556,22 +556,6 @@ inline void gate_neon(const int16_t* value, const int16_t* gate, size_t count, i
   gate_body(value + i, gate + i, count - i, out + i);
 }
 
-inline void gain_neon(const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
-                      size_t count, int16_t* out) {
-  gain_body(x, mantissa, shift, half, count, out);
-}
-
-inline void normalise_neon(const int16_t* x, size_t count, int64_t epsilon, const int16_t* roots, int16_t* out) {
-  normalise_body(x, count, epsilon, roots, out);
-}
-inline void silu_gate_neon(const int16_t* value, const int16_t* gate, const int16_t* sigmoid, size_t count,
-                      int16_t* out) {
-  silu_gate_body(value, gate, sigmoid, count, out);
-}
-inline void add_gained_neon(int16_t* x, const int16_t* change, const int32_t* gain, size_t count) {
-  add_gained_body(x, change, gain, count);
-}
-
 inline void finish16_neon(const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count, int16_t* out) {
   size_t i = 0;
   for (; i + 4 <= count; i += 4) {
@@ -581,11 +565,6 @@ inline void finish16_neon(const int32_t* sums, const int32_t* bias, const int32_
   finish_body(sums + i, bias + i, shift + i, count - i, -32768, 32767, out + i);
 }
 
-template <typename Out>
-inline void finish_neon(const int32_t* sums, const int32_t* bias, const int32_t* shift, size_t count, int32_t low,
-                        int32_t high, Out* out) {
-  finish_body(sums, bias, shift, count, low, high, out);
-}
 #endif
 
 #ifdef NC_WASM
@@ -616,22 +595,6 @@ inline void gate_wasm(const int16_t* value, const int16_t* gate, size_t count, i
     wasm_v128_store(out + i, wasm_i16x8_q15mulr_sat(wasm_v128_load(value + i), open));
   }
   gate_body(value + i, gate + i, count - i, out + i);
-}
-
-inline void gain_wasm(const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
-                      size_t count, int16_t* out) {
-  gain_body(x, mantissa, shift, half, count, out);
-}
-
-inline void normalise_wasm(const int16_t* x, size_t count, int64_t epsilon, const int16_t* roots, int16_t* out) {
-  normalise_body(x, count, epsilon, roots, out);
-}
-inline void silu_gate_wasm(const int16_t* value, const int16_t* gate, const int16_t* sigmoid, size_t count,
-                      int16_t* out) {
-  silu_gate_body(value, gate, sigmoid, count, out);
-}
-inline void add_gained_wasm(int16_t* x, const int16_t* change, const int32_t* gain, size_t count) {
-  add_gained_body(x, change, gain, count);
 }
 
 // Returns the number of results that it computed.
@@ -671,6 +634,13 @@ inline size_t finish_wasm(const int32_t* sums, const int32_t* bias, const int32_
 #define NC_CHOOSE(kernel, name, ...) (static_cast<void>(kernel), layers::name##_generic(__VA_ARGS__))
 #endif
 
+// Loops that compilers turn into vectors well enough: once for any machine, once for AVX2.
+#if defined(NC_X86)
+#define NC_COMPILED(kernel, name, ...) NC_CHOOSE(kernel, name, __VA_ARGS__)
+#else
+#define NC_COMPILED(kernel, name, ...) (static_cast<void>(kernel), layers::name##_generic(__VA_ARGS__))
+#endif
+
 inline void leaky_relu(Kernel kernel, int16_t* x, size_t count) { NC_CHOOSE(kernel, leaky_relu, x, count); }
 
 // out = clamp16(x + y); out may be x or y.
@@ -686,7 +656,7 @@ inline void gate(Kernel kernel, const int16_t* value, const int16_t* gates, size
 // out = clamp16((x · mantissa + half) >> shift); out may be x.
 inline void gain(Kernel kernel, const int16_t* x, const int32_t* mantissa, const int32_t* shift, const int32_t* half,
                  size_t count, int16_t* out) {
-  NC_CHOOSE(kernel, gain, x, mantissa, shift, half, count, out);
+  NC_COMPILED(kernel, gain, x, mantissa, shift, half, count, out);
 }
 
 // floor(2^20 / sqrt(i)), at most 32767; of 0, which no sum is, 0.
@@ -704,18 +674,18 @@ inline std::vector<int16_t> reciprocal_roots() {
 // reciprocal root is that of the leading bits of the sum. count: 1 to 1024; epsilon: 1 to 2^31; roots: reciprocal_roots();
 // out may be x.
 inline void normalise(Kernel kernel, const int16_t* x, size_t count, int64_t epsilon, const int16_t* roots, int16_t* out) {
-  NC_CHOOSE(kernel, normalise, x, count, epsilon, roots, out);
+  NC_COMPILED(kernel, normalise, x, count, epsilon, roots, out);
 }
 
 // out = value · gate · sigmoid(gate), of 10 fractional bits each, with 7. sigmoid: 4096 entries with 15 bits, in [-8, 8).
 inline void silu_gate(Kernel kernel, const int16_t* value, const int16_t* gate, const int16_t* sigmoid, size_t count,
                       int16_t* out) {
-  NC_CHOOSE(kernel, silu_gate, value, gate, sigmoid, count, out);
+  NC_COMPILED(kernel, silu_gate, value, gate, sigmoid, count, out);
 }
 
 // x = clamp16(x + change · gain), gains with 12 fractional bits, within ±32767.
 inline void add_gained(Kernel kernel, int16_t* x, const int16_t* change, const int32_t* gain, size_t count) {
-  NC_CHOOSE(kernel, add_gained, x, change, gain, count);
+  NC_COMPILED(kernel, add_gained, x, change, gain, count);
 }
 
 // What becomes of the sums of a layer: a bias for each output, which holds the rounding, a shift, and two limits.
@@ -858,7 +828,7 @@ class Pointwise {
 #endif
       }
     }
-    NC_CHOOSE(kernel, finish, sums, bias, shift, count, low, high, out);
+    NC_COMPILED(kernel, finish, sums, bias, shift, count, low, high, out);
 #endif
   }
 

@@ -3,8 +3,8 @@
 y_hat ─g_s→ features ─┬ head of g_s ───────────────────────────────────────────────────┐
                       └ norm, blocks at 1/8 ─shuffle→ blocks at 1/2 ─→ detail ─ gain ──┴→ pixels
 
-It reads the features of g_s, of 9 fractional bits. Its own activations have 8, norms 15, and what lies inside a block
-10 or 7, all in 16 bits.
+All activations have 16 bits. How many of them are fractional depends on the place: 9 in the features of g_s, 8 between
+blocks, 15 after a norm, and 10, then 7, inside a block.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ from numpy.typing import NDArray
 from neurocodec.entropy.grid import LIMIT, QUALITY_STEPS
 from neurocodec.errors import ModelMismatchError
 from neurocodec.integer.reference import Arithmetic, Arrays, QualityIndex, interpolate_rows
-from neurocodec.integer.transforms import FINE_WHITE, STEPS_A_LEVEL, Synthesis, add, q15
+from neurocodec.integer.transforms import FINE_WHITE, STEPS_A_LEVEL, Synthesis, add, pointwise, q15
 from neurocodec.model import GeneratorConfig, GeneratorFile, HyperpriorConfig
 
 STREAM_BITS = 8
 """Fractional bits of the activations that blocks add to."""
 NORM_BITS = 15
-"""Of normalised activations, whose squares sum to 1 at each position."""
+"""Fractional bits of normalised activations, whose squares sum to 1 at each position."""
 INNER_BITS = 10
-"""Of what a block makes of them: values and gates."""
+"""Fractional bits of the values and gates inside a block."""
 PRODUCT_BITS = 7
-"""Of gated values."""
+"""Fractional bits of gated values."""
 GAIN_BITS = 12
-"""Of the gains of a block."""
+"""Fractional bits of a block's gains."""
 DETAIL_BITS = 11
-"""Of the detail, before its gain."""
-SHARE_BITS = 4
-"""Of the gains of the detail, in units of 1/256 of a level of 8-bit pixels."""
+"""Fractional bits of the detail before its gain."""
+DETAIL_GAIN_BITS = 4
+"""Fractional bits of the detail's gains, whose unit is 1/256 of an 8-bit level."""
 LEVEL_BITS = 8
-"""Of pixels before the last rounding, in levels of 8-bit pixels."""
+"""Fractional bits of pixels before the last rounding; their unit is an 8-bit level."""
 SIGMOID_TABLE_SIZE = 1 << 12
-"""Entries of the table of 1 / (1 + e^-g), for gates in [-8, 8), with 15 bits."""
+"""Entries of the table of 1 / (1 + e^-g) for g in [-8, 8); they have 15 fractional bits."""
 SIGMOID_LIMIT = 8 << INNER_BITS
+"""Gates beyond ±8 are looked up as ±8."""
 EPSILON = 1e-3
 """Added to the variance that a norm divides by."""
 REALISM_STEPS = 2048
-"""Realism counts 1/2048: gains are stored for realism 1/2, 17/32, ..., 1, and interpolated."""
+"""Steps of the slider from realism 0 to 1."""
 REALISM_ROWS = REALISM_STEPS // 2 // QUALITY_STEPS + 1
-"""17: rows of a gain, `QUALITY_STEPS` steps apart."""
+"""Rows of a gain, from realism 1/2 to 1; gains between them are interpolated."""
 MAX_PICTURE = 1 << 20
 """Pixels before the last rounding lie in ±MAX_PICTURE."""
 
@@ -63,10 +64,10 @@ class Block:
         self._sigmoid, self._channels = sigmoid, channels
 
     def __call__(self, do: Arithmetic, x: Any, row: int) -> Any:
-        u = do.depthwise(_pointwise(do, do.normalise(x, stream_epsilon(self._channels)), self._in), self._dw)
+        u = do.depthwise(pointwise(do, do.normalise(x, stream_epsilon(self._channels)), self._in), self._dw)
         u = silu_gated(do, u[..., : self._channels], u[..., self._channels :], self._sigmoid)
         gain = do.load(interpolate_rows(self._gain, row))
-        return add(do, x, do.shift(_pointwise(do, u, self._out) * gain, GAIN_BITS))
+        return add(do, x, do.shift(pointwise(do, u, self._out) * gain, GAIN_BITS))
 
 
 class Generator:
@@ -114,17 +115,17 @@ class Generator:
         x = do.pointwise(x, self._in, bias, -LIMIT, LIMIT - 1)
         for block in self._blocks:
             x = block(do, x, row)
-        x = do.shuffle(_pointwise(do, x, self._to_fine), 4)  # 1/2
+        x = do.shuffle(pointwise(do, x, self._to_fine), 4)  # 1/2
         for block in self._fine_blocks:
             x = block(do, x, row)
         gain = (interpolate_rows(self._gain, row) * amount + half // 2) // half
-        return do.shift(do.shuffle(_pointwise(do, x, self._head)) * do.load(gain), DETAIL_BITS + SHARE_BITS)
+        return do.shift(do.shuffle(pointwise(do, x, self._head)) * do.load(gain), DETAIL_BITS + DETAIL_GAIN_BITS)
 
 
 def silu_gated(do: Arithmetic, value: Any, gate: Any, sigmoid: NDArray[np.int16]) -> Any:
-    """value · gate / (1 + e^-gate), of 10 bits each, with 7 bits."""
+    """value · gate / (1 + e^-gate): 10 fractional bits in, 7 out. Arrays are (h, w, K)."""
     index = do.clamp(gate, -SIGMOID_LIMIT, SIGMOID_LIMIT - 1) + SIGMOID_LIMIT
-    opened = q15(do, gate, do.lookup(sigmoid, do.shift(index - 2, 2)))
+    opened = q15(do, gate, do.lookup(sigmoid, do.shift(index - 2, 2)))  # index / 4, rounded down
     return do.clamp(do.shift(value * opened, 2 * INNER_BITS - PRODUCT_BITS), -LIMIT, LIMIT - 1)
 
 
@@ -143,7 +144,3 @@ def sigmoid_table() -> NDArray[np.int16]:
     gate = (np.arange(SIGMOID_TABLE_SIZE) + 0.5) * (16 / SIGMOID_TABLE_SIZE) - 8
     table: NDArray[np.int16] = np.rint(32768 / (1 + np.exp(-gate))).astype(np.int16)
     return table
-
-
-def _pointwise(do: Arithmetic, x: Any, layer: Any) -> Any:
-    return do.pointwise(x, layer, np.zeros(layer.bias.shape, np.int64), -LIMIT, LIMIT - 1)

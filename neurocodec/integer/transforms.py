@@ -97,11 +97,11 @@ class Block:
         self._channels = channels
 
     def __call__(self, do: Arithmetic, x: Any) -> Any:
-        u = leaky_relu(do, _pointwise(do, x, self._in))
-        x = add(do, x, _pointwise(do, do.depthwise(u, self._dw), self._out))
-        both = _pointwise(do, x, self._gate_in)
+        u = leaky_relu(do, pointwise(do, x, self._in))
+        x = add(do, x, pointwise(do, do.depthwise(u, self._dw), self._out))
+        both = pointwise(do, x, self._gate_in)
         u = gated(do, both[..., : self._channels], both[..., self._channels :])
-        return add(do, x, _pointwise(do, u, self._gate_out))
+        return add(do, x, pointwise(do, u, self._gate_out))
 
 
 class Analysis:
@@ -119,12 +119,12 @@ class Analysis:
 
     def __call__(self, do: Arithmetic, rgb: Any, quality_index: QualityIndex) -> Any:
         if rgb.dtype == np.uint16:
-            x = _pointwise(do, do.unshuffle(do.load(fine_pixels(rgb)), 8), self._fine_stem)  # (2 h, 2 w, C)
+            x = pointwise(do, do.unshuffle(do.load(fine_pixels(rgb)), 8), self._fine_stem)  # (2 h, 2 w, C)
         else:
-            x = _pointwise(do, do.unshuffle(do.load(rgb) - MID_GRAY, 8), self._stem)
+            x = pointwise(do, do.unshuffle(do.load(rgb) - MID_GRAY, 8), self._stem)
         for block in self._blocks:
             x = block(do, x)
-        x = _pointwise(do, do.unshuffle(self._gain(do, x, quality_index)), self._down)  # (h, w, M)
+        x = pointwise(do, do.unshuffle(self._gain(do, x, quality_index)), self._down)  # (h, w, M)
         for block in self._latent_blocks:
             x = block(do, x)
         return do.store(self._y_gain.latents(do, x, quality_index))
@@ -147,7 +147,7 @@ class HyperAnalysis:
         row = interpolate_rows(self._rows, quality_index)
         x = context_input(do, do.pad_edge(do.load(y), -height % 4, -width % 4), self._log_table)
         x = leaky_relu(do, do.pointwise(x, self._in, row, -LIMIT, LIMIT - 1))
-        x = leaky_relu(do, _pointwise(do, do.unshuffle(do.depthwise(x, self._dw1)), self._down1))  # 1/32
+        x = leaky_relu(do, pointwise(do, do.unshuffle(do.depthwise(x, self._dw1)), self._down1))  # 1/32
         x = do.unshuffle(do.depthwise(x, self._dw2))  # 1/64
         z = do.pointwise(x, self._down2, np.zeros(self._down2.bias.shape, np.int64), -OUTPUT_LIMIT, OUTPUT_LIMIT - 1)
         return do.store(do.clamp(do.shift(z, ACTIVATION_BITS), -127, 127))
@@ -185,7 +185,7 @@ class Synthesis:
         x = self._y_gain(do, do.load(y_hat), quality_index)
         for block in self._latent_blocks:
             x = block(do, x)
-        x = self._gain(do, do.shuffle(_pointwise(do, x, self._up)), quality_index)
+        x = self._gain(do, do.shuffle(pointwise(do, x, self._up)), quality_index)
         for block in self._blocks:
             x = block(do, x)
         return x
@@ -203,5 +203,6 @@ def exp2_table_of(arrays: Arrays) -> IntArray:
     return table.astype(np.int64)
 
 
-def _pointwise(do: Arithmetic, x: Any, layer: IntegerLayer) -> Any:
+def pointwise(do: Arithmetic, x: Any, layer: IntegerLayer) -> Any:
+    """A 1×1 layer with 16-bit results, (h, w, in) -> (h, w, out)."""
     return do.pointwise(x, layer, np.zeros(layer.bias.shape, np.int64), -LIMIT, LIMIT - 1)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from neurocodec import model as model_files
 from neurocodec.integer.generator import (
     DETAIL_BITS,
+    DETAIL_GAIN_BITS,
     EPSILON,
     GAIN_BITS,
     INNER_BITS,
@@ -21,7 +22,6 @@ from neurocodec.integer.generator import (
     NORM_BITS,
     PRODUCT_BITS,
     REALISM_ROWS,
-    SHARE_BITS,
     STREAM_BITS,
     sigmoid_table,
 )
@@ -62,16 +62,11 @@ def freeze(generator: Generator, model: Model) -> GeneratorFile:
         "norm_in.shift": (exponents - exponents.min()).astype(np.int8),
         "norm_in.epsilon": np.array([_feature_epsilon(exponents)], np.int32),
         "sigmoid_table": sigmoid_table(),
-        "gain": fixed(_gain_rows(weights["gain.weight"]) * 255, LEVEL_BITS + SHARE_BITS).astype(np.int32),
+        "gain": fixed(_gain_rows(weights["gain.weight"]) * 255, LEVEL_BITS + DETAIL_GAIN_BITS).astype(np.int32),
     }
-    layers = {"conv_in": ("norm_in", NORM_BITS, STREAM_BITS), "to_fine": ("", STREAM_BITS, STREAM_BITS)}
-    layers["head"] = ("", STREAM_BITS, DETAIL_BITS)
     for block in _blocks(config):
-        layers[f"{block}.conv_in"] = (f"{block}.norm", NORM_BITS, INNER_BITS)
-        layers[f"{block}.conv_dw"] = ("", INNER_BITS, INNER_BITS)
-        layers[f"{block}.conv_out"] = ("", PRODUCT_BITS, STREAM_BITS)
         arrays[f"{block}.gain"] = fixed(_gain_rows(weights[f"{block}.gain.weight"]), GAIN_BITS).astype(np.int32)
-    for name, (norm, bits_in, bits_out) in layers.items():
+    for name, (norm, bits_in, bits_out) in _layers(config).items():
         weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         if norm:
             bias = bias + weight @ weights[f"{norm}.offset"]
@@ -90,24 +85,20 @@ def thawed(file: GeneratorFile, model: Model) -> Generator:
     """The float twin of a frozen generator, in evaluation mode. Raises ModelMismatchError if its arrays do not fit."""
     check(file, model)
     arrays, config = file.arrays, file.config
-    state: dict[str, NDArray[Any]] = {"gain.weight": arrays["gain"] / (255 * 2.0 ** (LEVEL_BITS + SHARE_BITS))}
-    bits = {"conv_in": (NORM_BITS, STREAM_BITS), "to_fine": (STREAM_BITS,) * 2, "head": (STREAM_BITS, DETAIL_BITS)}
-    norms = {"norm_in": model.config.channels}
+    state: dict[str, NDArray[Any]] = {"gain.weight": arrays["gain"] / (255 * 2.0 ** (LEVEL_BITS + DETAIL_GAIN_BITS))}
     for block in _blocks(config):
-        bits |= {f"{block}.conv_in": (NORM_BITS, INNER_BITS), f"{block}.conv_dw": (INNER_BITS,) * 2}
-        bits[f"{block}.conv_out"] = (PRODUCT_BITS, STREAM_BITS)
         state[f"{block}.gain.weight"] = arrays[f"{block}.gain"] * 2.0**-GAIN_BITS
-        norms[f"{block}.norm"] = arrays[f"{block}.gain"].shape[1]
-    for name, (bits_in, bits_out) in bits.items():
+    for name, (norm, bits_in, bits_out) in _layers(config).items():
         integers, shift = arrays[f"{name}.weight"], arrays[f"{name}.shift"].astype(np.float64)
-        root = math.sqrt(integers.shape[1]) if bits_in == NORM_BITS else 1.0
-        scale = 2.0 ** (bits_in - bits_out - shift) / root
+        scale = 2.0 ** (bits_in - bits_out - shift)
+        if norm:
+            channels = integers.shape[1]
+            scale = scale / math.sqrt(channels)
+            state |= {f"{norm}.gain": np.ones(channels), f"{norm}.offset": np.zeros(channels)}
         state[f"{name}.weight"] = integers * scale.reshape(-1, *[1] * (integers.ndim - 1))
         state[f"{name}.bias"] = arrays[f"{name}.bias"] * 2.0 ** -(shift + bits_out)
     shift = arrays["conv_in.shift"].astype(np.float64)
     state["quality.weight"] = arrays["quality"] * 2.0 ** -(shift + STREAM_BITS)
-    for name, channels in norms.items():
-        state |= {f"{name}.gain": np.ones(channels), f"{name}.offset": np.zeros(channels)}
     for name in [name for name in state if name.endswith("gain.weight")]:
         features = _realism_features(config.frequencies)
         state[name] = np.linalg.lstsq(features, state[name], rcond=None)[0].T
@@ -129,8 +120,19 @@ def _blocks(config: GeneratorConfig) -> list[str]:
     return [f"blocks.{i}" for i in range(config.blocks)] + [f"fine_blocks.{i}" for i in range(config.fine_blocks)]
 
 
+def _layers(config: GeneratorConfig) -> dict[str, tuple[str, int, int]]:
+    """For each layer the norm that it absorbs, if any, and the fractional bits of its input and its output."""
+    layers = {"conv_in": ("norm_in", NORM_BITS, STREAM_BITS), "to_fine": ("", STREAM_BITS, STREAM_BITS)}
+    layers["head"] = ("", STREAM_BITS, DETAIL_BITS)
+    for block in _blocks(config):
+        layers[f"{block}.conv_in"] = (f"{block}.norm", NORM_BITS, INNER_BITS)
+        layers[f"{block}.conv_dw"] = ("", INNER_BITS, INNER_BITS)
+        layers[f"{block}.conv_out"] = ("", PRODUCT_BITS, STREAM_BITS)
+    return layers
+
+
 def _exponents(model: Model) -> NDArray[np.int8]:
-    """Of two, by which `freeze` scaled the channels of the features."""
+    """The powers of two by which the channels of the features were scaled when the model was frozen, (C,)."""
     return model.part("scales.").get("g_s.blocks", np.zeros(model.config.channels, np.int8))
 
 
