@@ -289,6 +289,16 @@ def find_generator(model: Model) -> GeneratorFile:
     )
 
 
+def shipped_generator(model: Model) -> GeneratorFile | None:
+    """The generative decoder that the package has for a model, or None; NEUROCODEC_WEIGHTS is not searched.
+
+    Raises ModelMismatchError if its file is damaged.
+    """
+    for path in _installed([PACKAGED], GENERATOR_FORMAT, model.model_id):
+        return load_generator(path, model)
+    return None
+
+
 def save_preview(path: str | Path, model: Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Writes a model's map for previews; `find_preview` lists its arrays. Raises OutputError."""
     _write(path, arrays, PREVIEW_FORMAT, model.config, model.model_id)

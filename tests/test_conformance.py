@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -144,6 +145,17 @@ def test_doctor_reports_files_that_do_not_decode(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(conformance, "VECTORS", tmp_path)
     assert main(["doctor"]) == 1
     assert f"FAILED: {name}: " in capsys.readouterr().out
+
+
+def test_doctor_reports_another_generative_decoder_in_the_package(capsys, monkeypatch, tmp_path, base_model):
+    """Such as one with a changed bit, which still fits its configuration."""
+    shipped = model_files.shipped_generator(base_model)
+    changed = {**shipped.arrays, "head.bias": shipped.arrays["head.bias"] ^ 1}
+    dataclasses.replace(shipped, arrays=changed).save(tmp_path / "base-realism.safetensors")
+    monkeypatch.setattr(model_files, "PACKAGED", tmp_path)
+    vector = next(v for v in conformance.load_vectors() if v.expected.generator)
+    _, network = next(conformance.networks(base_model))
+    assert "generative decoder" in conformance.mismatches(vector, network)
 
 
 def test_vectors_are_of_the_shipped_model(base_model):
