@@ -117,6 +117,11 @@ class TrainingConfig(LoopConfig):
     init_from: str = ""  # a run's folder, a .safetensors file or the name of a model; default: a transform codec
     init_images: Whole = 40  # pictures that the transform start measures; 0: random weights
     validate_actual: bool = True  # also measures real files
+    fused: bool = False  # the training pass in C++, for bfloat16 on a CPU: `training.fused`
+
+    def __post_init__(self) -> None:
+        if self.fused and (self.precision != "bfloat16" or self.device == "cuda"):
+            raise ConfigError('training.fused is for training.precision = "bfloat16" on a CPU.')
 
 
 @dataclass(frozen=True)

@@ -32,5 +32,7 @@ def make_optimizers(model: nn.Module, settings: TrainingConfig) -> list[torch.op
                 "training.optimizer is 'soap', which needs pytorch-optimizer: pip install 'neurocodec[train]'"
             ) from error
         group = {"params": [p for p in parameters if id(p) in matrices], "peak": settings.learning_rate}
-        optimizers.append(SOAP([group], betas=(0.9, 0.95), weight_decay=0.0, precondition_frequency=10))
+        optimizers.append(
+            SOAP([group], betas=(0.9, 0.95), weight_decay=0.0, precondition_frequency=20, max_precondition_dim=512)
+        )
     return optimizers

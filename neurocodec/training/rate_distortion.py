@@ -24,6 +24,7 @@ from neurocodec.training import checkpoint
 from neurocodec.training.config import Config, config_from_dict
 from neurocodec.training.data import Rgb, as_tensor
 from neurocodec.training.distributed import Processes
+from neurocodec.training.fused import FusedHyperprior
 from neurocodec.training.log import mean_psnr, mean_row
 from neurocodec.training.objective import Loss
 from neurocodec.training.optimizers import make_optimizers
@@ -53,7 +54,7 @@ class RateDistortion:
     def __init__(self, config: Config, processes: Processes) -> None:
         torch.manual_seed(config.training.seed)
         self.config = config
-        self.model = Hyperprior(config.model)
+        self.model = FusedHyperprior(config.model) if config.training.fused else Hyperprior(config.model)
         self.modules: dict[str, nn.Module] = {"model": self.model}
         self.about: dict[str, str] = {}
 
