@@ -479,7 +479,9 @@ def check_decodable(header: container.Header, model: Model) -> None:
         )
     longest = max(header.height, header.width)
     if min(longest, header.tile_edge or longest) > tiling.LARGEST:
-        raise NicFormatError(f"the file has tiles of more than {tiling.LARGEST} pixels; this release refuses them.")
+        raise NicFormatError(
+            f"the file has tiles with sides above {tiling.LARGEST} pixels, which this release does not read."
+        )
 
 
 def _network(coder: Model | Network) -> Network:

@@ -421,7 +421,7 @@ def _check_alpha(chunks: dict[str, bytes]) -> None:
 
 def _check_lossless(header: Header, chunks: dict[str, bytes]) -> None:
     if header.lossless and (names := sorted({DEPTH, ALPHA16, ARCHITECTURE} & chunks.keys())):
-        raise NicFormatError(f"the file is lossless and has a chunk {names[0]}, which excludes that")
+        raise NicFormatError(f"a lossless file cannot have a chunk {names[0]}, and this one does")
 
 
 def _chunk(name: str, payload: bytes) -> list[bytes]:

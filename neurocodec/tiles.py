@@ -112,7 +112,7 @@ def decode_tile(tile: container.Tile, window: Window, network: Network, index: i
     latents = network.decode(tile.stream, *window.shape, index)
     if latents.checksum() != tile.symbols_crc:
         raise ChecksumError(
-            "the file decoded to other symbols than were encoded: it is damaged, or decoding is not exact."
+            "the decoded symbols do not match the file's checksum: the file is damaged, or decoding is not exact."
         )
     return latents
 

@@ -333,7 +333,7 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
         checksums = network.checksums(z_hat, latents)
         for place, record, error, checksum in zip(places, records, errors, checksums, strict=True):
             if error is None and checksum != record.symbols_crc:
-                error = ChecksumError("the file decoded to other symbols than were encoded: it is damaged.")
+                error = ChecksumError("the decoded symbols do not match the file's checksum: the file is damaged.")
             if error is not None:
                 raise _in_batch(place, error)
         y_hat[(slice(None), *window.within(whole))] = latents

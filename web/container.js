@@ -95,7 +95,7 @@ export function read(bytes, { residuals = true } = {}) {
   const start = header.hasChunks ? readChunks(bytes, chunks) : HEADER_BYTES;
   const excluded = ["Al16", "Arch", "dept"].find((name) => chunks.has(name));
   if (header.lossless && excluded) {
-    throw new NicError(`the file is lossless and has a chunk ${excluded}, which excludes that`);
+    throw new NicError(`a lossless file cannot have a chunk ${excluded}, and this one does`);
   }
   const lossy = readTiles(bytes, start, header, 0);
   if (header.lossless && !residuals) {

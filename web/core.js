@@ -114,7 +114,7 @@ export class Core {
     }
     const longest = Math.max(header.width, header.height);
     if (Math.min(longest, header.tileEdge ?? longest) > LARGEST_TILE) {
-      throw new NicError(`the file has tiles of more than ${LARGEST_TILE} pixels; this release refuses them.`);
+      throw new NicError(`the file has tiles with sides above ${LARGEST_TILE} pixels, which this release does not read.`);
     }
     const alpha = alphaOf(chunks);
     if (alpha) checkAlpha(alpha, header.width, header.height);
@@ -175,7 +175,7 @@ export class Core {
     [stream, yHat, checksum, run].forEach(this.wasm.free);
     if (crc !== tile.symbolsCrc) {
       throw new NicError(
-        "the file decoded to other symbols than were encoded: it is damaged, or decoding is not exact.",
+        "the decoded symbols do not match the file's checksum: the file is damaged, or decoding is not exact.",
         "ChecksumError",
       );
     }

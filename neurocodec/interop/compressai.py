@@ -364,7 +364,7 @@ def _decode_tile(tile: container.Tile, header: container.Header, model: Model) -
     except NicFormatError as error:
         raise type(error)(f"{error} {_INEXACT}") from error
     if _checksum(walked) != tile.symbols_crc:
-        raise ChecksumError(f"The file decoded to other symbols than were encoded. {_INEXACT}")
+        raise ChecksumError(f"The decoded symbols do not match the file's checksum. {_INEXACT}")
     return y_hat
 
 
