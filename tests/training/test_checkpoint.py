@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is what is read; hostile files; those of earlier versions."""
+"""Checkpoints: what is written is what is read; hostile files."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import contextlib
 import json
 import os
 import pickle
-import runpy
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paths import ROOT
 from safetensors.torch import save_file
-from training.runs import assert_same_weights, rows, train, weights
+from training.runs import train
 
 from neurocodec.cli.main import main
 from neurocodec.errors import ConfigError
 from neurocodec.training import checkpoint
-
-convert = runpy.run_path(str(ROOT / "tools" / "convert_checkpoint.py"))["convert"]
 
 
 def test_trees_come_back_with_layouts_and_shared_memory(tmp_path):
@@ -114,23 +110,3 @@ def test_a_pickle_in_the_place_of_a_checkpoint_is_not_unpickled(tmp_path, monkey
     assert err.count("\n") == 1
     assert "is not a checkpoint that neurocodec train wrote" in err
     assert not (tmp_path / "made").exists()
-
-
-@pytest.mark.parametrize("kind", ["rate-distortion", "realism"], indirect=True)
-def test_a_checkpoint_of_an_earlier_version_is_converted_and_resumed(config_file, tmp_path, kind):
-    whole, old = tmp_path / "whole", tmp_path / "old"
-    train(config_file, whole)
-    train(config_file, old, ["training.steps=3", "training.minutes=0.0"])
-    saved = weights(old)
-    del saved["state"]["crops"], saved["state"]["warned"]
-    config = checkpoint.read(whole)["config"]
-    config["training"]["tensorboard"] = False  # a setting that is gone
-    torch.save({**saved, "config": config}, old / "checkpoint.pt")
-    (old / checkpoint.NAME).unlink()
-    convert(old)
-    again = weights(old)
-    assert_same_weights(saved, again)
-    assert again["state"]["step"] == 3
-    train(config_file, old, resume=True)
-    assert weights(old)["state"]["step"] == 6
-    assert len(rows(old)) >= 2
