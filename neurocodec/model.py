@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -372,11 +373,21 @@ def _read(path: str, kind: str, shape: Callable[..., Config]) -> tuple[Config, d
             raise ModelMismatchError(f"{path} is larger than any file of its configuration: install it again.")
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        if "crc32" in metadata and metadata["crc32"] != _checksum(arrays):
+            raise ModelMismatchError(f"{path} is damaged: its arrays do not match its checksum; install it again.")
     except ModelMismatchError:
         raise
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelMismatchError(f"{path} is not a readable model file ({one_line(error)[:200]}).") from error
     return config, arrays, metadata.get("model_id")
+
+
+def _checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """CRC-32 over the arrays in order of their names, in hexadecimal: the model id covers less, and no generator."""
+    checksum = 0
+    for _, array in sorted(arrays.items()):
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return f"{checksum:08x}"
 
 
 def _check_whole_numbers(config: Any) -> None:
@@ -395,7 +406,8 @@ def _write(
     *,
     force: bool = True,
 ) -> None:
-    metadata = {"format": kind, "config": json.dumps(dataclasses.asdict(config)), "model_id": model_id.hex()}
+    about = {"config": json.dumps(dataclasses.asdict(config)), "model_id": model_id.hex(), "crc32": _checksum(arrays)}
+    metadata = {"format": kind, **about}
     write_bytes(
         path, save(dict(arrays), metadata=metadata), force=force
     )  # save_file would make it private to the owner

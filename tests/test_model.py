@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import os
 import tracemalloc
 
 import numpy as np
@@ -54,6 +56,25 @@ def test_damaged_model_files(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ModelMismatchError):
         model.load(path)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "generator"])
+def test_damage_that_the_model_id_does_not_cover(tmp_path, small_model, base_model, kind):
+    path = tmp_path / "m.safetensors"
+    if kind == "encoder":
+        small_model.save(path)
+        read, name = model.load, "g_a.stem.weight"
+    else:
+        model.find_generator(base_model).save(path)
+        read, name = functools.partial(model.load_generator, model=base_model), "head.weight"
+    read(path)
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start + json.loads(data[8:start])[name]["data_offsets"][0]] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(1, 1))  # files are cached by their time
+    with pytest.raises(ModelMismatchError, match="is damaged: its arrays do not match its checksum"):
+        read(path)
 
 
 def test_a_file_without_its_tables(tmp_path, small_model):
