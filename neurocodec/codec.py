@@ -149,8 +149,8 @@ def decode(
     The image has 8 bits per sample, whatever the source had; `decode_array` returns up to 16.
 
     data: the bytes of the file, its path, or a file open for reading.
-    realism: 0 to 1. 0 is the picture closest to the original; 1 looks most realistic but invents detail. Above 0, torch
-        and a generative decoder for the file's model must be installed.
+    realism: 0 to 1. 0 is the picture closest to the original; 1 looks most realistic but invents detail. Above 0,
+        a generative decoder for the file's model must be installed; the package has one for its own.
     region: (x, y, width, height) in pixels; only this part is decoded.
     lossless: False decodes only the lossy picture at the start of a lossless file.
     model: a loaded model with the file's model id, used instead of the installed one.
