@@ -77,7 +77,7 @@ class HyperpriorConfig:
     latent_channels: int = 256  # M, y at 1/16
     hyper_channels: int = 96  # N, z at 1/64
     hidden_channels: int = 192  # in the entropy networks
-    encoder_blocks: int = 1  # at 1/8
+    encoder_blocks: int = 3  # at 1/8
     decoder_blocks: int = 2  # at 1/8
     latent_blocks: int = 3  # at 1/16, in both transforms
     quality_rows: int = 16
@@ -236,6 +236,12 @@ class Model:
         """The model without its encoder, for viewers; the id is the same."""
         arrays = {name: array for name, array in self.arrays.items() if not name.startswith(ENCODER_PARTS)}
         return Model(self.config, arrays)
+
+    def with_decoder(self, other: Model) -> Model:
+        """The model with this one's encoder and the other's decoder: it has the other's id."""
+        ours = ("g_a.", "h_a.", "scales.g_a.")
+        arrays = {name: array for name, array in other.arrays.items() if not name.startswith(ours)}
+        return Model(self.config, arrays | {n: array for n, array in self.arrays.items() if n.startswith(ours)})
 
     def save(self, path: str | Path, *, force: bool = True) -> None:
         """Writes the model file; `force` overwrites an existing one. Raises OutputError."""

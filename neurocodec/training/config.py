@@ -117,9 +117,12 @@ class TrainingConfig(LoopConfig):
     init_from: str = ""  # a run's folder, a .safetensors file or the name of a model; default: a transform codec
     init_images: Whole = 40  # pictures that the transform start measures; 0: random weights
     validate_actual: bool = True  # also measures real files
+    encoder_only: bool = False  # the decoder of `init_from`, a model, stays: files made with it stay readable
     fused: bool = False  # the training pass in C++, for bfloat16 on a CPU: `training.fused`
 
     def __post_init__(self) -> None:
+        if self.encoder_only and not self.init_from:
+            raise ConfigError("training.encoder_only needs training.init_from, the model whose decoder stays.")
         if self.fused and (self.precision != "bfloat16" or self.device == "cuda"):
             raise ConfigError('training.fused is for training.precision = "bfloat16" on a CPU.')
 

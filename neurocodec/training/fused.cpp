@@ -243,8 +243,7 @@ struct Block : Function<Block> {
                 total_rounded[i] = to_bf16(total[i]);
             });
         }
-        const Tensor of_filtered = at::mm(of_x1, w2).view(of_sum.sizes()), hidden4 = hidden.view(of_sum.sizes());
-        const Tensor of_taps = depthwise_taps_gradient(hidden4, of_filtered);
+        const Tensor of_filtered = at::mm(of_x1, w2).view(of_sum.sizes());
         const Tensor of_hidden = depthwise_input_gradient(of_filtered, taps).view({rows, channels});
         {
             Bf16* slope = halves(of_hidden);
@@ -260,6 +259,8 @@ struct Block : Function<Block> {
             float* total = floats(of_x);
             each(rows * channels, [=](Index i) { total[i] += to_float(branch[i]); });
         }
+        if (!context->needs_input_grad(1)) return {of_x, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; // frozen weights
+        const Tensor of_taps = depthwise_taps_gradient(hidden.view(of_sum.sizes()), of_filtered);
         const auto weight = [](const Tensor& out, const Tensor& in) { return at::mm(out.t(), in).to(at::kFloat); };
         return {of_x,
                 weight(of_hidden, x0), sum_of_rows(of_hidden, channels),

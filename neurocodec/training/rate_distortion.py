@@ -37,6 +37,8 @@ GROWABLE = ("encoder_blocks", "decoder_blocks", "latent_blocks")
 """Counts of residual blocks that may be larger than those of the model to start from: new blocks are the identity."""
 MOVABLE = ("lambda_min", "lambda_max")
 """What may differ from the model to start from: training moves the quality rows to other λ."""
+ENCODERS = ("g_a", "h_a")
+"""The parts of a `Hyperprior` that decoding does not run."""
 VALIDATION_ROWS = (2.0, 5.0, 8.0, 11.0)
 VALIDATION_SIDE = 768
 """Held-out pictures are cut to this side, except for real files."""
@@ -45,16 +47,21 @@ VALIDATION_SIDE = 768
 class RateDistortion:
     """Trains a model, run/model.safetensors; see `training.objective.Objective`.
 
-    At the end its EMA weights are frozen, with tables measured on training pictures.
+    At the end its EMA weights are frozen, with tables measured on training pictures. With `training.encoder_only`, g_a
+    and h_a alone learn, and the model is the one that the run started from with another encoder.
     """
 
-    fixed: tuple[str, ...] = ("model", "training.optimizer")
+    fixed: tuple[str, ...] = ("model", "training.optimizer", "training.encoder_only")
     result = "model.safetensors"
 
     def __init__(self, config: Config, processes: Processes) -> None:
         torch.manual_seed(config.training.seed)
         self.config = config
         self.model = FusedHyperprior(config.model) if config.training.fused else Hyperprior(config.model)
+        self.decoder = decoder_that_stays(config) if config.training.encoder_only else None
+        if self.decoder:
+            for name, part in self.model.named_children():
+                part.requires_grad_(name in ENCODERS)
         self.modules: dict[str, nn.Module] = {"model": self.model}
         self.about: dict[str, str] = {}
 
@@ -103,7 +110,7 @@ class RateDistortion:
         return {}
 
     def finish(self, ema: Hyperprior, run: Path, photographs: list[Rgb]) -> None:
-        freeze_measured(ema.config, ema.state_dict(), photographs).save(run / self.result)
+        freeze_measured(ema.config, ema.state_dict(), photographs, self.decoder).save(run / self.result)
 
 
 def rate_distortion_loss(output: dict[str, Tensor], x: Tensor, lmbda: Tensor) -> dict[str, Tensor]:
@@ -133,6 +140,22 @@ def measure(model: Model, rgb: NDArray[Any], quality_index: float) -> dict[str, 
     data = codec.encode_picture(Picture(rgb), model, round(64 * quality_index))
     decoded = codec.decode_picture(container.read(data), model)
     return {"file_bpp": 8.0 * len(data) / (rgb.shape[0] * rgb.shape[1]), "file_psnr": psnr(rgb, decoded.rgb)}
+
+
+def decoder_that_stays(config: Config) -> Model:
+    """The model of `training.init_from`. Raises ConfigError if it is none, or has a decoder of another shape."""
+    source = config.training.init_from
+    if is_run(source):
+        raise ConfigError(
+            f"training.encoder_only needs a model, and {source!r} is a run: name its {RateDistortion.result}."
+        )
+    try:
+        model = model_files.load(source)
+    except (ModelNotFoundError, ModelMismatchError) as error:
+        raise ConfigError(f"cannot start from {source!r}: {error}") from error
+    there = {"model": dataclasses.asdict(model.config)}
+    check_settings(f"the model {source!r}", there, config, ["model"], growable=("encoder_blocks",))
+    return model
 
 
 def load_weights(model: Hyperprior, source: str) -> None:

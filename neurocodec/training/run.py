@@ -195,12 +195,19 @@ def is_run(source: str) -> bool:
     return (Path(source) / checkpoint.NAME).is_file()
 
 
-def freeze_measured(config: HyperpriorConfig, weights: Mapping[str, Tensor], photographs: list[Rgb]) -> Model:
-    """Freezes float weights, with scales and tables measured on twenty of the training pictures."""
+def freeze_measured(
+    config: HyperpriorConfig, weights: Mapping[str, Tensor], photographs: list[Rgb], decoder: Model | None = None
+) -> Model:
+    """Freezes float weights, with scales and tables measured on twenty of the training pictures.
+
+    decoder: a model whose decoder and tables replace those of the weights.
+    """
     model = Hyperprior(config)
     model.load_state_dict(weights)
     model.eval()
     chosen = photographs[:: max(1, len(photographs) // 20)]
     scales = measure_scales(model, (as_tensor(rgb, largest=768) for rgb in chosen))
+    if decoder:
+        return freeze(model, scales=scales).with_decoder(decoder)
     tables = measured_tables(freeze(model, scales=scales), chosen)
     return freeze(model, tables=tables, scales=scales)

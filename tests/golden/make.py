@@ -39,7 +39,9 @@ def small_model() -> Model:
     """A model of 8 to 16 channels whose latents have a spread of scales. Its pictures look like nothing."""
     torch.manual_seed(1)
     network = Hyperprior(
-        HyperpriorConfig(channels=8, latent_channels=16, hyper_channels=8, hidden_channels=8, latent_blocks=1)
+        HyperpriorConfig(
+            channels=8, latent_channels=16, hyper_channels=8, hidden_channels=8, encoder_blocks=1, latent_blocks=1
+        )
     )
     with torch.no_grad():
         gains = torch.linspace(0.0, 5.0, 16)[:, None] + torch.linspace(-2.0, 2.0, 16)[None]

@@ -295,10 +295,10 @@ def test_a_new_run_from_a_run_has_its_settings(config_file, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert main(["train", str(config_file), "--run", "runs/mine", "training.steps=2", "model.channels=16"]) == 0
     config_file.unlink()
-    words = ["--init-from", "runs/mine", "model.encoder_blocks=2", "--run", "runs/larger", "training.steps=1"]
+    words = ["--init-from", "runs/mine", "model.encoder_blocks=4", "--run", "runs/larger", "training.steps=1"]
     assert main(["train", *words]) == 0
     config = rows(tmp_path / "runs" / "larger", "config")[0]["config"]
-    assert (config["model"]["channels"], config["model"]["encoder_blocks"]) == (16, 2)
+    assert (config["model"]["channels"], config["model"]["encoder_blocks"]) == (16, 4)
     assert config["training"]["init_from"] == "runs/mine"
 
 

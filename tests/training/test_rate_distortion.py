@@ -230,3 +230,34 @@ def test_loss_by_hand():
     assert losses["bpp"].tolist() == [1.0, 3.0]
     expected = ((1 + 0.001 * 650.25) / 1 + (3 + 0.01 * 650.25) / 10**0.5) / 2
     assert losses["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+# The encoder alone
+
+
+def test_the_encoder_alone_learns_and_old_files_stay_readable(config_file, tmp_path, photo):
+    before = freeze(tiny_model())
+    before.save(tmp_path / "before.safetensors")
+    overrides = [f"training.init_from={tmp_path / 'before.safetensors'}", "training.encoder_only=true"]
+    train(config_file, tmp_path / "run", [*overrides, "model.encoder_blocks=4", "training.learning_rate=1e-2"])
+    after = model_files.load(tmp_path / "run" / "model.safetensors")
+    assert after.model_id == before.model_id
+    assert after.config.encoder_blocks == 4
+    data = codec.encode(photo[:96, :128], model=before)
+    assert np.array_equal(codec.decode_array(data, model=after), codec.decode_array(data, model=before))
+    assert codec.encode(photo[:96, :128], model=after) != data
+    codec.decode(codec.encode(photo[:96, :128], model=after), model=before)
+
+
+def test_which_encoders_can_be_trained_alone(config_file, tmp_path):
+    freeze(tiny_model()).save(tmp_path / "m.safetensors")
+    write_run(tmp_path / "a run", tiny_model())
+    model, run = f"training.init_from={tmp_path / 'm.safetensors'}", f"training.init_from={tmp_path / 'a run'}"
+    for overrides, words in {
+        (): r"training\.encoder_only needs training\.init_from",
+        (run,): r"training\.encoder_only needs a model, and '.*' is a run: name its model\.safetensors\.",
+        (model, "model.decoder_blocks=4"): r"model\.decoder_blocks is 4, and the model .* has 2: set it to 2\.",
+        (model, "model.lambda_max=0.9"): r"model\.lambda_max is 0\.9",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            train(config_file, tmp_path / "run", ["training.encoder_only=true", *overrides])
