@@ -181,7 +181,7 @@ def test_commands_run_or_are_parsed(block: Block, folder: Path, monkeypatch: pyt
             program, *words = words
         {
             "neurocodec": run_or_parse,
-            "torchrun": lambda words: parse(words[words.index("neurocodec") + 1 :]),
+            "torchrun": parse_torchrun,
             "python": check_script,
             "pip": check_requirements,
             "make": check_target,
@@ -195,6 +195,12 @@ def run_or_parse(words: list[str]) -> None:
         return
     overwrite = ["--force"] if words[0] in ("encode", "decode", "compare") and "--force" not in words else []
     assert main([*words, *overwrite]) == 0, shlex.join(words)
+
+
+def parse_torchrun(words: list[str]) -> None:
+    arguments = pytest.importorskip("torch.distributed.run").get_args_parser().parse_args(words)
+    assert (arguments.module, arguments.training_script) == (True, "neurocodec")
+    parse(arguments.training_script_args)
 
 
 def parse(words: list[str]) -> None:

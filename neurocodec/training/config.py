@@ -121,8 +121,6 @@ class TrainingConfig(LoopConfig):
     fused: bool = False  # the training pass in C++, for bfloat16 on a CPU: `training.fused`
 
     def __post_init__(self) -> None:
-        if self.encoder_only and not self.init_from:
-            raise ConfigError("training.encoder_only needs training.init_from, the model whose decoder stays.")
         if self.fused and (self.precision != "bfloat16" or self.device == "cuda"):
             raise ConfigError('training.fused is for training.precision = "bfloat16" on a CPU.')
 

@@ -145,6 +145,8 @@ def measure(model: Model, rgb: NDArray[Any], quality_index: float) -> dict[str, 
 def decoder_that_stays(config: Config) -> Model:
     """The model of `training.init_from`. Raises ConfigError if it is none, or has a decoder of another shape."""
     source = config.training.init_from
+    if not source:
+        raise ConfigError("training.encoder_only needs training.init_from, the model whose decoder stays.")
     if is_run(source):
         raise ConfigError(
             f"training.encoder_only needs a model, and {source!r} is a run: name its {RateDistortion.result}."
