@@ -86,7 +86,7 @@ def scaled(weights: Mapping[str, NDArray[Any]], config: HyperpriorConfig, scales
 
 @torch.no_grad()
 def measure_scales(network: Hyperprior, pictures: Iterable[Tensor]) -> dict[str, NDArray[np.int8]]:
-    """Scales that make the activations of these pictures, and of noise, fill the range up to `HEADROOM`.
+    """Scales that make the activations of these pictures, of noise and of pure colours fill the range up to `HEADROOM`.
 
     pictures: (1, 3, H, W) in [0, 1], H and W multiples of 16. Returns int8 exponents, -4 to 4, by activation.
     """
@@ -96,10 +96,16 @@ def measure_scales(network: Hyperprior, pictures: Iterable[Tensor]) -> dict[str,
         highest = x.detach().abs().amax((0, 2, 3))
         largest[activation] = torch.maximum(largest.get(activation, highest), highest)
 
-    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(next(network.parameters()))
+    random = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, 3, 64, 64, generator=random)
+    squares = [
+        (torch.rand(1, 3, 16, 16, generator=random).round(), side) for side in (16, 32)
+    ]  # black, red, green, ...
+    colours = [square.repeat_interleave(side, 2).repeat_interleave(side, 3) for square, side in squares]
+    extremes = [x.to(next(network.parameters())) for x in (noise, noise.round(), *colours)]
     handles = list(_watch(network, see))
     try:
-        for x in (*pictures, noise, noise.round()):
+        for x in (*pictures, *extremes):
             for row in ROWS:
                 quality_index = torch.tensor([row], device=x.device)
                 network.g_s(network.g_a(x, quality_index).round(), quality_index)
