@@ -98,10 +98,10 @@ def measure_scales(network: Hyperprior, pictures: Iterable[Tensor]) -> dict[str,
 
     random = torch.Generator().manual_seed(0)
     noise = torch.rand(1, 3, 64, 64, generator=random)
-    squares = [
-        (torch.rand(1, 3, 16, 16, generator=random).round(), side) for side in (16, 32)
-    ]  # black, red, green, ...
-    colours = [square.repeat_interleave(side, 2).repeat_interleave(side, 3) for square, side in squares]
+    colours = [  # squares of black, red, green, ...
+        torch.rand(1, 3, 16, 16, generator=random).round().repeat_interleave(side, 2).repeat_interleave(side, 3)
+        for side in (16, 32)
+    ]
     extremes = [x.to(next(network.parameters())) for x in (noise, noise.round(), *colours)]
     handles = list(_watch(network, see))
     try:

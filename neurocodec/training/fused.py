@@ -6,6 +6,7 @@ its gradients. Here loops are fused, and sums, latents and the layers that see p
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Protocol, cast
@@ -46,8 +47,11 @@ def operations() -> Operations:
     from torch.utils.cpp_extension import load
 
     try:
+        import ninja
+
+        os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")])  # where torch looks for it
         return cast(Operations, load("neurocodec_fused", [str(SOURCE)], extra_cflags=FLAGS))
-    except (RuntimeError, OSError) as error:
+    except (ImportError, RuntimeError, OSError) as error:
         raise MissingPackageError(
             "training.fused compiles C++, which needs a C++ compiler with its Python headers, and ninja: "
             "pip install ninja"
@@ -79,7 +83,7 @@ def _analysis(model: Hyperprior, x: Tensor, quality_index: Tensor) -> Tensor:
     g_a = model.g_a
     u = _precise(g_a.stem, F.pixel_unshuffle(x - 0.5, 8).permute(0, 2, 3, 1).contiguous())
     u = _blocks(g_a.blocks, u)
-    u = _precise_down(g_a.down, _scale(u, g_a.log_gain, quality_index))
+    u = _down(g_a.down, _scale(u, g_a.log_gain, quality_index), precise=True)
     u = _blocks(g_a.latent_blocks, u)
     return _scale(u, g_a.log_y_gain, quality_index)
 
@@ -88,7 +92,7 @@ def _synthesis(model: Hyperprior, y_hat: Tensor, quality_index: Tensor) -> Tenso
     g_s = model.g_s
     u = _scale(y_hat, g_s.log_y_gain, quality_index)
     u = _blocks(g_s.latent_blocks, u)
-    u = _scale(_precise_up(g_s.up, u), g_s.log_gain, quality_index)
+    u = _scale(_up(g_s.up, u, precise=True), g_s.log_gain, quality_index)
     u = _blocks(g_s.blocks, u)
     u = _precise(g_s.head, operations().scale(u, g_s.log_head_gain.exp().expand(len(u), -1)))
     return F.pixel_shuffle(u.permute(0, 3, 1, 2), 8) + 0.5
@@ -164,24 +168,19 @@ def _linear(layer: Pointwise, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight, layer.bias)
 
 
-def _down(layer: Pointwise, x: Tensor) -> Tensor:
-    return F.linear(_unshuffle(x), _columns_by_phase(layer.weight), layer.bias)
-
-
-def _up(layer: Pointwise, x: Tensor) -> Tensor:
-    return _shuffle(F.linear(x, _rows_by_phase(layer.weight), _rows_by_phase(layer.bias)))
-
-
 def _precise(layer: Pointwise, x: Tensor) -> Tensor:
+    """For the layers that see the largest values; see fused.cpp."""
     return operations().linear(x, layer.weight, layer.bias)
 
 
-def _precise_down(layer: Pointwise, x: Tensor) -> Tensor:
-    return operations().linear(_unshuffle(x), _columns_by_phase(layer.weight), layer.bias)
+def _down(layer: Pointwise, x: Tensor, *, precise: bool = False) -> Tensor:
+    multiply = operations().linear if precise else F.linear
+    return multiply(_unshuffle(x), _columns_by_phase(layer.weight), layer.bias)
 
 
-def _precise_up(layer: Pointwise, x: Tensor) -> Tensor:
-    return _shuffle(operations().linear(x, _rows_by_phase(layer.weight), _rows_by_phase(layer.bias)))
+def _up(layer: Pointwise, x: Tensor, *, precise: bool = False) -> Tensor:
+    multiply = operations().linear if precise else F.linear
+    return _shuffle(multiply(x, _rows_by_phase(layer.weight), _rows_by_phase(layer.bias)))
 
 
 # PixelUnshuffle(2) and PixelShuffle(2) with channels in order (row, column, channel), which copies whole pixels.

@@ -19,8 +19,9 @@ from neurocodec.training.config import load_config
 from neurocodec.training.fused import FusedHyperprior
 from neurocodec.training.rate_distortion import rate_distortion_loss
 
-if not (shutil.which("c++") or shutil.which("g++")) or not shutil.which("ninja"):
-    pytest.skip("compiling the fused pass needs a C++ compiler and ninja", allow_module_level=True)
+pytest.importorskip("ninja", reason="ninja is not installed: pip install '.[train]'")
+if not shutil.which("c++"):
+    pytest.skip("no C++ compiler here", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
