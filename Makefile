@@ -22,7 +22,8 @@ AARCH64 ?= aarch64-linux-gnu-g++
 WEB := $(VENV)/.web
 # clang 22 in ziglang 0.17.1, which pyproject.toml pins: nic.wasm is the same on every machine
 WASM := $(BIN)/python -m ziglang c++ -target wasm32-wasi -mcpu=generic+simd128+bulk_memory+atomics -mthread-model posix \
-	-std=c++17 -O2 -mllvm -unroll-runtime=false -Wall -Wextra -fignore-exceptions -fno-rtti -mexec-model=reactor -s \
+	-std=c++17 -O2 -mllvm -unroll-runtime=false -mllvm -inline-threshold=60 -Wall -Wextra -fignore-exceptions -fno-rtti \
+	-mexec-model=reactor -s \
 	-Wl,-z,stack-size=1048576 -Wl,--import-memory -Wl,--shared-memory -Wl,--max-memory=1073741824 \
 	-Wl,--export=__stack_pointer -Wl,--export=__wasm_init_tls -Wl,--export=__tls_size -Wl,--export=__tls_align
 

@@ -27,6 +27,7 @@
 #include "c_api.h"
 #include "lossless.hpp"
 #include "integer_layers.hpp"
+#include "pixel_filter.hpp"
 #include "range_coder.hpp"
 
 namespace py = pybind11;
@@ -488,6 +489,51 @@ Array<uint8_t> lossless_decode(const py::bytes& stream, const Array<uint8_t>& x_
   return exact;
 }
 
+void check_pixels(const Array<uint16_t>& rgb) {
+  check_aligned(rgb, "The array of pixels");
+  if (rgb.ndim() != 3 || rgb.shape(2) != 3 || rgb.shape(0) < 1 || rgb.shape(1) < 1) {
+    throw std::invalid_argument("The pixels are not of shape (height, width, 3).");
+  }
+}
+
+template <typename Sample>
+Array<Sample> filter_pixels(const Array<uint16_t>& rgb, int shift, const Array<int8_t>& weights, size_t threads) {
+  check_pixels(rgb);
+  if (weights.size() != nc::kFilterWeights) throw std::invalid_argument("The filter does not have 54 weights.");
+  if (shift < nc::kLeastFilterShift || shift > nc::kMostFilterShift) {
+    throw std::invalid_argument("The shift of the filter is out of range.");
+  }
+  Array<Sample> filtered({rgb.shape(0), rgb.shape(1), py::ssize_t{3}});
+  const auto *const from = rgb.data();
+  const auto *const by = weights.data();
+  auto* const to = filtered.mutable_data();
+  const auto height = static_cast<size_t>(rgb.shape(0)), width = static_cast<size_t>(rgb.shape(1));
+  {
+    const py::gil_scoped_release release;
+    nc::filter_pixels(from, height, width, shift, by, threads, to);
+  }
+  return filtered;
+}
+
+py::tuple measure_filter(const Array<uint16_t>& x_hat, const Array<uint16_t>& x) {
+  check_pixels(x_hat);
+  check_pixels(x);
+  if (!std::equal(x.shape(), x.shape() + 3, x_hat.shape())) {
+    throw std::invalid_argument("The two pictures differ in shape.");
+  }
+  Array<int64_t> products({nc::kFilterInputs, nc::kFilterInputs}), errors({size_t{3}, nc::kFilterInputs});
+  auto *const p = products.mutable_data(), *const e = errors.mutable_data();
+  std::fill(p, p + products.size(), 0);
+  std::fill(e, e + errors.size(), 0);
+  const auto *const decoded = x_hat.data(), *const original = x.data();
+  const auto height = static_cast<size_t>(x.shape(0)), width = static_cast<size_t>(x.shape(1));
+  {
+    const py::gil_scoped_release release;
+    nc::measure_filter(decoded, original, height, width, p, e);
+  }
+  return py::make_tuple(products, errors);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -505,6 +551,11 @@ PYBIND11_MODULE(_native, m) {
 
   m.def("lossless_encode", &lossless_encode, py::arg("exact").noconvert(), py::arg("x_hat").noconvert());
   m.def("lossless_decode", &lossless_decode, py::arg("stream"), py::arg("x_hat").noconvert());
+  m.def("filter_pixels", &filter_pixels<uint8_t>, py::arg("rgb").noconvert(), py::arg("shift"),
+        py::arg("weights").noconvert(), py::arg("threads"));
+  m.def("filter_pixels16", &filter_pixels<uint16_t>, py::arg("rgb").noconvert(), py::arg("shift"),
+        py::arg("weights").noconvert(), py::arg("threads"));
+  m.def("measure_filter", &measure_filter, py::arg("x_hat").noconvert(), py::arg("x").noconvert());
   m.def("kernels", &kernel_names, "Names of the kernels that this machine runs, best first.");
   m.def("pointwise", &pointwise<int16_t>, py::arg("x").noconvert(), py::arg("weight").noconvert(),
         py::arg("bias").noconvert(), py::arg("shift").noconvert(), py::arg("low"), py::arg("high"), py::arg("kernel"));

@@ -13,6 +13,7 @@
 #include "crc32.hpp"
 #include "generator.hpp"
 #include "lossless.hpp"
+#include "pixel_filter.hpp"
 #include "tile.hpp"
 
 namespace nc = neurocodec;
@@ -204,6 +205,19 @@ int realise(const nc_model* model, const nc_generator* generator, const nc_run* 
   });
 }
 
+template <typename Sample>
+int filter(const uint16_t* rgb, size_t h, size_t w, int shift, const int8_t* weights, size_t threads, Sample* filtered,
+           char* message, size_t message_size) {
+  return guarded(message, message_size, [&] {
+    if (h < 1 || w < 1 || h > 16 * kMaxTile || w > 16 * kMaxTile) refuse("A tile has 1 to 65536 pixels in each direction.");
+    if (shift < nc::kLeastFilterShift || shift > nc::kMostFilterShift) refuse("The shift of a filter is 6 to 10.");
+    check_array(rgb, "rgb");
+    check_array(weights, "weights");
+    check_array(filtered, "filtered");
+    nc::filter_pixels(rgb, h, w, shift, weights, std::min(std::max<size_t>(threads, 1), kMaxThreads), filtered);
+  });
+}
+
 }  // namespace
 
 const char* nc_kernel(size_t i) {
@@ -308,6 +322,16 @@ int nc_realise(const nc_model* model, const nc_generator* generator, const nc_ru
 int nc_realise16(const nc_model* model, const nc_generator* generator, const nc_run* run, int realism,
                  const int32_t* y_hat, size_t h, size_t w, uint16_t* rgb, char* message, size_t message_size) {
   return realise(model, generator, run, realism, y_hat, h, w, rgb, message, message_size);
+}
+
+int nc_filter(const uint16_t* rgb, size_t h, size_t w, int shift, const int8_t* weights, size_t threads,
+              uint8_t* filtered, char* message, size_t message_size) {
+  return filter(rgb, h, w, shift, weights, threads, filtered, message, message_size);
+}
+
+int nc_filter16(const uint16_t* rgb, size_t h, size_t w, int shift, const int8_t* weights, size_t threads,
+                uint16_t* filtered, char* message, size_t message_size) {
+  return filter(rgb, h, w, shift, weights, threads, filtered, message, message_size);
 }
 
 int nc_residual_decode(const uint8_t* stream, size_t stream_size, const uint8_t* x_hat, size_t h, size_t w,

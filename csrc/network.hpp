@@ -561,19 +561,20 @@ class Synthesis {
 
   // In 65535 steps instead of 255.
   void head(Kernel kernel, const int16_t* x, size_t patches, uint16_t* rgb) const {
-    finer(kernel, x, patches, 257, 0, 65535, rgb);
+    std::vector<int32_t> row(patches * kPixelChannels);
+    finer(kernel, x, patches, 257, 0, 65535, row.data());
+    for (const int32_t sample : row) *rgb++ = static_cast<uint16_t>(sample);
   }
 
   // In `steps` a level: the sums times `steps`, rounded once.
-  template <typename Sample>
   void finer(Kernel kernel, const int16_t* x, size_t patches, int64_t steps, int64_t low, int64_t high,
-             Sample* rgb) const {
+             int32_t* rgb) const {
     std::vector<int32_t> sums(patches * kPixelChannels);
     head_.sums(kernel, x, patches, sums.data());
     for_pixels(rgb, patches, [&](size_t at, size_t o) {
       const int32_t shift = head_.shift()[o];
       const int64_t half = shift > 0 ? int64_t{1} << (shift - 1) : 0;
-      return static_cast<Sample>(
+      return static_cast<int32_t>(
           clamp64((steps * (int64_t{sums[at]} + head_.plain_bias(o)) + half) >> shift, low, high));
     });
   }

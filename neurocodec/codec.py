@@ -2,7 +2,7 @@
 
 picture ─g_a→ y ─h_a→ z_hat ─┬ coded with the factorised prior
                              └ h_s → four passes: means, rows → symbols, coded → container
-container ─decode→ z_hat, symbols → y_hat ─g_s→ picture
+container ─decode→ z_hat, symbols → y_hat ─g_s→ pixels ─the file's filter→ picture
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from neurocodec.errors import (
 )
 from neurocodec.integer.native import NativeNetwork
 from neurocodec.integer.network import Latents, LayerwiseNetwork, Network
+from neurocodec.integer.pixel_filter import Statistics
 from neurocodec.integer.reference import NumpyArithmetic
 from neurocodec.metrics.psnr import psnr
 from neurocodec.model import Model
@@ -279,7 +280,7 @@ def encode_picture(
     edge = tiling.tile_edge(height, width)
     padded = image.pad_to_multiple(picture.rgb, LATENT)
     windows = list(tiling.windows(*tiling.picture_window(height, width).shape, edge))
-    records = []
+    records, statistics = [], Statistics.none()
     for part, window in enumerate(windows):
         stream, latents = network.encode(tiles.analyse(padded, window, network, index), index, layout=layout)
         if effort > 1:
@@ -288,10 +289,13 @@ def encode_picture(
                 (stream, latents), picture, padded, window, network, index, effort, layout, report
             )
         records.append(container.Tile(stream, latents.checksum()))
+        if tiles.is_measured(part, len(windows)) and not lossless:
+            tiles.measure(statistics, latents.y_hat, picture, window, network, index)
         if progress and effort == 1:
             _report_part(progress, part, len(windows), 1)
     header = container.Header(width, height, index, network.model.model_id, picture.gray, edge)
-    nic = container.NicFile(header, chunks_of(picture), tuple(records))
+    chunks = chunks_of(picture) | tiles.filter_chunk(statistics, network.model, index)
+    nic = container.NicFile(header, chunks, tuple(records))
     if lossless:
         residuals = tiles.residuals_of(nic, picture.rgb, network)
         nic = replace(nic, header=replace(header, lossless=True), residuals=residuals)
@@ -396,7 +400,7 @@ def _prepare(
             "raise max_pixels if you trust it"
         )
     check_decodable(header, network.model)
-    return region, tiles.synthesis_of(network, header.quality_index, realism, depth), network
+    return region, tiles.synthesis_of(network, header.quality_index, realism, depth, tiles.filter_of(nic)), network
 
 
 def _paste(pixels: NDArray[Any], window: tiling.Window, region: tuple[int, int, int, int], rgb: NDArray[Any]) -> None:

@@ -38,6 +38,7 @@ MAX_SIDE = 2**24 - 1  # pixels
 MAX_PIXELS = 2**30  # largest width * height of a file; decoding has a lower default, tiling.MAX_PIXELS
 MAX_CHUNK_BYTES = 2**28
 QUALITY_INDEX_MAX = 15 * 64  # in 1/64 of a row of the model's gain table
+FILTER_BYTES, FILTER_SHIFTS = 55, range(6, 11)  # length, and values of the first byte
 TILE_EDGES = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tile codes 1 to 7
 
 ICC = "iccp"
@@ -46,6 +47,7 @@ XMP = "xmpd"
 ALPHA = "Alph"
 ALPHA16 = "Al16"  # replaces ALPHA where 8 bits would lose precision
 DEPTH = "dept"
+FILTER = "Filt"  # corrects decoded pixels
 ARCHITECTURE = "Arch"  # names a network of another project: docs/interop.md
 METADATA = {ICC: "ICC", EXIF: "EXIF", XMP: "XMP"}
 """Chunks that encoding and decoding pass through unchanged, and their usual names."""
@@ -173,7 +175,7 @@ def write(nic: NicFile) -> bytes:
             raise NicFormatError(f"{name!r} cannot name a chunk: use a letter and three letters or digits, not {_END}")
         _check_chunk(name, len(payload), payload)
         parts += _chunk(name, payload)
-    _check_alpha(nic.chunks)
+    _check_pairs(nic.chunks)
     _check_lossless(header, nic.chunks)
     if nic.chunks:
         parts += _chunk(_END, b"")
@@ -358,7 +360,7 @@ def _read_chunks(view: memoryview, at: int) -> tuple[dict[str, bytes], int]:
             raise NicFormatError(f"chunk {name} appears twice, expected at most one of each type")
         _check_chunk(name, length, payload)
         chunks[name] = bytes(payload)
-        _check_alpha(chunks)
+        _check_pairs(chunks)
 
 
 def _read_tiles(view: memoryview, at: int, header: Header, first: int) -> tuple[tuple[Tile, ...], int]:
@@ -404,23 +406,31 @@ def _check_chunk(name: str, length: int, payload: bytes | memoryview) -> None:
         raise NicFormatError(f"chunk {name} has {length} bytes, the limit is {MAX_CHUNK_BYTES}: drop or shrink it")
     if name == DEPTH and (length != 1 or not 9 <= payload[0] <= 32):
         raise NicFormatError(f"chunk {name} holds {bytes(payload[:8]).hex()!r}, expected one byte from 9 to 32")
+    if name == FILTER and (length != FILTER_BYTES or payload[0] not in FILTER_SHIFTS):
+        raise NicFormatError(
+            f"chunk {name} holds {length} bytes, {bytes(payload[:8]).hex()!r}, expected {FILTER_BYTES}, the first of "
+            f"them from {FILTER_SHIFTS[0]} to {FILTER_SHIFTS[-1]}"
+        )
     if name == ARCHITECTURE and not _ARCHITECTURE.fullmatch(payload):
         raise NicFormatError(
             f"chunk {name} holds {bytes(payload[:64])!r}, expected a name such as compressai/mbt2018-mean/mse/3"
         )
-    if name[0].isupper() and name not in (ALPHA, ALPHA16, ARCHITECTURE):
+    if name[0].isupper() and name not in (ALPHA, ALPHA16, FILTER, ARCHITECTURE):
         raise UnsupportedVersionError(
             f"the file needs the feature {name!r}, unknown to this release: upgrade neurocodec"
         )
 
 
-def _check_alpha(chunks: dict[str, bytes]) -> None:
+def _check_pairs(chunks: dict[str, bytes]) -> None:
+    """Checks for chunks that exclude each other."""
     if ALPHA in chunks and ALPHA16 in chunks:
         raise NicFormatError(f"the file has two alpha planes, {ALPHA} and {ALPHA16}: encode the picture again")
+    if FILTER in chunks and ARCHITECTURE in chunks:
+        raise NicFormatError(f"the file has a {FILTER} for a network of another project: encode the picture again")
 
 
 def _check_lossless(header: Header, chunks: dict[str, bytes]) -> None:
-    if header.lossless and (names := sorted({DEPTH, ALPHA16, ARCHITECTURE} & chunks.keys())):
+    if header.lossless and (names := sorted({DEPTH, ALPHA16, FILTER, ARCHITECTURE} & chunks.keys())):
         raise NicFormatError(f"a lossless file cannot have a chunk {names[0]}, and this one does")
 
 

@@ -21,8 +21,13 @@ from neurocodec.errors import ChecksumError, MissingPackageError
 from neurocodec.integer import lossless as residual
 from neurocodec.integer.generator import realism_step
 from neurocodec.integer.network import Latents, Network
-from neurocodec.model import find_generator
+from neurocodec.integer.pixel_filter import HALO as FILTER_HALO
+from neurocodec.integer.pixel_filter import PixelFilter, Statistics
+from neurocodec.model import Model, find_generator
 from neurocodec.tiling import LATENT, Window
+
+MEASURED = 8
+"""A filter is fitted to at most this many tiles of a picture."""
 
 
 def windows_of(header: container.Header) -> Iterator[Window]:
@@ -89,6 +94,34 @@ def search(
     return min(start, network.encode(y, index, z_hat, layout), key=lambda candidate: cost(*candidate))
 
 
+def is_measured(part: int, parts: int) -> bool:
+    """Whether a filter is fitted to this tile of a picture: to at most MEASURED, spread over it."""
+    return part % -(-parts // MEASURED) == 0
+
+
+def measure(
+    statistics: Statistics,
+    y_hat: NDArray[np.int32],
+    picture: image.Picture,
+    window: Window,
+    network: Network,
+    index: int,
+) -> None:
+    """Adds what a filter for the picture can correct in one tile, decoded without its neighbours."""
+    whole = tiling.picture_window(*picture.rgb.shape[:2])
+    x = np.ascontiguousarray(image.at_depth(picture.rgb[window.within(whole, LATENT)], 16))
+    x_hat = network.synthesise(y_hat, index, 16)[: x.shape[0], : x.shape[1]]
+    statistics.add(np.ascontiguousarray(x_hat), x)
+
+
+def filter_chunk(statistics: Statistics, model: Model, index: int) -> dict[str, bytes]:
+    """The chunk of the filter fitted to a picture, or none if it costs more bits than λ times the error it removes."""
+    found, gain = statistics.fit()
+    weight = float(model.config.lmbda(index / QUALITY_STEPS)) / 3
+    cost = 8 * (container.FILTER_BYTES + 2 * container.RECORD_BYTES)
+    return {container.FILTER: found.payload} if weight * gain > cost else {}
+
+
 def residuals_of(nic: container.NicFile, rgb: NDArray[np.uint8], network: Network) -> tuple[container.Tile, ...]:
     """The residual records of a picture, uint8 (H, W, 3), after the lossy file `nic`."""
     whole = tiling.picture_window(nic.header.height, nic.header.width)
@@ -128,15 +161,26 @@ class Synthesis:
     halo: int
 
 
-def synthesis_of(network: Network, index: int, realism: float, depth: int = 8) -> Synthesis:
+def synthesis_of(
+    network: Network, index: int, realism: float, depth: int = 8, corrected: PixelFilter | None = None
+) -> Synthesis:
     """g_s, or for a realism above 0 the generative decoder. depth: bits per sample, 8 or 16.
 
-    Raises ModelNotFoundError if the model has no generative decoder.
+    corrected: the file's filter, which applies to the pixels of g_s. Raises ModelNotFoundError if the model has no
+    generative decoder.
     """
     step, halo = realism_step(realism), network.model.config.synthesis_halo
     if step:
         halo += find_generator(network.model).config.halo
+    elif corrected:
+        return Synthesis(lambda y_hat: corrected(network.synthesise(y_hat, index, 16), depth), halo + FILTER_HALO)
     return Synthesis(lambda y_hat: network.synthesise(y_hat, index, depth, step), halo)
+
+
+def filter_of(nic: container.NicFile) -> PixelFilter | None:
+    """The filter that corrects the pixels of a file, if it has one."""
+    payload = nic.chunks.get(container.FILTER)
+    return PixelFilter.of(payload) if payload else None
 
 
 def synthesise(y_hat: NDArray[np.int32], buffer: Window, window: Window, synthesis: Synthesis) -> NDArray[Any]:

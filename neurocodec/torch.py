@@ -30,12 +30,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from neurocodec import arguments, codec, container, tiles, tiling
+from neurocodec import arguments, codec, container, image, tiles, tiling
 from neurocodec import model as model_files
 from neurocodec.entropy import coder, cuda
 from neurocodec.errors import ArgumentValueError, ChecksumError, ImageError, NicFormatError, sentence
 from neurocodec.integer.gpu import BatchArithmetic, resolve_device
 from neurocodec.integer.network import LayerwiseNetwork, check_layout
+from neurocodec.integer.pixel_filter import HALO as FILTER_HALO
+from neurocodec.integer.pixel_filter import PixelFilter, Statistics
 from neurocodec.integer.reference import QualityIndex
 from neurocodec.model import Model
 from neurocodec.tiling import LATENT, Window
@@ -101,14 +103,24 @@ def encode_batch(
     rgb = network.pad(pictures.permute(0, 2, 3, 1))
     whole = Window(0, 0, rgb.shape[1] // LATENT, rgb.shape[2] // LATENT)
     records: list[list[container.Tile]] = [[] for _ in range(count)]
-    for window in tiling.windows(whole.bottom, whole.right, edge):
+    statistics = [Statistics.none() for _ in range(count)]
+    windows = list(tiling.windows(whole.bottom, whole.right, edge))
+    for part, window in enumerate(windows):
         support = window.grow(loaded.config.analysis_halo, whole.bottom, whole.right)
         y = network.analyse(_part(rgb, support, whole, LATENT), index)
-        streams, checksums = network.encode(_part(y, window, support), index, layout)
+        streams, checksums, y_hat = network.encode(_part(y, window, support), index, layout)
         for record, stream, checksum in zip(records, streams, checksums, strict=True):
             record.append(container.Tile(stream, checksum))
+        if tiles.is_measured(part, len(windows)):
+            fine = network.synthesise(y_hat, index, 16).cpu().numpy().astype(np.uint16)
+            for sums, x_hat, picture in zip(statistics, fine, pictures, strict=True):
+                x = picture.permute(1, 2, 0)[window.within(whole, LATENT)].cpu().numpy()
+                sums.add(x_hat[: x.shape[0], : x.shape[1]], image.at_depth(x, 16))
     header = container.Header(width, height, index, loaded.model_id, False, edge)
-    return [container.write(container.NicFile(header, {}, tuple(record))) for record in records]
+    return [
+        container.write(container.NicFile(header, tiles.filter_chunk(sums, loaded, index), tuple(record)))
+        for sums, record in zip(statistics, records, strict=True)
+    ]
 
 
 class NicFolder(Dataset[bytes]):
@@ -187,14 +199,26 @@ class BatchNetwork:
         return y
 
     @torch.inference_mode()
-    def synthesise(self, y_hat: Tensor, quality_index: QualityIndex) -> Tensor:
-        """y_hat, int32 (B, h, w, M) in units of 1/64 -> uint8 (B, 16 h, 16 w, 3)."""
-        rgb: Tensor = self._network.synthesise(y_hat, quality_index)
+    def synthesise(self, y_hat: Tensor, quality_index: QualityIndex, depth: int = 8) -> Tensor:
+        """y_hat, int32 (B, h, w, M) in units of 1/64 -> (B, 16 h, 16 w, 3): uint8, or int32 for a depth of 16."""
+        rgb: Tensor = self._network.synthesise(y_hat, quality_index, depth)
         return rgb
 
     @torch.inference_mode()
-    def encode(self, y: Tensor, quality_index: QualityIndex, layout: str) -> tuple[list[bytes], list[int]]:
-        """y, int32 (B, h, w, M) -> the stream of each picture and the checksum of its latents."""
+    def corrected(self, y_hat: Tensor, quality_index: QualityIndex, filters: Sequence[PixelFilter | None]) -> Tensor:
+        """`synthesise` to uint8, with the filter of each picture that has one."""
+        if not any(filters):
+            return self.synthesise(y_hat, quality_index)
+        fine = self.synthesise(y_hat, quality_index, 16)
+        rgb = torch.empty_like(fine) if all(filters) else self.synthesise(y_hat, quality_index).int()
+        for picture, correct in enumerate(filters):
+            if correct:
+                rgb[picture] = correct.define(fine[picture], 8)
+        return rgb.to(torch.uint8)
+
+    @torch.inference_mode()
+    def encode(self, y: Tensor, quality_index: QualityIndex, layout: str) -> tuple[list[bytes], list[int], Tensor]:
+        """y, int32 (B, h, w, M) -> the stream of each picture, the checksum of its latents, and y_hat."""
         stages, latents = self._network.walk(y, quality_index)
         y_hat: Tensor = latents.y_hat  # type: ignore[assignment]
         symbols = torch.cat([stage.symbols.flatten(1) for stage in stages], 1)
@@ -211,7 +235,7 @@ class BatchNetwork:
             streams = cuda.encode(
                 *arrays, self.model.tables, self._library, calls=calls, layouts=layouts, **self.where()
             )
-        return streams, self.checksums(stages[0].symbols, y_hat)
+        return streams, self.checksums(stages[0].symbols, y_hat), y_hat
 
     @torch.inference_mode()
     def decode(
@@ -340,9 +364,11 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
     rgb = torch.empty(
         (len(nics), LATENT * whole.bottom, LATENT * whole.right, 3), dtype=torch.uint8, device=network.device
     )
+    filters = [tiles.filter_of(nic) for nic in nics]
+    halo = network.model.config.synthesis_halo + any(filters) * FILTER_HALO
     for window in windows:
-        support = window.grow(network.model.config.synthesis_halo, whole.bottom, whole.right)
-        pixels = network.synthesise(_part(y_hat, support, whole), index)
+        support = window.grow(halo, whole.bottom, whole.right)
+        pixels = network.corrected(_part(y_hat, support, whole), index, filters)
         rgb[(slice(None), *window.within(whole, LATENT))] = _part(pixels, window, support, LATENT)
     rgb = rgb[:, : header.height, : header.width]
     gray = torch.tensor([nic.header.gray for nic in nics], device=network.device)[:, None, None, None]

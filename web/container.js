@@ -93,7 +93,7 @@ export function read(bytes, { residuals = true } = {}) {
   const header = readHeader(bytes);
   const chunks = new Map();
   const start = header.hasChunks ? readChunks(bytes, chunks) : HEADER_BYTES;
-  const excluded = ["Al16", "Arch", "dept"].find((name) => chunks.has(name));
+  const excluded = ["Al16", "Arch", "Filt", "dept"].find((name) => chunks.has(name));
   if (header.lossless && excluded) {
     throw new NicError(`a lossless file cannot have a chunk ${excluded}, and this one does`);
   }
@@ -181,6 +181,9 @@ function readChunks(bytes, chunks) {
     if (chunks.has("Alph") && chunks.has("Al16")) {
       throw new NicError("the file has two alpha planes, Alph and Al16: encode the picture again");
     }
+    if (chunks.has("Filt") && chunks.has("Arch")) {
+      throw new NicError("the file has a Filt for a network of another project: encode the picture again");
+    }
   }
 }
 
@@ -188,12 +191,16 @@ function checkChunk(name, payload) {
   if (name === "dept" && (payload.length !== 1 || payload[0] < 9 || payload[0] > 32)) {
     throw new NicError(`chunk dept holds '${hex(payload.subarray(0, 8))}', expected one byte from 9 to 32`);
   }
+  if (name === "Filt" && (payload.length !== 55 || payload[0] < 6 || payload[0] > 10)) {
+    const start = hex(payload.subarray(0, 8));
+    throw new NicError(`chunk Filt holds ${payload.length} bytes, '${start}', expected 55, the first of them from 6 to 10`);
+  }
   if (name === "Arch" && !/^(?=.{3,64}$)[a-z0-9][a-z0-9.-]*(\/[a-z0-9][a-z0-9.-]*)+$/.test(text(payload))) {
     throw new NicError(
       `chunk Arch holds b${quoted(text(payload.subarray(0, 64)))}, expected a name such as compressai/mbt2018-mean/mse/3`,
     );
   }
-  if (name[0] < "a" && !["Alph", "Al16", "Arch"].includes(name)) {
+  if (name[0] < "a" && !["Alph", "Al16", "Arch", "Filt"].includes(name)) {
     throw unsupported(`the file needs the feature '${name}', unknown to this release: upgrade neurocodec`);
   }
 }

@@ -28,6 +28,18 @@ void nc_web_synthesise(const nc_model* model, const nc_run* run, const int32_t* 
   nc_synthesise(model, run, y_hat, h, w, rgb, nullptr, 0);
 }
 
+NC_EXPORT("synthesise16")
+void nc_web_synthesise16(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w,
+                         uint16_t* rgb) {
+  nc_synthesise16(model, run, y_hat, h, w, rgb, nullptr, 0);
+}
+
+NC_EXPORT("filter")
+void nc_web_filter(const uint16_t* rgb, size_t h, size_t w, int shift, const int8_t* weights, size_t threads,
+                   uint8_t* filtered) {
+  nc_filter(rgb, h, w, shift, weights, threads, filtered, nullptr, 0);
+}
+
 NC_EXPORT("generator_new")
 void nc_web_generator_new(const nc_model* model, const nc_generator_shape* shape, const nc_array* arrays, size_t count,
                           nc_generator** generator) {

@@ -129,7 +129,7 @@ export class Core {
   }
 
   /** RGBA of a region, opaque. Tiles are decoded row by row, and kept while pixels near them need them. */
-  #pixels({ header, tiles, residuals }, region, step) {
+  #pixels({ header, chunks, tiles, residuals }, region, step) {
     const { width, height } = region;
     const whole = { top: 0, left: 0, bottom: Math.ceil(header.height / LATENT), right: Math.ceil(header.width / LATENT) };
     const windows = windowsOf(whole, header.tileEdge).map((window, i) => ({
@@ -138,7 +138,8 @@ export class Core {
       residual: residuals[i],
     }));
     const shown = header.lossless ? wholeTiles(windows, regionWindow(region)) : regionWindow(region);
-    const halo = this.halo + (step ? this.generatorHalo : 0);
+    const filter = step ? undefined : chunks.get("Filt");
+    const halo = this.halo + (step ? this.generatorHalo : filter ? 1 : 0);
     const needed = grow(shown, halo, whole);
     const held = windows.filter(({ window }) => meet(window, needed));
     let data;  // allocated when a first tile has decoded: a forged header must not ask for it
@@ -153,7 +154,7 @@ export class Core {
       }
       latents = latents.filter((tile) => tile.window.bottom > seen.top);
       data ??= new Uint8ClampedArray(width * height * 4).fill(255);
-      this.#synthesise(latents, seen, header.qualityIndex, step, (rgb) => {
+      this.#synthesise(latents, seen, header.qualityIndex, step, filter, (rgb) => {
         if (residual) this.#exact(rgb, seen, window, residual, header, region, data);
         else copyPixels(rgb, seen, part, region, header.gray, data);
       });
@@ -182,8 +183,8 @@ export class Core {
     return values;
   }
 
-  /** Calls use(rgb) with the pixels of a window of latents, which are gone when it returns. */
-  #synthesise(latents, seen, qualityIndex, step, use) {
+  /** Calls use(rgb) with the pixels of a window of latents, which are gone when it returns. filter: of the file, if any. */
+  #synthesise(latents, seen, qualityIndex, step, filter, use) {
     const channels = this.shape.latent_channels;
     const rows = seen.bottom - seen.top;
     const columns = seen.right - seen.left;
@@ -201,9 +202,18 @@ export class Core {
     }
     this.#setRun(run, qualityIndex);
     if (step) this.wasm.realise(this.model, this.generator, run, step, yHat, rows, columns, rgb);
+    else if (filter) this.#filtered(filter, run, yHat, rows, columns, rgb);
     else this.wasm.synthesise(this.model, run, yHat, rows, columns, rgb);
     use(new Uint8Array(this.memory.buffer, rgb, rows * columns * LATENT * LATENT * 3));
     [yHat, rgb, run].forEach(this.wasm.free);
+  }
+
+  #filtered(filter, run, yHat, rows, columns, rgb) {
+    const [fine, weights] = [2 * rows * columns * LATENT * LATENT * 3, filter.length].map((bytes) => this.#allocate(bytes));
+    this.#bytes().set(filter, weights);
+    this.wasm.synthesise16(this.model, run, yHat, rows, columns, fine);
+    this.wasm.filter(fine, rows * LATENT, columns * LATENT, filter[0], weights + 1, this.threads, rgb);
+    [fine, weights].forEach(this.wasm.free);
   }
 
   /** Puts the exact pixels of a tile into the RGBA of a region. rgb: the lossy pixels of the window `seen`. */

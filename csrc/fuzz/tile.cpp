@@ -83,7 +83,14 @@ void round_trip(const nc_model* model, const Tile& tile) {
     std::fprintf(stderr, "a round trip failed\n");
     std::abort();
   }
-  if (nc_synthesise(model, &tile.run, y_hat.data(), tile.h, tile.w, rgb.data(), nullptr, 0) != NC_OK) std::abort();
+  std::vector<uint16_t> fine(rgb.size());
+  if (nc_synthesise16(model, &tile.run, y_hat.data(), tile.h, tile.w, fine.data(), nullptr, 0) != NC_OK) std::abort();
+  int8_t weights[54];
+  for (size_t i = 0; i < 54; ++i) weights[i] = static_cast<int8_t>(rgb[i]);
+  if (nc_filter(fine.data(), 16 * tile.h, 16 * tile.w, 6 + tile.run.quality_index % 5, weights, tile.run.threads,
+                rgb.data(), nullptr, 0) != NC_OK) {
+    std::abort();
+  }
 }
 
 }  // namespace

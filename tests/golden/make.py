@@ -1,7 +1,8 @@
 """Makes the conformance vectors: `python tests/golden/make.py small`, `base` for those that ship, or `video`.
 
 Run `small` and `video` only for a new format version, and `base` only for new weights: the committed files are a
-promise. small.safetensors is a tiny model with random weights, so that the vectors outlive the weights of `base`.
+promise. small.safetensors is a tiny model with random weights, so that the vectors outlive the weights of `base`;
+unfiltered/ holds its vectors from before encoders wrote filters.
 """
 
 from __future__ import annotations

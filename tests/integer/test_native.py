@@ -18,6 +18,7 @@ from neurocodec.errors import ChecksumError, ModelMismatchError, NicFormatError,
 from neurocodec.integer import lossless
 from neurocodec.integer.native import SHAPE, NativeNetwork, kernels
 from neurocodec.integer.network import LayerwiseNetwork
+from neurocodec.integer.pixel_filter import PixelFilter
 from neurocodec.integer.reference import NumpyArithmetic
 from neurocodec.model import Model
 
@@ -333,6 +334,30 @@ def test_the_interface_for_c(small_model: Model, tile: SimpleNamespace, c: ctype
     c.nc_free(stream)
     c.nc_model_free(model)
     c.nc_model_free(null)
+
+
+def test_filters_in_c(c: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(0)
+    rgb, message = rng.integers(0, 65536, (20, 30, 3)).astype(np.uint16), ctypes.create_string_buffer(100)
+    weights, filtered, fine = rng.integers(-128, 128, 54).astype(np.int8), np.empty(rgb.shape, np.uint8), rgb * 0
+    end, size = (message, ctypes.c_size_t(100)), ctypes.c_size_t
+
+    def data(array: np.ndarray) -> ctypes.c_void_p:
+        return ctypes.c_void_p(array.ctypes.data)
+
+    def run(height: int = 20, shift: int = 7, by: np.ndarray = weights) -> int:
+        how = (size(height), size(30), shift, data(by), size(2))
+        codes = {c.nc_filter(data(rgb), *how, data(filtered), *end), c.nc_filter16(data(rgb), *how, data(fine), *end)}
+        assert len(codes) == 1
+        return int(codes.pop())
+
+    expected = PixelFilter(7, weights.reshape(3, 3, 6))
+    assert run() == 0
+    assert (filtered == expected(rgb, 8)).all()
+    assert (fine == expected(rgb, 16)).all()
+    for wrong in ({"height": 0}, {"height": 65537}, {"shift": 5}, {"shift": 11}):
+        assert run(**wrong) == 1
+        assert message.value.endswith(b".")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -42,6 +42,10 @@ def tile(stream: bytes = b"\x01\x02\x03", ordinal: int = 0, symbols: int = 0xCAF
     return fields + struct.pack("<I", zlib.crc32(fields + stream + struct.pack("<I", ordinal))) + stream
 
 
+def filtered(shift: int, weights: int = 54) -> bytes:
+    return chunk(b"Filt", bytes([shift, *range(weights)]))
+
+
 END = chunk(b"Tile")
 PLAIN = header() + tile()
 CHUNKED = (
@@ -70,6 +74,7 @@ def valid() -> dict[str, bytes]:
         "chunks": CHUNKED,
         "alpha-16": FINE,
         "tiles": TILED,
+        "filter": header(flags=1) + filtered(8) + END + tile(),
         "largest": header(2**15, 2**15, quality=960) + tile(),
         "lossless": LOSSLESS_HEADER + tile() + tile(b"\x04\x05", 1),
     }
@@ -154,6 +159,27 @@ def invalid() -> dict[str, tuple[str, str, bytes]]:
             "NicFormatError",
             "Arch holds",
             header(flags=1, quality=0) + chunk(b"Arch", b"compressai/../x") + END + tile(),
+        ),
+        "filter-short": ("NicFormatError", "Filt holds 54", chunks + filtered(8, 53) + END + tile()),
+        "filter-shift-5": (
+            "NicFormatError",
+            "Filt holds",
+            chunks + filtered(5) + END + tile(),
+        ),
+        "filter-shift-11": (
+            "NicFormatError",
+            "Filt holds",
+            chunks + filtered(11) + END + tile(),
+        ),
+        "filter-foreign": (
+            "NicFormatError",
+            "Filt for a network of another project",
+            header(flags=1, quality=0) + filtered(8) + chunk(b"Arch", b"compressai/x/mse/3") + END + tile(),
+        ),
+        "filter-lossless": (
+            "NicFormatError",
+            "Filt",
+            header(version=2, flags=1 | 1 << 5) + filtered(8) + END + tile() + tile(ordinal=1),
         ),
         "tile-cut": ("TruncatedError", "tile 0", PLAIN[:-1]),
         "tile-length-huge": ("TruncatedError", "tile 0 claims", header() + huge + tile()[4:]),
