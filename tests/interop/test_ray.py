@@ -129,11 +129,11 @@ def test_what_a_worker_made_before_it_ended_counts(tree: Path, tmp_path: Path) -
 
 
 def test_a_target_replaces_the_quality(tree: Path, tmp_path: Path) -> None:
-    options = interop._rate_options(50, target_bpp=None, target_bytes=150, target_psnr=None)
+    options = interop._rate_options(50, target_bpp=None, target_bytes=250, target_psnr=None)
     worker = interop._Encoder(str(SMALL_MODEL), "cpu", 1, options, False)
     row = {"source": str(tree / "a.png"), "target": str(tmp_path / "a.nic")}
     assert worker(row)["problem"] == ""
-    assert (tmp_path / "a.nic").stat().st_size <= 150
+    assert (tmp_path / "a.nic").stat().st_size <= 250
 
 
 @pytest.mark.usefixtures("_cluster")
