@@ -113,9 +113,9 @@ int nc_realise(const nc_model* model, const nc_generator* generator, const nc_ru
 int nc_realise16(const nc_model* model, const nc_generator* generator, const nc_run* run, int realism,
                  const int32_t* y_hat, size_t h, size_t w, uint16_t* rgb, char* message, size_t message_size);
 
-/* Corrects pixels by the filter of a file: rgb, what nc_synthesise16 gives, (h, w, 3), h and w from 1 to 65536, to filtered,
- * of the same shape, which is another array. weights: (3, 3, 6), for the colour that is corrected, the colour read and the
- * pair of neighbours. shift: 6 to 10, the weights' fractional bits. */
+/* Applies the filter of a file. rgb: what nc_synthesise16 gives, (h, w, 3); h, w: 1 to 65536. filtered: another array of
+ * that shape, in 8 or 16 bits. weights: (3, 3, 6), by the colour that is corrected, the colour that is read, and the pair of
+ * neighbours; shift: 6 to 10, their number of fractional bits. */
 int nc_filter(const uint16_t* rgb, size_t h, size_t w, int shift, const int8_t* weights, size_t threads,
               uint8_t* filtered, char* message, size_t message_size);
 int nc_filter16(const uint16_t* rgb, size_t h, size_t w, int shift, const int8_t* weights, size_t threads,

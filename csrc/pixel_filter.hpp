@@ -82,8 +82,8 @@ class FilterRows {
   size_t middle_ = 0, loaded_ = 0;
 };
 
-// rgb: (height, width, 3), 65535 is white; to: the same shape, uint16_t or uint8_t. weights: (3, 3, kFilterPairs), for the
-// colour that is corrected, the colour read and the pair.
+// rgb: (height, width, 3), 65535 is white; to: the same shape, uint16_t or uint8_t. weights: (3, 3, kFilterPairs), by the
+// colour that is corrected, the colour that is read, and the pair.
 template <typename Sample>
 void filter_pixels(const uint16_t* rgb, size_t height, size_t width, int shift, const int8_t* weights, size_t threads,
                    Sample* to) {
@@ -118,9 +118,9 @@ void filter_pixels(const uint16_t* rgb, size_t height, size_t width, int shift, 
   });
 }
 
-// What least squares needs to find the weights of x_hat, (height, width, 3): sums over all pixels of products of the
-// inputs with each other, (kFilterInputs, kFilterInputs), and with the errors x - x_hat, (3, kFilterInputs). All are of
-// samples of 12 bits, 4095 is white, so that sums are exact. Adds to them.
+// Adds what least squares needs to find the weights for x_hat, (height, width, 3): products of the inputs with each other,
+// (kFilterInputs, kFilterInputs), lower triangle, and of the errors x - x_hat with the inputs, (3, kFilterInputs), both
+// summed over all pixels. Samples are cut to 12 bits, so that the sums are exact.
 inline void measure_filter(const uint16_t* x_hat, const uint16_t* x, size_t height, size_t width, int64_t* products,
                            int64_t* errors) {
   constexpr int kDropped = 4;

@@ -107,7 +107,10 @@ def measure(
     network: Network,
     index: int,
 ) -> None:
-    """Adds what a filter for the picture can correct in one tile, decoded without its neighbours."""
+    """Adds one tile of a picture to the statistics for its filter. y_hat: (h, w, M) in units of 1/64.
+
+    The tile is decoded without its neighbours: pixels along its border differ a little from those of the file.
+    """
     whole = tiling.picture_window(*picture.rgb.shape[:2])
     x = np.ascontiguousarray(image.at_depth(picture.rgb[window.within(whole, LATENT)], 16))
     x_hat = network.synthesise(y_hat, index, 16)[: x.shape[0], : x.shape[1]]
@@ -118,7 +121,7 @@ def filter_chunk(statistics: Statistics, model: Model, index: int) -> dict[str, 
     """The chunk of the filter fitted to a picture, or none if it costs more bits than λ times the error it removes."""
     found, gain = statistics.fit()
     weight = float(model.config.lmbda(index / QUALITY_STEPS)) / 3
-    cost = 8 * (container.FILTER_BYTES + 2 * container.RECORD_BYTES)
+    cost = 8 * (container.FILTER_BYTES + 2 * container.RECORD_BYTES)  # the chunk, and the end of the list
     return {container.FILTER: found.payload} if weight * gain > cost else {}
 
 
@@ -162,23 +165,23 @@ class Synthesis:
 
 
 def synthesis_of(
-    network: Network, index: int, realism: float, depth: int = 8, corrected: PixelFilter | None = None
+    network: Network, index: int, realism: float, depth: int = 8, pixel_filter: PixelFilter | None = None
 ) -> Synthesis:
     """g_s, or for a realism above 0 the generative decoder. depth: bits per sample, 8 or 16.
 
-    corrected: the file's filter, which applies to the pixels of g_s. Raises ModelNotFoundError if the model has no
-    generative decoder.
+    pixel_filter: that of the file, which applies to the pixels of g_s alone. Raises ModelNotFoundError if the model has
+    no generative decoder.
     """
     step, halo = realism_step(realism), network.model.config.synthesis_halo
     if step:
         halo += find_generator(network.model).config.halo
-    elif corrected:
-        return Synthesis(lambda y_hat: corrected(network.synthesise(y_hat, index, 16), depth), halo + FILTER_HALO)
+    elif pixel_filter:
+        return Synthesis(lambda y_hat: pixel_filter(network.synthesise(y_hat, index, 16), depth), halo + FILTER_HALO)
     return Synthesis(lambda y_hat: network.synthesise(y_hat, index, depth, step), halo)
 
 
 def filter_of(nic: container.NicFile) -> PixelFilter | None:
-    """The filter that corrects the pixels of a file, if it has one."""
+    """The filter of a file, or None."""
     payload = nic.chunks.get(container.FILTER)
     return PixelFilter.of(payload) if payload else None
 

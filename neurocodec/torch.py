@@ -205,15 +205,17 @@ class BatchNetwork:
         return rgb
 
     @torch.inference_mode()
-    def corrected(self, y_hat: Tensor, quality_index: QualityIndex, filters: Sequence[PixelFilter | None]) -> Tensor:
-        """`synthesise` to uint8, with the filter of each picture that has one."""
+    def synthesise_filtered(
+        self, y_hat: Tensor, quality_index: QualityIndex, filters: Sequence[PixelFilter | None]
+    ) -> Tensor:
+        """`synthesise` to uint8, then the filter of each picture that has one. filters: one or None for each picture."""
         if not any(filters):
             return self.synthesise(y_hat, quality_index)
         fine = self.synthesise(y_hat, quality_index, 16)
         rgb = torch.empty_like(fine) if all(filters) else self.synthesise(y_hat, quality_index).int()
-        for picture, correct in enumerate(filters):
-            if correct:
-                rgb[picture] = correct.define(fine[picture], 8)
+        for place, pixel_filter in enumerate(filters):
+            if pixel_filter:
+                rgb[place] = pixel_filter.define(fine[place], 8)
         return rgb.to(torch.uint8)
 
     @torch.inference_mode()
@@ -368,7 +370,7 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
     halo = network.model.config.synthesis_halo + any(filters) * FILTER_HALO
     for window in windows:
         support = window.grow(halo, whole.bottom, whole.right)
-        pixels = network.corrected(_part(y_hat, support, whole), index, filters)
+        pixels = network.synthesise_filtered(_part(y_hat, support, whole), index, filters)
         rgb[(slice(None), *window.within(whole, LATENT))] = _part(pixels, window, support, LATENT)
     rgb = rgb[:, : header.height, : header.width]
     gray = torch.tensor([nic.header.gray for nic in nics], device=network.device)[:, None, None, None]

@@ -208,6 +208,7 @@ export class Core {
     [yHat, rgb, run].forEach(this.wasm.free);
   }
 
+  /** As the module's `synthesise`, and the filter of the file: the payload of its chunk. */
   #filtered(filter, run, yHat, rows, columns, rgb) {
     const [fine, weights] = [2 * rows * columns * LATENT * LATENT * 3, filter.length].map((bytes) => this.#allocate(bytes));
     this.#bytes().set(filter, weights);

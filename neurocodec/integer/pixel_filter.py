@@ -36,16 +36,16 @@ class PixelFilter:
 
     @classmethod
     def of(cls, payload: bytes) -> PixelFilter:
-        """The filter in a chunk that the container has checked."""
+        """The filter in a chunk, whose length and shift the container has checked."""
         return cls(payload[0], np.frombuffer(payload, np.int8, offset=1).reshape(3, 3, len(OFFSETS)))
 
     @property
     def payload(self) -> bytes:
-        """The chunk."""
+        """The bytes of the chunk: the shift, then the weights."""
         return bytes([self.shift]) + self.weights.tobytes()
 
     def __call__(self, rgb: NDArray[np.uint16], depth: int) -> NDArray[Any]:
-        """Filtered pixels, uint8 or uint16 (H, W, 3), by depth. rgb: what a network decodes to 16 bits."""
+        """Filtered pixels (H, W, 3): uint8 for a depth of 8, uint16 for 16. rgb: what g_s decodes to 16 bits."""
         filtered: NDArray[Any]
         if native := extension():
             run = native.filter_pixels if depth == 8 else native.filter_pixels16
@@ -55,7 +55,7 @@ class PixelFilter:
         return filtered.astype(np.uint8 if depth == 8 else np.uint16)
 
     def define(self, rgb: Any, depth: int) -> Any:
-        """The definition, on int32 (H, W, 3), a NumPy array or a torch tensor."""
+        """The definition: int32 or int64 (H, W, 3) to the same type and shape, a NumPy array or a torch tensor."""
         inputs, filtered = differences(rgb), rgb * 0
         for colour, weights in enumerate(self.weights.reshape(3, INPUTS).tolist()):
             total = sum(weight * value for weight, value in zip(weights, inputs, strict=True))
@@ -81,7 +81,7 @@ def differences(rgb: Any) -> list[Any]:
 
 @dataclass
 class Statistics:
-    """What least squares needs: sums over pixels, of samples of 12 bits.
+    """What least squares needs to fit a filter: sums over pixels, of samples of 12 bits.
 
     products: of inputs with each other, (INPUTS, INPUTS), lower triangle. errors: of inputs with x - x_hat,
     (3, INPUTS).
@@ -96,7 +96,7 @@ class Statistics:
         return cls(np.zeros((INPUTS, INPUTS), np.int64), np.zeros((3, INPUTS), np.int64))
 
     def add(self, x_hat: NDArray[np.uint16], x: NDArray[np.uint16]) -> None:
-        """Counts a part of a picture. x_hat: what a network decoded, and x: the original, each (H, W, 3)."""
+        """Adds a part of a picture. x_hat: what g_s decoded to 16 bits, x: the original, each (H, W, 3)."""
         if native := extension():
             products, errors = native.measure_filter(np.ascontiguousarray(x_hat), np.ascontiguousarray(x))
         else:
@@ -107,7 +107,7 @@ class Statistics:
         self.errors += errors
 
     def fit(self) -> tuple[PixelFilter, float]:
-        """The filter of least squared error, and by how much it lowers that error, in squared levels of 8 bits."""
+        """The filter that leaves the least squared error, and the error it removes, in squared levels of 8 bits."""
         solved = [_least_squares(self.products.tolist(), row) for row in self.errors.tolist()]
         largest = max(abs(weight) for weights in solved for weight in weights)
         shift = next((s for s in reversed(FILTER_SHIFTS) if largest * 2**s <= _LARGEST_WEIGHT), FILTER_SHIFTS[0])
@@ -125,7 +125,7 @@ def _dot(a: list[int], b: list[int]) -> int:
 
 
 def _least_squares(products: list[list[int]], errors: list[int]) -> list[float]:
-    """Solves products · w = errors by LDLᵀ, one operation after another, so that every machine rounds alike."""
+    """The weights w with products · w = errors, by LDLᵀ in Python's floats, which every machine rounds alike."""
     n = len(errors)
     ridge = _RIDGE * sum(products[i][i] for i in range(n)) / n + 1.0
     lower, diagonal = [[0.0] * n for _ in range(n)], [0.0] * n
