@@ -208,7 +208,7 @@ class BatchNetwork:
     def synthesise_filtered(
         self, y_hat: Tensor, quality_index: QualityIndex, filters: Sequence[PixelFilter | None]
     ) -> Tensor:
-        """`synthesise` to uint8, then the filter of each picture that has one. filters: one or None for each picture."""
+        """`synthesise` to uint8, then the filter of each picture that has one. filters: one, or None, a picture."""
         if not any(filters):
             return self.synthesise(y_hat, quality_index)
         fine = self.synthesise(y_hat, quality_index, 16)
