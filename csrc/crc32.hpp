@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "integer_layers.hpp"
+
 namespace neurocodec {
 
 class Crc32 {
@@ -18,12 +20,12 @@ class Crc32 {
     size_t i = 0;
     for (; i + 2 <= count; i += 2) {
       const uint32_t a = state_ ^ static_cast<uint32_t>(values[i]), b = static_cast<uint32_t>(values[i + 1]);
-      state_ = tables()[7][a & 255] ^ tables()[6][a >> 8 & 255] ^ tables()[5][a >> 16 & 255] ^ tables()[4][a >> 24] ^
-               tables()[3][b & 255] ^ tables()[2][b >> 8 & 255] ^ tables()[1][b >> 16 & 255] ^ tables()[0][b >> 24];
+      state_ = tables_[7][a & 255] ^ tables_[6][a >> 8 & 255] ^ tables_[5][a >> 16 & 255] ^ tables_[4][a >> 24] ^
+               tables_[3][b & 255] ^ tables_[2][b >> 8 & 255] ^ tables_[1][b >> 16 & 255] ^ tables_[0][b >> 24];
     }
     for (; i < count; ++i) {
       uint32_t a = state_ ^ static_cast<uint32_t>(values[i]);
-      for (int byte = 0; byte < 4; ++byte) a = tables()[0][a & 255] ^ a >> 8;
+      for (int byte = 0; byte < 4; ++byte) a = tables_[0][a & 255] ^ a >> 8;
       state_ = a;
     }
   }
@@ -33,22 +35,20 @@ class Crc32 {
  private:
   using Tables = std::array<std::array<uint32_t, 256>, 8>;  // [n][b]: the byte b followed by n zeros
 
-  static const Tables& tables() {
-    static constexpr Tables kTables = [] {
-      Tables t{};
-      for (uint32_t b = 0; b < 256; ++b) {
-        uint32_t crc = b;
-        for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0u);
-        t[0][b] = crc;
-      }
-      for (size_t n = 1; n < 8; ++n) {
-        for (size_t b = 0; b < 256; ++b) t[n][b] = t[n - 1][b] >> 8 ^ t[0][t[n - 1][b] & 255];
-      }
-      return t;
-    }();
-    return kTables;
+  NC_COLD static Tables tables() {
+    Tables t{};
+    for (uint32_t b = 0; b < 256; ++b) {
+      uint32_t crc = b;
+      for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0u);
+      t[0][b] = crc;
+    }
+    for (size_t n = 1; n < 8; ++n) {
+      for (size_t b = 0; b < 256; ++b) t[n][b] = t[n - 1][b] >> 8 ^ t[0][t[n - 1][b] & 255];
+    }
+    return t;
   }
 
+  const Tables tables_ = tables();  // not a constant: a page would fetch all 8 KB of it
   uint32_t state_ = ~uint32_t{0};
 };
 

@@ -13,6 +13,7 @@ const MAX_SIDE = 2 ** 24 - 1;
 const MAX_PIXELS = 2 ** 30;  // of any file
 const MAX_CHUNK_BYTES = 2 ** 28;
 const QUALITY_INDEX_MAX = 960;
+const CONTEXT_STREAM_BYTES = 4;  // of a stream of docs/contexts.md, at least
 const RETRY = "the file is damaged or incomplete, get another copy or encode it again";
 
 /** What went wrong, in one sentence. `name` is the class that the Python package raises. */
@@ -85,28 +86,31 @@ export function readHeader(bytes) {
 }
 
 /**
- * The whole file, verified: { header, chunks: Map of type -> bytes, tiles: [{ stream, symbolsCrc }], residuals }. No copies.
- * residuals: one a tile if the file is lossless, and symbolsCrc is that of the tile's exact pixels. If the option is false,
- * a lossless file is read as the lossy one that it starts with, and what follows may be cut or damaged.
+ * The whole file, verified: { header, chunks: Map of type -> bytes, tiles, residuals }. No copies.
+ * tiles: [{ stream, symbolsCrc, palette, zStream }]; the last two are undefined if the file lacks their chunks. residuals: one
+ * a tile if the file is lossless, and symbolsCrc is that of the tile's exact pixels. If the option is false, a lossless
+ * file is read as the lossy one that it starts with, and what follows may be cut or damaged.
  */
 export function read(bytes, { residuals = true } = {}) {
   const header = readHeader(bytes);
   const chunks = new Map();
   const start = header.hasChunks ? readChunks(bytes, chunks) : HEADER_BYTES;
-  const excluded = ["Al16", "Arch", "Filt", "dept"].find((name) => chunks.has(name));
+  const [palettes, zStreams] = ["Plte", "Zstr"].map((name) => tileRecords(name, chunks, header));
+  const excluded = ["Al16", "Arch", "Filt", "Plte", "dept"].find((name) => chunks.has(name));
   if (header.lossless && excluded) {
     throw new NicError(`a lossless file cannot have a chunk ${excluded}, and this one does`);
   }
   const lossy = readTiles(bytes, start, header, 0);
+  const tiles = lossy.tiles.map((tile, i) => ({ ...tile, palette: palettes[i], zStream: zStreams[i] }));
   if (header.lossless && !residuals) {
-    return { header: { ...header, lossless: false }, chunks, tiles: lossy.tiles, residuals: [] };
+    return { header: { ...header, lossless: false }, chunks, tiles, residuals: [] };
   }
-  const exact = header.lossless ? readTiles(bytes, lossy.end, header, lossy.tiles.length) : { tiles: [], end: lossy.end };
+  const exact = header.lossless ? readTiles(bytes, lossy.end, header, tiles.length) : { tiles: [], end: lossy.end };
   if (exact.end !== bytes.length) {
     const extra = bytes.length - exact.end;
     throw new NicError(`${extra === 1 ? "1 byte follows" : `${extra} bytes follow`} the last tile, expected none: ${RETRY}`);
   }
-  return { header, chunks, tiles: lossy.tiles, residuals: exact.tiles };
+  return { header, chunks, tiles, residuals: exact.tiles };
 }
 
 /** Throws an error for a file that needs a network of another project. */
@@ -181,8 +185,9 @@ function readChunks(bytes, chunks) {
     if (chunks.has("Alph") && chunks.has("Al16")) {
       throw new NicError("the file has two alpha planes, Alph and Al16: encode the picture again");
     }
-    if (chunks.has("Filt") && chunks.has("Arch")) {
-      throw new NicError("the file has a Filt for a network of another project: encode the picture again");
+    const foreign = chunks.has("Arch") && ["Filt", "Plte", "Zstr"].find((kind) => chunks.has(kind));
+    if (foreign) {
+      throw new NicError(`the file has a ${foreign} for a network of another project: encode the picture again`);
     }
   }
 }
@@ -200,16 +205,48 @@ function checkChunk(name, payload) {
       `chunk Arch holds b${quoted(text(payload.subarray(0, 64)))}, expected a name such as compressai/mbt2018-mean/mse/3`,
     );
   }
-  if (name[0] < "a" && !["Alph", "Al16", "Arch", "Filt"].includes(name)) {
+  if (name[0] < "a" && !["Alph", "Al16", "Arch", "Filt", "Plte", "Zstr"].includes(name)) {
     throw unsupported(`the file needs the feature '${name}', unknown to this release: upgrade neurocodec`);
   }
 }
 
+const gridOf = ({ width, height, tileEdge }) =>
+  tileEdge ? [Math.ceil(height / tileEdge), Math.ceil(width / tileEdge)] : [1, 1];
+
+/** The records of a chunk that has one for each tile, or none if the file lacks it. */
+function tileRecords(name, chunks, header) {
+  const payload = chunks.get(name);
+  if (!payload) return [];
+  const view = viewOf(payload);
+  const [rows, columns] = gridOf(header);
+  const records = [];
+  let at = 0;
+  for (let ordinal = 0; ordinal < rows * columns; ++ordinal) {
+    const left = payload.length - at - 4;
+    if (left < 0) throw new NicError(`chunk ${name} ends after ${ordinal} of ${rows} x ${columns} tiles`);
+    const length = view.getUint32(at, true);
+    const bytes = `${length} bytes for tile ${ordinal}`;
+    if (length > left) throw new NicError(`chunk ${name} claims ${bytes}, more than are left`);
+    const record = payload.subarray(at + 4, at + 4 + length);
+    if (name === "Zstr" && length < CONTEXT_STREAM_BYTES) {
+      throw new NicError(`chunk ${name} has ${bytes}, fewer than a stream has`);
+    }
+    if (name === "Plte" && length && !(record[0] && length >= 1 + 3 * record[0] + CONTEXT_STREAM_BYTES)) {
+      throw new NicError(`chunk ${name} has ${bytes} and its ${record[0]} colours`);
+    }
+    records.push(record);
+    at += 4 + length;
+  }
+  if (at !== payload.length || !records.some((record) => record.length)) {
+    throw new NicError(`chunk ${name} has no records, or bytes after the last one`);
+  }
+  return records;
+}
+
 /** The records of all tiles from offset `start`, and where they end. first: the number of the first record. */
-function readTiles(bytes, start, { width, height, tileEdge }, first) {
+function readTiles(bytes, start, header, first) {
   const view = viewOf(bytes);
-  const rows = tileEdge ? Math.ceil(height / tileEdge) : 1;
-  const columns = tileEdge ? Math.ceil(width / tileEdge) : 1;
+  const [rows, columns] = gridOf(header);
   if (rows * columns * RECORD_BYTES > bytes.length - start) {
     throw truncated(`the file ends at byte ${bytes.length}, too early for ${rows} x ${columns} tiles: ${RETRY}`);
   }

@@ -4,6 +4,17 @@
 // instance at its first error, the functions of csrc/c_api.h return NC_OK or not at all, and need no place for a message.
 
 #define NEUROCODEC_PAGE
+
+// For size: what is hot in the standard library is inlined into other functions.
+#pragma clang attribute push(__attribute__((minsize)), apply_to = function)
+#include <deque>
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+#pragma clang attribute pop
+
 #include "../csrc/c_api.cpp"
 
 #define NC_EXPORT(name) extern "C" __attribute__((export_name(name), used))
@@ -17,9 +28,14 @@ void nc_web_model_new(const nc_shape* shape, const nc_array* arrays, size_t coun
 }
 
 NC_EXPORT("decode")
-void nc_web_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, size_t size, size_t h, size_t w,
-                   int32_t* y_hat, uint32_t* checksum) {
-  nc_decode(model, run, stream, size, h, w, nullptr, nullptr, y_hat, checksum, nullptr, 0);
+void nc_web_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, size_t size, const uint8_t* z_stream,
+                   size_t z_size, size_t h, size_t w, int32_t* y_hat, uint32_t* checksum) {
+  nc_decode(model, run, stream, size, z_stream, z_size, h, w, nullptr, nullptr, y_hat, checksum, nullptr, 0);
+}
+
+NC_EXPORT("decode_palette")
+void nc_web_decode_palette(const uint8_t* stream, size_t size, size_t h, size_t w, size_t colours, uint8_t* indexes) {
+  nc_palette_decode(stream, size, h, w, colours, indexes, nullptr, 0);
 }
 
 NC_EXPORT("synthesise")

@@ -145,7 +145,7 @@ export class Core {
     let data;  // allocated when a first tile has decoded: a forged header must not ask for it
     let next = 0;
     let latents = [];  // { window, values } of tiles
-    for (const { window, residual } of held) {
+    for (const { window, tile, residual } of held) {
       const part = meet(window, shown);
       if (!part) continue;
       const seen = grow(part, halo, needed);
@@ -155,6 +155,7 @@ export class Core {
       latents = latents.filter((tile) => tile.window.bottom > seen.top);
       data ??= new Uint8ClampedArray(width * height * 4).fill(255);
       this.#synthesise(latents, seen, header.qualityIndex, step, filter, (rgb) => {
+        if (tile.palette?.length) this.#draw(tile.palette, window, part, rgb, seen);
         if (residual) this.#exact(rgb, seen, window, residual, header, region, data);
         else copyPixels(rgb, seen, part, region, header.gray, data);
       });
@@ -163,18 +164,18 @@ export class Core {
   }
 
   /** y_hat of a tile, Int32Array (rows, columns, M). */
-  #latents({ window, tile }, qualityIndex) {
+  #latents({ window, tile: { stream, symbolsCrc, zStream } }, qualityIndex) {
     const rows = window.bottom - window.top;
     const columns = window.right - window.left;
     const size = rows * columns * this.shape.latent_channels;
-    const [stream, yHat, checksum, run] = [tile.stream.length, 4 * size, 4, 12].map((bytes) => this.#allocate(bytes));
-    this.#bytes().set(tile.stream, stream);
+    const [from, z] = [this.#place(stream), zStream ? this.#place(zStream) : 0];
+    const [yHat, checksum, run] = [4 * size, 4, 12].map((bytes) => this.#allocate(bytes));
     this.#setRun(run, qualityIndex);
-    this.wasm.decode(this.model, run, stream, tile.stream.length, rows, columns, yHat, checksum);
+    this.wasm.decode(this.model, run, from, stream.length, z, zStream?.length ?? 0, rows, columns, yHat, checksum);
     const crc = new Uint32Array(this.memory.buffer, checksum, 1)[0];
     const values = new Int32Array(this.memory.buffer, yHat, size).slice();
-    [stream, yHat, checksum, run].forEach(this.wasm.free);
-    if (crc !== tile.symbolsCrc) {
+    [from, z, yHat, checksum, run].forEach(this.wasm.free);
+    if (crc !== symbolsCrc) {
       throw new NicError(
         "the decoded symbols do not match the file's checksum: the file is damaged, or decoding is not exact.",
         "ChecksumError",
@@ -210,11 +211,32 @@ export class Core {
 
   /** As the module's `synthesise`, and the filter of the file: the payload of its chunk. */
   #filtered(filter, run, yHat, rows, columns, rgb) {
-    const [fine, weights] = [2 * rows * columns * LATENT * LATENT * 3, filter.length].map((bytes) => this.#allocate(bytes));
-    this.#bytes().set(filter, weights);
+    const [fine, weights] = [this.#allocate(2 * rows * columns * LATENT * LATENT * 3), this.#place(filter)];
     this.wasm.synthesise16(this.model, run, yHat, rows, columns, fine);
     this.wasm.filter(fine, rows * LATENT, columns * LATENT, filter[0], weights + 1, this.threads, rgb);
     [fine, weights].forEach(this.wasm.free);
+  }
+
+  /** Draws the palette of a tile over part of it. palette: its record; rgb: the pixels of the window `seen`. */
+  #draw(palette, window, part, rgb, seen) {
+    const rows = window.bottom - window.top;
+    const columns = window.right - window.left;
+    const count = palette[0];
+    const stream = palette.subarray(1 + 3 * count);
+    const size = rows * columns * LATENT * LATENT;
+    const [from, at] = [this.#place(stream), this.#allocate(size)];
+    this.wasm.decode_palette(from, stream.length, rows, columns, count, at);
+    const indexes = new Uint8Array(this.memory.buffer, at, size);
+    for (let y = part.top * LATENT; y < part.bottom * LATENT; ++y) {
+      let source = ((y - window.top * LATENT) * columns + part.left - window.left) * LATENT;
+      let to = ((y - seen.top * LATENT) * (seen.right - seen.left) + part.left - seen.left) * LATENT * 3;
+      for (const end = source + (part.right - part.left) * LATENT; source < end; ++source, to += 3) {
+        const index = indexes[source];
+        if (index === count) continue;  // the pixel is what the networks decode
+        for (let c = 0; c < 3; ++c) rgb[to + c] = palette[1 + 3 * index + c];
+      }
+    }
+    [from, at].forEach(this.wasm.free);
   }
 
   /** Puts the exact pixels of a tile into the RGBA of a region. rgb: the lossy pixels of the window `seen`. */
@@ -229,8 +251,7 @@ export class Core {
     copyPixels(rgb, seen, window, tile, header.gray, lossy);
     const channels = header.gray ? 1 : 3;
     const size = tile.width * tile.height * channels;
-    const [from, at] = [stream.length, size].map((bytes) => this.#allocate(bytes));
-    this.#bytes().set(stream, from);
+    const [from, at] = [this.#place(stream), this.#allocate(size)];
     const pixels = new Uint8Array(this.memory.buffer, at, size);
     for (let i = 0; i < size; ++i) pixels[i] = channels === 1 ? lossy[4 * i] : lossy[i + Math.floor(i / 3)];
     this.wasm.decode_residual(from, stream.length, at, tile.height, tile.width, channels);
@@ -287,10 +308,8 @@ export class Core {
   #build(numbers, shape, arrays, create) {
     const allocated = [];
     const place = (bytes) => {
-      const at = this.#allocate(bytes.length);
-      allocated.push(at);
-      this.#bytes().set(bytes, at);
-      return at;
+      allocated.push(this.#place(bytes));
+      return allocated.at(-1);
     };
     const fields = [];  // of nc_array
     for (const { name, type, dimensions, data } of arrays) {
@@ -305,13 +324,16 @@ export class Core {
     return built;
   }
 
-  #bytes() {
-    return new Uint8Array(this.memory.buffer);
-  }
-
   #allocate(bytes) {
     const at = this.wasm.malloc(bytes);
     if (at === 0) throw noMemory();
+    return at;
+  }
+
+  /** Copies bytes to where the module can read them. */
+  #place(bytes) {
+    const at = this.#allocate(bytes.length);
+    new Uint8Array(this.memory.buffer).set(bytes, at);
     return at;
   }
 

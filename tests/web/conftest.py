@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from paths import GOLDEN, PHOTO, ROOT
 from PIL import Image
+from web.pages import text_page
 
 import neurocodec
 from neurocodec import conformance
@@ -48,7 +49,9 @@ class Sample:
 @pytest.fixture(scope="session")
 def samples(small_model: Model, base_model: Model, photo: NDArray[np.uint8]) -> list[Sample]:
     """Every conformance file of both models, and pictures of several tiles, with and without alpha."""
-    files = [(path.stem, path.read_bytes(), small_model) for path in sorted((GOLDEN / "valid").glob("*.nic"))]
+    files = [
+        (f"small-{path.stem}", path.read_bytes(), small_model) for path in sorted((GOLDEN / "valid").glob("*.nic"))
+    ]
     files += [(vector.name, vector.data, base_model) for vector in conformance.load_vectors()]
     wide = np.tile(photo[200:240], (1, 5, 1))[:, :2099]
     deep = np.concatenate([wide, wide[:, :, :1]], axis=2).astype(np.uint16) * 257
@@ -58,6 +61,7 @@ def samples(small_model: Model, base_model: Model, photo: NDArray[np.uint8]) -> 
         ("tiles", neurocodec.encode(wide, quality=60, model=small_model), small_model),
         ("tiles-alpha-16-bit", neurocodec.encode(deep, quality=60, model=small_model), small_model),
         ("tiles-gray", neurocodec.encode(gray, model=small_model), small_model),
+        ("tiles-palette", neurocodec.encode(text_page(2099, 40, 1000), model=small_model), small_model),
         ("lossless", neurocodec.encode(photo[:90, :110], lossless=True, model=small_model), small_model),
         ("lossless-tiles", neurocodec.encode(wide[:20], lossless=True, model=small_model), small_model),
         ("lossless-tiles-gray", neurocodec.encode(gray[:, :20], lossless=True, model=small_model), small_model),

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from paths import GOLDEN, ROOT
 from PIL import Image
+from web.pages import text_page
 
 import neurocodec
 from neurocodec import container
@@ -34,10 +35,11 @@ pytestmark = [
 
 
 def run(
-    weights: Path, files: Sequence[tuple[Path, Sequence[int] | None]], *, lossless: bool = True
+    weights: Path, files: Sequence[tuple[Path, Sequence[int] | None]], *, lossless: bool = True, realism: float = 0.0
 ) -> list[dict[str, Any]]:
     """What decode.mjs says about each file and region."""
-    listing = json.dumps([{"path": str(path), "region": region, "lossless": lossless} for path, region in files])
+    options = {"lossless": lossless, "realism": realism}
+    listing = json.dumps([{"path": str(path), "region": region, **options} for path, region in files])
     command = [NODE or "", str(Path(__file__).with_name("decode.mjs")), str(ROOT / "web"), str(weights)]
     done = subprocess.run(command, input=listing, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -112,6 +114,79 @@ def test_damaged_residuals_give_sentences(
     damaged = [(stream[:-2], crc), (stream[:-1], crc), (stream + b"\0\0", crc), (b"", crc), (b"\0" * 9, crc)]
     damaged += [(b"\xff" * 9, crc), (b"\xff" * 20_001, crc), (bytes(flipped), crc), (stream, crc ^ 1)]
     files = [container.write(dataclasses.replace(nic, residuals=(container.Tile(*tile),))) for tile in damaged]
+    for i, data in enumerate(files):
+        (tmp_path / f"{i}.nic").write_bytes(data)
+    results = run(weights, [(tmp_path / f"{i}.nic", None) for i in range(len(files))])
+    for data, result in zip(files, results, strict=True):
+        with pytest.raises(NicFormatError) as raised:
+            neurocodec.decode(data, model=small_model)
+        assert result.get("message") == str(raised.value), result
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "lossless", "chunks"),
+    [
+        ((130, 70, 128), "RGB", False, {container.PALETTE}),
+        ((300, 200, 0), "RGB", False, {container.Z_STREAMS}),
+        ((300, 200, 0), "L", True, {container.Z_STREAMS}),
+        ((2099, 48, 1000), "RGB", False, {container.PALETTE, container.Z_STREAMS}),
+        ((48, 2099, 40), "L", False, {container.PALETTE, container.Z_STREAMS}),
+    ],
+    ids=["palette", "z", "z-lossless", "tiles", "tiles-gray"],
+)
+def test_palettes_and_z_apart(
+    size: tuple[int, int, int],
+    mode: str,
+    lossless: bool,
+    chunks: set[str],
+    small_model: Model,
+    weights: Path,
+    tmp_path: Path,
+) -> None:
+    data = neurocodec.encode(text_page(*size).convert(mode), lossless=lossless, model=small_model)
+    assert chunks <= container.read(data).chunks.keys()
+    compare(data, small_model, weights, tmp_path)
+
+
+@pytest.mark.parametrize("realism", [0.0, 1.0])
+def test_palettes_and_z_apart_of_the_shipped_model(
+    realism: float, base_model: Model, weights: Path, tmp_path: Path
+) -> None:
+    data = neurocodec.encode(text_page(512, 512, 200), model=base_model)
+    assert {container.PALETTE, container.Z_STREAMS} <= container.read(data).chunks.keys()
+    compare(data, base_model, weights, tmp_path, realism)
+
+
+def compare(data: bytes, model: Model, weights: Path, folder: Path, realism: float = 0.0) -> None:
+    """The whole picture and a region of it, where tiles meet if it has several."""
+    width, height = neurocodec.decode(data, model=model).size
+    regions = [None, (width // 3, height // 3, width // 5, height // 2)]
+    (folder / "file.nic").write_bytes(data)
+    results = run(weights, [(folder / "file.nic", region) for region in regions], realism=realism)
+    for region, result in zip(regions, results, strict=True):
+        picture = neurocodec.decode(data, region=region, realism=realism, model=model)
+        assert result.get("sha256") == hashlib.sha256(picture.convert("RGBA").tobytes()).hexdigest(), (region, result)
+
+
+def test_damaged_palettes_and_z_streams_give_sentences(small_model: Model, weights: Path, tmp_path: Path) -> None:
+    nic = container.read(neurocodec.encode(text_page(200, 150, 100), model=small_model))
+    files = []
+    for name in (container.PALETTE, container.Z_STREAMS):
+        (record,) = container.tile_records(nic, name)
+        head = 1 + 3 * record[0] if name == container.PALETTE else 0
+        colours, stream = record[:head], record[head:]
+        streams = [stream[:4], stream[:-2], stream[:-1], stream + b"\0\0", b"\0" * 9, b"\xff" * 9, b"\xff" * 20_001]
+        for place in (0, 5, len(stream) // 2, len(stream) - 1):
+            flipped = bytearray(stream)
+            flipped[place] ^= 64
+            streams.append(bytes(flipped))
+        records = [colours + damaged for damaged in streams]
+        if name == container.PALETTE:
+            records.append(bytes([record[0] + 1, 1, 2, 3]) + record[1:])
+        chunks = ({**nic.chunks, name: container.join_records([damaged])} for damaged in records)
+        files += [container.write(dataclasses.replace(nic, chunks=each)) for each in chunks]
+    without = {name: payload for name, payload in nic.chunks.items() if name != container.Z_STREAMS}
+    files.append(container.write(dataclasses.replace(nic, chunks=without)))
     for i, data in enumerate(files):
         (tmp_path / f"{i}.nic").write_bytes(data)
     results = run(weights, [(tmp_path / f"{i}.nic", None) for i in range(len(files))])

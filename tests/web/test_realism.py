@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from paths import PHOTO, ROOT
+from web.pages import text_page
 from web.test_browser import open_page
 from web.test_node import NODE
 
 import neurocodec
-from neurocodec import conformance
+from neurocodec import conformance, container
 from neurocodec.metrics.psnr import psnr
 from neurocodec.model import Model
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 Case = tuple[str, list[int] | None, float, str]  # name, region, realism, SHA-256 of the pixels as RGBA
-DRAWING = "drawing-130x70-q601"
 DECODE = """async ([url, region, options]) => {
   const [x, y, width, height] = region ?? [];
   const pixels = await nic.decode(await (await fetch(url)).arrayBuffer(),
@@ -43,11 +43,11 @@ REJECT = """async ([url, options]) => {
 
 @pytest.fixture(scope="module")
 def files(photo: NDArray[np.uint8]) -> dict[str, bytes]:
-    """Of the shipped model: a drawing, a picture of several tiles, and a lossless one."""
+    """Of the shipped model: a photograph with text, a picture of several tiles, and a lossless one."""
     wide = np.tile(photo[200:240], (1, 5, 1))[:, :2099]
-    drawing = next(vector.data for vector in conformance.load_vectors() if vector.name == DRAWING)
+    mixed = np.concatenate([text_page(64, 70, 64), photo[200:270, 100:166]], axis=1)
     return {
-        "drawing": drawing,
+        "mixed": neurocodec.encode(mixed),
         "wide": neurocodec.encode(wide, quality=30),
         "exact": neurocodec.encode(photo[:30, :40], lossless=True),
     }
@@ -56,7 +56,7 @@ def files(photo: NDArray[np.uint8]) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def cases(files: dict[str, bytes]) -> list[Case]:
     plan: list[tuple[str, list[int] | None, Sequence[float]]] = [
-        ("drawing", None, (0.0, 0.3, 0.5, 1.0)),
+        ("mixed", None, (0.0, 0.3, 0.5, 1.0)),
         ("wide", None, (0.3, 1.0)),
         ("wide", [1000, 9, 90, 20], (1.0,)),  # where two tiles meet
     ]
@@ -66,6 +66,7 @@ def cases(files: dict[str, bytes]) -> list[Case]:
             picture = neurocodec.decode(files[name], region=region, realism=realism)
             digest = hashlib.sha256(picture.convert("RGBA").tobytes()).hexdigest()
             result.append((name, region, realism, digest))
+    assert container.PALETTE in container.read(files["mixed"]).chunks
     assert neurocodec.info(files["wide"]).tiles > 1
     assert len({digest for *_, digest in result}) == len(result)
     return result
@@ -120,7 +121,7 @@ def test_the_generative_decoder_is_fetched_once_and_only_when_needed(page: Page,
 
 @pytest.mark.parametrize("realism", [-0.1, 1.5, "much", None, float("nan")])
 def test_a_realism_out_of_range_gives_a_sentence(page: Page, realism: Any) -> None:
-    name, message, ours = page.evaluate(REJECT, ["/given/drawing", {"realism": realism}])
+    name, message, ours = page.evaluate(REJECT, ["/given/mixed", {"realism": realism}])
     assert (name, ours) == ("RangeError", True)
     assert message.endswith("; it must be a number from 0 to 1.")
 
@@ -154,21 +155,21 @@ def test_a_file_that_is_no_generative_decoder_for_the_model(
     page.route("**/generators/*", lambda route: route.fulfill(body=bodies[route.request.url.rpartition("/")[2]][0]))
     for name, (_, sentence) in bodies.items():
         page.evaluate("(generator) => nic.configure({ generator })", f"/generators/{name}")
-        error, message, ours = page.evaluate(REJECT, ["/given/drawing", {"realism": 1}])
+        error, message, ours = page.evaluate(REJECT, ["/given/mixed", {"realism": 1}])
         assert (error, ours, message.startswith(sentence)) == ("ModelMismatchError", True, True), (name, message)
     page.evaluate("nic.configure({ generator: '/nowhere' })")
-    error, message, _ = page.evaluate(REJECT, ["/given/drawing", {"realism": 1}])
+    error, message, _ = page.evaluate(REJECT, ["/given/mixed", {"realism": 1}])
     assert error == "ModelNotFoundError"
     assert message.startswith("realism above 0 needs a generative decoder for model ")
     plain = cases[0]
-    assert page.evaluate(DECODE, ["/given/drawing", None, {}]) == plain[3]
+    assert page.evaluate(DECODE, ["/given/mixed", None, {}]) == plain[3]
 
 
 def test_the_element_decodes_again_when_its_realism_changes(page: Page, cases: list[Case]) -> None:
     digests = page.evaluate(
         """async () => {
           const image = document.createElement("nic-img");
-          image.src = "/given/drawing";
+          image.src = "/given/mixed";
           const shown = async (change) => {
             const loaded = new Promise((resolve, reject) => {
               image.addEventListener("load", resolve, { once: true });
