@@ -74,21 +74,25 @@ sanitize: # every kernel, damaged streams and damaged models, under the address 
 	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/fuzz/stream.cpp -o $(NATIVE)/stream-sanitized
 	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/fuzz/tile.cpp csrc/c_api.cpp -o $(NATIVE)/tile-sanitized
 	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/fuzz/residual.cpp -o $(NATIVE)/residual-sanitized
+	$(CXX) $(CXXFLAGS_NATIVE) $(SANITIZERS) csrc/fuzz/contexts.cpp -o $(NATIVE)/contexts-sanitized
 	$(NATIVE)/kernels-sanitized
 	$(NATIVE)/stream-sanitized 5000 tests/corpus/stream/*
 	$(NATIVE)/tile-sanitized 1000 tests/corpus/tile/*
 	$(NATIVE)/residual-sanitized 1000 tests/corpus/residual/*
+	$(NATIVE)/contexts-sanitized 2000 tests/corpus/contexts/*
 
-fuzz: fuzz-native fuzz-python # libFuzzer, guided by coverage, FUZZ_SECONDS for each of five targets
+fuzz: fuzz-native fuzz-python # libFuzzer, guided by coverage, FUZZ_SECONDS for each of six targets
 
-fuzz-native: # the range decoder, tiles with damaged models, and the lossless layer; needs clang
-	@mkdir -p $(NATIVE)/corpus-stream $(NATIVE)/corpus-tile $(NATIVE)/corpus-residual
+fuzz-native: # the range decoder, tiles with damaged models, the lossless layer, palettes and z; needs clang
+	@mkdir -p $(NATIVE)/corpus-stream $(NATIVE)/corpus-tile $(NATIVE)/corpus-residual $(NATIVE)/corpus-contexts
 	$(CLANG) $(CXXFLAGS_NATIVE) $(SANITIZERS) -fsanitize=fuzzer -DNEUROCODEC_LIBFUZZER csrc/fuzz/stream.cpp -o $(NATIVE)/fuzz-stream
 	$(CLANG) $(CXXFLAGS_NATIVE) $(SANITIZERS) -fsanitize=fuzzer -DNEUROCODEC_LIBFUZZER csrc/fuzz/tile.cpp csrc/c_api.cpp -o $(NATIVE)/fuzz-tile
 	$(CLANG) $(CXXFLAGS_NATIVE) $(SANITIZERS) -fsanitize=fuzzer -DNEUROCODEC_LIBFUZZER csrc/fuzz/residual.cpp -o $(NATIVE)/fuzz-residual
+	$(CLANG) $(CXXFLAGS_NATIVE) $(SANITIZERS) -fsanitize=fuzzer -DNEUROCODEC_LIBFUZZER csrc/fuzz/contexts.cpp -o $(NATIVE)/fuzz-contexts
 	$(NATIVE)/fuzz-stream $(FUZZ_OPTIONS) -max_len=3000 $(NATIVE)/corpus-stream tests/corpus/stream
 	$(NATIVE)/fuzz-tile $(FUZZ_OPTIONS) -max_len=3000 -len_control=0 $(NATIVE)/corpus-tile tests/corpus/tile
 	$(NATIVE)/fuzz-residual $(FUZZ_OPTIONS) -max_len=3000 -len_control=0 $(NATIVE)/corpus-residual tests/corpus/residual
+	$(NATIVE)/fuzz-contexts $(FUZZ_OPTIONS) -max_len=3000 -len_control=0 $(NATIVE)/corpus-contexts tests/corpus/contexts
 
 fuzz-python: $(FUZZ) # the container and the alpha plane; atheris has wheels for CPython on Linux
 	@mkdir -p build/corpus-container build/corpus-alpha

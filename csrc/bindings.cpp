@@ -27,6 +27,8 @@
 #include "c_api.h"
 #include "lossless.hpp"
 #include "integer_layers.hpp"
+#include "hyper.hpp"
+#include "palette.hpp"
 #include "pixel_filter.hpp"
 #include "range_coder.hpp"
 
@@ -269,7 +271,7 @@ class Model : public Cleared {
   }
 
   py::tuple encode(const Array<int32_t>& y, const std::optional<Array<int32_t>>& z_hat, int quality,
-                   const std::string& kernel, size_t threads, bool gpu) const {
+                   const std::string& kernel, size_t threads, bool gpu, bool apart) const {
     check_latents(y);
     const int layout = gpu ? NC_GPU_LAYOUT : NC_CPU_LAYOUT;
     Latents latents(shape(), static_cast<size_t>(y.shape(0)), static_cast<size_t>(y.shape(1)));
@@ -277,26 +279,30 @@ class Model : public Cleared {
                              latents.z_hat.shape() + 3)) {
       throw std::invalid_argument("z_hat is not of shape (ceil(h / 4), ceil(w / 4), N).");
     }
-    uint8_t* stream = nullptr;
-    size_t size = 0;
+    uint8_t *stream = nullptr, *z_stream = nullptr;
+    size_t size = 0, z_size = 0;
     const auto z = z_hat ? z_hat->data() : nullptr;
     run(quality, kernel, threads, [&, from = y.data()](const nc_run& how, char* m, size_t n) {
-      return nc_encode(model_.get(), &how, from, z, latents.height, latents.width, layout, &stream, &size, latents.z,
-                       latents.s, latents.y, &latents.checksum, m, n);
+      return nc_encode(model_.get(), &how, from, z, latents.height, latents.width, layout, &stream, &size,
+                       apart ? &z_stream : nullptr, apart ? &z_size : nullptr, latents.z, latents.s, latents.y,
+                       &latents.checksum, m, n);
     });
-    const std::unique_ptr<uint8_t, decltype(&nc_free)> owner(stream, &nc_free);
+    const std::unique_ptr<uint8_t, decltype(&nc_free)> owner(stream, &nc_free), other(z_stream, &nc_free);
     return py::make_tuple(py::bytes(reinterpret_cast<const char*>(stream), size)) + latents.tuple();
   }
 
+  // z_stream: empty if z is in the other one.
   py::tuple decode(const py::bytes& stream, size_t height, size_t width, int quality, const std::string& kernel,
-                   size_t threads) const {
+                   size_t threads, const py::bytes& z_stream) const {
     // A tile so large has no memory; nc_decode refuses it, and says why.
     const bool fits = height <= kMaxTile && width <= kMaxTile;
     Latents latents(shape(), fits ? height : 0, fits ? width : 0);
     const auto* const bytes = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(stream.ptr()));
     const auto size = static_cast<size_t>(PyBytes_GET_SIZE(stream.ptr()));
+    const auto z_size = static_cast<size_t>(PyBytes_GET_SIZE(z_stream.ptr()));
+    const auto* const z = z_size > 0 ? reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(z_stream.ptr())) : nullptr;
     run(quality, kernel, threads, [&](const nc_run& how, char* m, size_t n) {
-      return nc_decode(model_.get(), &how, bytes, size, height, width, latents.z, latents.s, latents.y,
+      return nc_decode(model_.get(), &how, bytes, size, z, z_size, height, width, latents.z, latents.s, latents.y,
                        &latents.checksum, m, n);
     });
     return latents.tuple();
@@ -534,6 +540,77 @@ py::tuple measure_filter(const Array<uint16_t>& x_hat, const Array<uint16_t>& x)
   return py::make_tuple(products, errors);
 }
 
+void check_palette(size_t height, size_t width, size_t colours) {
+  if (height < 1 || width < 1 || colours < 1 || colours > nc::palette::kMostColours) {
+    throw std::invalid_argument("A palette has 1 to 255 colours, and its tile whole blocks.");
+  }
+}
+
+py::tuple palette_encode(const Array<uint8_t>& indexes, size_t colours) {
+  constexpr size_t block = nc::palette::kBlock;
+  if (indexes.ndim() != 2) throw std::invalid_argument("The indexes are not of shape (16 h, 16 w).");
+  const auto height = static_cast<size_t>(indexes.shape(0)), width = static_cast<size_t>(indexes.shape(1));
+  if (height % block != 0 || width % block != 0) throw std::invalid_argument("The indexes are not of shape (16 h, 16 w).");
+  check_palette(height, width, colours);
+  std::vector<uint8_t> values(indexes.data(), indexes.data() + indexes.size());
+  if (std::any_of(values.begin(), values.end(), [&](uint8_t value) { return value > colours; })) {
+    throw std::invalid_argument("An index names no colour.");
+  }
+  Array<int64_t> costs({height / block, width / block});
+  int64_t* const to = costs.mutable_data();
+  std::fill(to, to + costs.size(), 0);
+  std::vector<uint8_t> stream;
+  {
+    const py::gil_scoped_release release;
+    stream = nc::palette::encode(values.data(), height / block, width / block, colours, to);
+  }
+  return py::make_tuple(py::bytes(reinterpret_cast<const char*>(stream.data()), stream.size()), costs);
+}
+
+Array<uint8_t> palette_decode(const py::bytes& stream, size_t height, size_t width, size_t colours) {
+  check_palette(height, width, colours);
+  Array<uint8_t> indexes({height * nc::palette::kBlock, width * nc::palette::kBlock});
+  const auto* const bytes = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(stream.ptr()));
+  const auto size = static_cast<size_t>(PyBytes_GET_SIZE(stream.ptr()));
+  uint8_t* const to = indexes.mutable_data();
+  nc::Status status;
+  {
+    const py::gil_scoped_release release;
+    status = nc::palette::decode(bytes, size, height, width, colours, to);
+  }
+  check(status);
+  return indexes;
+}
+
+py::bytes hyper_encode(const Array<int32_t>& z) {
+  if (z.ndim() != 3 || z.size() == 0) throw std::invalid_argument("z is not of shape (h, w, N).");
+  std::vector<int32_t> values(z.data(), z.data() + z.size());
+  if (!nc::hyper::fits(values)) throw std::invalid_argument("A value of z is too large.");
+  const auto height = static_cast<size_t>(z.shape(0)), width = static_cast<size_t>(z.shape(1));
+  const auto channels = static_cast<size_t>(z.shape(2));
+  std::vector<uint8_t> stream;
+  {
+    const py::gil_scoped_release release;
+    stream = nc::hyper::encode(values.data(), height, width, channels);
+  }
+  return {reinterpret_cast<const char*>(stream.data()), stream.size()};
+}
+
+Array<int32_t> hyper_decode(const py::bytes& stream, size_t height, size_t width, size_t channels) {
+  if (height < 1 || width < 1 || channels < 1) throw std::invalid_argument("z is not of shape (h, w, N).");
+  Array<int32_t> z({height, width, channels});
+  const auto* const bytes = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(stream.ptr()));
+  const auto size = static_cast<size_t>(PyBytes_GET_SIZE(stream.ptr()));
+  int32_t* const to = z.mutable_data();
+  nc::Status status;
+  {
+    const py::gil_scoped_release release;
+    status = nc::hyper::decode(bytes, size, height, width, channels, to);
+  }
+  check(status);
+  return z;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -556,6 +633,10 @@ PYBIND11_MODULE(_native, m) {
   m.def("filter_pixels16", &filter_pixels<uint16_t>, py::arg("rgb").noconvert(), py::arg("shift"),
         py::arg("weights").noconvert(), py::arg("threads"));
   m.def("measure_filter", &measure_filter, py::arg("x_hat").noconvert(), py::arg("x").noconvert());
+  m.def("hyper_encode", &hyper_encode, py::arg("z").noconvert());
+  m.def("hyper_decode", &hyper_decode, py::arg("stream"), py::arg("height"), py::arg("width"), py::arg("channels"));
+  m.def("palette_encode", &palette_encode, py::arg("indexes").noconvert(), py::arg("colours"));
+  m.def("palette_decode", &palette_decode, py::arg("stream"), py::arg("height"), py::arg("width"), py::arg("colours"));
   m.def("kernels", &kernel_names, "Names of the kernels that this machine runs, best first.");
   m.def("pointwise", &pointwise<int16_t>, py::arg("x").noconvert(), py::arg("weight").noconvert(),
         py::arg("bias").noconvert(), py::arg("shift").noconvert(), py::arg("low"), py::arg("high"), py::arg("kernel"));
@@ -572,9 +653,9 @@ PYBIND11_MODULE(_native, m) {
       .def("analyse", &Model::analyse<uint16_t>, py::arg("rgb").noconvert(), py::arg("quality_index"),
            py::arg("kernel"), py::arg("threads"))
       .def("encode", &Model::encode, py::arg("y").noconvert(), py::arg("z_hat").noconvert(), py::arg("quality_index"),
-           py::arg("kernel"), py::arg("threads"), py::arg("gpu_layout") = false)
+           py::arg("kernel"), py::arg("threads"), py::arg("gpu_layout") = false, py::arg("apart") = false)
       .def("decode", &Model::decode, py::arg("stream"), py::arg("height"), py::arg("width"), py::arg("quality_index"),
-           py::arg("kernel"), py::arg("threads"))
+           py::arg("kernel"), py::arg("threads"), py::arg("z_stream") = py::bytes())
       .def("synthesise", &Model::synthesise<uint8_t>, py::arg("y_hat").noconvert(), py::arg("quality_index"),
            py::arg("kernel"), py::arg("threads"))
       .def("synthesise16", &Model::synthesise<uint16_t>, py::arg("y_hat").noconvert(), py::arg("quality_index"),

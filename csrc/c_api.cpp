@@ -13,6 +13,7 @@
 #include "crc32.hpp"
 #include "generator.hpp"
 #include "lossless.hpp"
+#include "palette.hpp"
 #include "pixel_filter.hpp"
 #include "tile.hpp"
 
@@ -161,6 +162,17 @@ class Place {
   nc::Latents latents_;
 };
 
+struct Free {
+  void operator()(uint8_t* bytes) const { std::free(bytes); }
+};
+using Bytes = std::unique_ptr<uint8_t, Free>;
+
+Bytes allocated(size_t size) {
+  Bytes bytes(static_cast<uint8_t*>(std::malloc(size)));
+  if (!bytes) throw std::bad_alloc();
+  return bytes;
+}
+
 void need_encoder(const nc_model* model) {
   if (model != nullptr && !model->model.encodes()) {
     throw Failure(NC_NO_ENCODER, "This model is for decoding alone: it has no encoder.");
@@ -251,11 +263,15 @@ int nc_analyse16(const nc_model* model, const nc_run* run, const uint16_t* rgb, 
 }
 
 int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const int32_t* z, size_t h, size_t w, int layout,
-              uint8_t** stream, size_t* stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat,
-              uint32_t* checksum, char* message, size_t message_size) {
+              uint8_t** stream, size_t* stream_size, uint8_t** z_stream, size_t* z_stream_size, int32_t* z_hat,
+              int32_t* symbols, int32_t* y_hat, uint32_t* checksum, char* message, size_t message_size) {
   return guarded(message, message_size, [&] {
-    if (stream == nullptr || stream_size == nullptr) refuse("The place for the stream is missing.");
+    const bool apart = z_stream != nullptr;
+    if (stream == nullptr || stream_size == nullptr || apart != (z_stream_size != nullptr)) {
+      refuse("The place for a stream is missing.");
+    }
     *stream = nullptr;
+    if (apart) *z_stream = nullptr;
     need_encoder(model);
     const nc::Run how = checked(model, run, h, w);
     if (layout != NC_CPU_LAYOUT && layout != NC_GPU_LAYOUT) refuse("There is no such layout.");
@@ -266,11 +282,21 @@ int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const 
     if (z != nullptr) check_array(z, "z");
     const Place place(model->shape, h, w, z_hat, symbols, y_hat);
     const auto choose = layout == NC_GPU_LAYOUT ? nc::gpu_layout : nc::cpu_layout;
-    const nc::StreamEncoder encoder = model->model.encode(how, y, z, h, w, run->quality_index, choose, place.latents());
-    auto* const bytes = static_cast<uint8_t*>(std::malloc(encoder.size()));
-    if (bytes == nullptr) throw std::bad_alloc();
-    encoder.write(bytes);
-    *stream = bytes;
+    const nc::StreamEncoder encoder =
+        model->model.encode(how, y, z, h, w, run->quality_index, choose, apart, place.latents());
+    Bytes bytes = allocated(encoder.size());
+    encoder.write(bytes.get());
+    if (apart) {
+      const size_t rows = (h + 3) / 4, columns = (w + 3) / 4, channels = model->shape.hyper_channels;
+      std::vector<int32_t> values(place.latents().z_hat, place.latents().z_hat + rows * columns * channels);
+      if (!nc::hyper::fits(values)) refuse("A value of z is too large for a stream of its own.");
+      const std::vector<uint8_t> coded = nc::hyper::encode(values.data(), rows, columns, channels);
+      Bytes z_bytes = allocated(coded.size());
+      std::copy(coded.begin(), coded.end(), z_bytes.get());
+      *z_stream = z_bytes.release();
+      *z_stream_size = coded.size();
+    }
+    *stream = bytes.release();
     *stream_size = encoder.size();
     if (checksum != nullptr) *checksum = place.checksum();
   });
@@ -278,14 +304,16 @@ int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const 
 
 void nc_free(uint8_t* stream) { std::free(stream); }
 
-int nc_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, size_t stream_size, size_t h, size_t w,
-              int32_t* z_hat, int32_t* symbols, int32_t* y_hat, uint32_t* checksum, char* message,
-              size_t message_size) {
+int nc_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, size_t stream_size,
+              const uint8_t* z_stream, size_t z_stream_size, size_t h, size_t w, int32_t* z_hat, int32_t* symbols,
+              int32_t* y_hat, uint32_t* checksum, char* message, size_t message_size) {
   return guarded(message, message_size, [&] {
     const nc::Run how = checked(model, run, h, w);
-    if (stream == nullptr && stream_size > 0) refuse("The stream is missing.");
+    if ((stream == nullptr && stream_size > 0) || (z_stream == nullptr && z_stream_size > 0)) {
+      refuse("The stream is missing.");
+    }
     const Place place(model->shape, h, w, z_hat, symbols, y_hat);
-    check(model->model.decode(how, stream, stream_size, h, w, run->quality_index, place.latents()));
+    check(model->model.decode(how, stream, stream_size, z_stream, z_stream_size, h, w, run->quality_index, place.latents()));
     if (checksum != nullptr) *checksum = place.checksum();
   });
 }
@@ -332,6 +360,17 @@ int nc_filter(const uint16_t* rgb, size_t h, size_t w, int shift, const int8_t* 
 int nc_filter16(const uint16_t* rgb, size_t h, size_t w, int shift, const int8_t* weights, size_t threads,
                 uint16_t* filtered, char* message, size_t message_size) {
   return filter(rgb, h, w, shift, weights, threads, filtered, message, message_size);
+}
+
+int nc_palette_decode(const uint8_t* stream, size_t stream_size, size_t h, size_t w, size_t colours, uint8_t* indexes,
+                      char* message, size_t message_size) {
+  return guarded(message, message_size, [&] {
+    if (stream == nullptr && stream_size > 0) refuse("The stream is missing.");
+    if (h < 1 || w < 1 || h > kMaxTile || w > kMaxTile) refuse("A tile has 1 to 4096 latents in each direction.");
+    if (colours < 1 || colours > nc::palette::kMostColours) refuse("A palette has 1 to 255 colours.");
+    check_array(indexes, "indexes");
+    check(nc::palette::decode(stream, stream_size, h, w, colours, indexes));
+  });
 }
 
 int nc_residual_decode(const uint8_t* stream, size_t stream_size, const uint8_t* x_hat, size_t h, size_t w,

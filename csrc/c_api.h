@@ -78,17 +78,19 @@ int nc_analyse16(const nc_model* model, const nc_run* run, const uint16_t* rgb, 
                  char* message, size_t message_size);
 
 /* y -> a stream of *stream_size bytes, to be freed by nc_free, and the latents that it decodes to: see nc_decode.
- * z: the z_hat to code, or NULL for what h_a makes of y. layout: NC_CPU_LAYOUT or NC_GPU_LAYOUT. */
+ * z: the z_hat to code, or NULL for what h_a makes of y. layout: NC_CPU_LAYOUT or NC_GPU_LAYOUT. z_stream, z_stream_size: where
+ * z_hat goes apart from the rest, in a stream of its own (docs/contexts.md), to be freed by nc_free; or NULL. */
 int nc_encode(const nc_model* model, const nc_run* run, const int32_t* y, const int32_t* z, size_t h, size_t w, int layout,
-              uint8_t** stream, size_t* stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat,
+              uint8_t** stream, size_t* stream_size, uint8_t** z_stream, size_t* z_stream_size, int32_t* z_hat, int32_t* symbols, int32_t* y_hat,
               uint32_t* checksum, char* message, size_t message_size);
 void nc_free(uint8_t* stream);
 
-/* z_hat: (ceil(h / 4), ceil(w / 4), N); symbols: of the four passes, (4, h, w, M / 4); y_hat: (h, w, M) in units of
+/* z_stream: that of z_hat if it is apart, or NULL. z_hat: (ceil(h / 4), ceil(w / 4), N); symbols: of the four passes, (4, h, w, M / 4); y_hat: (h, w, M) in units of
  * 1/64; checksum: CRC-32 of z_hat and then y_hat, as little-endian bytes. Each of the four may be NULL. The latents are
  * the encoder's only if the checksum is. */
-int nc_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, size_t stream_size, size_t h, size_t w,
-              int32_t* z_hat, int32_t* symbols, int32_t* y_hat, uint32_t* checksum, char* message, size_t message_size);
+int nc_decode(const nc_model* model, const nc_run* run, const uint8_t* stream, size_t stream_size,
+              const uint8_t* z_stream, size_t z_stream_size, size_t h, size_t w, int32_t* z_hat, int32_t* symbols,
+              int32_t* y_hat, uint32_t* checksum, char* message, size_t message_size);
 
 /* y_hat: (h, w, M) in units of 1/64; rgb: (16 h, 16 w, 3). In 16 bits, 65535 is white. */
 int nc_synthesise(const nc_model* model, const nc_run* run, const int32_t* y_hat, size_t h, size_t w, uint8_t* rgb,
@@ -120,6 +122,11 @@ int nc_filter(const uint16_t* rgb, size_t h, size_t w, int shift, const int8_t* 
               uint8_t* filtered, char* message, size_t message_size);
 int nc_filter16(const uint16_t* rgb, size_t h, size_t w, int shift, const int8_t* weights, size_t threads,
                 uint16_t* filtered, char* message, size_t message_size);
+
+/* The indexes of a tile's palette (docs/contexts.md), (16 h, 16 w): below `colours`, 1 to 255, they name the colour of a pixel;
+ * where they are `colours`, the pixel is what the networks decode. */
+int nc_palette_decode(const uint8_t* stream, size_t stream_size, size_t h, size_t w, size_t colours, uint8_t* indexes,
+                      char* message, size_t message_size);
 
 /* The exact pixels of a tile of a lossless file, from its residual (docs/lossless.md) and x_hat, the pixels that
  * nc_synthesise gives. x_hat, exact: (h, w, channels), inside the picture; channels: 3, or 1 for a gray picture; h, w: 1

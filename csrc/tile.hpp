@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "hyper.hpp"
 #include "network.hpp"
 #include "range_coder.hpp"
 
@@ -50,10 +51,10 @@ class Model {
     (*g_a_)(run, rgb, height, width, quality, y);
   }
 
-  // What writes the stream of y and z_hat; the latents are those that it decodes to. y is in ±kMaxLatent; z_hat is null
-  // for what h_a makes of y. layout: cpu_layout or gpu_layout. The model must encode.
+  // What writes the stream of y and, unless z has a stream of its own (`apart`), z_hat; the latents are those that it decodes
+  // to. y is in ±kMaxLatent; z_hat is null for what h_a makes of y. layout: cpu_layout or gpu_layout. The model must encode.
   StreamEncoder encode(const Run& run, const int32_t* y, const int32_t* z_hat, size_t height, size_t width, int quality,
-                       Layout (*layout)(size_t nonzero), const Latents& latents) const {
+                       Layout (*layout)(size_t nonzero), bool apart, const Latents& latents) const {
     const size_t quarter = entropy_.group(), size = height * width * quarter, z_size = this->z_size(height, width);
     std::vector<int32_t> symbols =
         z_hat ? std::vector<int32_t>(z_hat, z_hat + z_size) : (*h_a_)(run, y, height, width, quality);
@@ -80,18 +81,26 @@ class Model {
       walk.put(to - size, means.data(), latents.y_hat);
     }
     std::copy(symbols.begin() + static_cast<std::ptrdiff_t>(z_size), symbols.end(), latents.symbols);
-    const size_t nonzero = symbols.size() - static_cast<size_t>(std::count(symbols.begin(), symbols.end(), 0));
-    return StreamEncoder(*tables_, symbols.data(), rows.data(), {z_size, size, size, size, size}, layout(nonzero),
-                         run.threads);
+    std::vector<size_t> calls = {z_size, size, size, size, size};
+    const size_t from = apart ? z_size : 0;
+    if (apart) calls.erase(calls.begin());
+    const auto first = symbols.begin() + static_cast<std::ptrdiff_t>(from);
+    const size_t nonzero = symbols.size() - from - static_cast<size_t>(std::count(first, symbols.end(), 0));
+    return StreamEncoder(*tables_, symbols.data() + from, rows.data() + from, calls, layout(nonzero), run.threads);
   }
 
-  // The latents of a stream; unless the status is kOk they are incomplete.
-  Status decode(const Run& run, const uint8_t* stream, size_t bytes, size_t height, size_t width, int quality,
-                const Latents& latents) const {
+  // The latents of a stream; unless the status is kOk they are incomplete. z: the stream of z_hat, or null if it is not
+  // apart.
+  Status decode(const Run& run, const uint8_t* stream, size_t bytes, const uint8_t* z, size_t z_bytes, size_t height,
+                size_t width, int quality, const Latents& latents) const {
     StreamDecoder decoder(stream, bytes, *tables_);
-    const size_t z_size = this->z_size(height, width);
-    const std::vector<uint8_t> z_rows = all_z_rows(z_size, quality);
-    Status status = decoder.decode(z_rows.data(), latents.z_hat, z_size, run.threads);
+    Status status;
+    if (z) {
+      status = hyper::decode(z, z_bytes, (height + 3) / 4, (width + 3) / 4, shape_.hyper_channels, latents.z_hat);
+    } else {
+      const std::vector<uint8_t> z_rows = all_z_rows(z_size(height, width), quality);
+      status = decoder.decode(z_rows.data(), latents.z_hat, z_rows.size(), run.threads);
+    }
     if (status != Status::kOk) return status;
     const size_t size = height * width * entropy_.group();
     std::vector<int32_t> means(size);

@@ -2,7 +2,7 @@
 
 picture ─g_a→ y ─h_a→ z_hat ─┬ coded with the factorised prior
                              └ h_s → four passes: means, rows → symbols, coded → container
-container ─decode→ z_hat, symbols → y_hat ─g_s→ pixels ─the file's filter→ picture
+container ─decode→ z_hat, symbols → y_hat ─g_s→ pixels ─the file's filter→ ─the file's palettes→ picture
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec import arguments, container, image, targets, tiles, tiling
+from neurocodec import arguments, container, image, screen, targets, tiles, tiling
 from neurocodec import model as model_files
 from neurocodec.alpha import alpha_bands, decode_alpha, encode_alpha
 from neurocodec.entropy.native import extension
@@ -248,9 +248,9 @@ class _CachingNetwork:
         self._cache[stream] = Latents(latents.z_hat, (), latents.y_hat)
         return stream, latents
 
-    def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
+    def decode(self, stream: bytes, *arguments: Any) -> Latents:
         latents = self._cache.pop(stream, None)
-        return latents or self._network.decode(stream, height, width, quality_index)
+        return latents or self._network.decode(stream, *arguments)
 
 
 # ---------------------------------------------------------------------------------------------------- picture → file
@@ -275,36 +275,65 @@ def encode_picture(
     ArgumentError for an index or layout out of range.
     """
     index = arguments.integer("the quality index", index, 0, container.QUALITY_INDEX_MAX)
-    height, width = picture.rgb.shape[:2]
     network = _network(coder)
+    code = functools.partial(code_picture, network=network, index=index, layout=layout)
+    rgb = image.narrowed(picture.rgb)
+    blocks = None if lossless else screen.blocks_of_few_colours(rgb)
+    if blocks is None:
+        return container.write(code(picture, effort=effort, lossless=lossless, progress=progress))
+    nic = code(picture, progress=_part_of(progress, 0, 2))
+    plain, layer = container.write(nic), tiles.palette_layer(nic, rgb, blocks, network)
+    if layer:
+        nic = code(replace(picture, rgb=layer.rest), effort=effort, progress=_part_of(progress, 1, 2))
+        layered = container.write(replace(nic, chunks=nic.chunks | layer.chunk))
+        if 8 * (len(layered) - len(plain)) < layer.worth:
+            return layered
+    if effort == 1:
+        return plain
+    return container.write(code(picture, effort=effort, progress=_part_of(progress, 1, 2)))
+
+
+def code_picture(
+    picture: image.Picture,
+    *,
+    network: Network,
+    index: int,
+    effort: int = 1,
+    layout: str = "cpu",
+    lossless: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> container.NicFile:
+    """A picture as the networks code it, without a palette. The arguments are those of `encode_picture`."""
+    height, width = picture.rgb.shape[:2]
     edge = tiling.tile_edge(height, width)
     padded = image.pad_to_multiple(picture.rgb, LATENT)
     windows = list(tiling.windows(*tiling.picture_window(height, width).shape, edge))
-    records, statistics = [], Statistics.none()
+    records, z_hats, statistics = [], [], Statistics.none()
     for part, window in enumerate(windows):
         stream, latents = network.encode(tiles.analyse(padded, window, network, index), index, layout=layout)
+        report = _part_of(progress, part, len(windows))
         if effort > 1:
-            report = functools.partial(_report_part, progress, part, len(windows)) if progress else None
             stream, latents = tiles.search(
                 (stream, latents), picture, padded, window, network, index, effort, layout, report
             )
         records.append(container.Tile(stream, latents.checksum()))
+        z_hats.append(latents.z_hat)
         if tiles.is_measured(part, len(windows)) and not lossless:
             tiles.measure(statistics, latents.y_hat, picture, window, network, index)
-        if progress and effort == 1:
-            _report_part(progress, part, len(windows), 1)
+        if report and effort == 1:
+            report(1)
     header = container.Header(width, height, index, network.model.model_id, picture.gray, edge)
     chunks = chunks_of(picture) | tiles.filter_chunk(statistics, network.model, index)
-    nic = container.NicFile(header, chunks, tuple(records))
+    nic = tiles.with_z_apart(container.NicFile(header, chunks, tuple(records)), z_hats, network, layout)
     if lossless:
         residuals = tiles.residuals_of(nic, picture.rgb, network)
         nic = replace(nic, header=replace(header, lossless=True), residuals=residuals)
-    return container.write(nic)
+    return nic
 
 
-def _report_part(progress: Callable[[float], None], part: int, parts: int, share: float) -> None:
-    """Reports that a share of one of several equal parts is done, as a fraction of the whole."""
-    progress((part + share) / parts)
+def _part_of(progress: Callable[[float], None] | None, part: int, parts: int) -> Callable[[float], None] | None:
+    """Reports the progress of one of several equal parts as that of the whole."""
+    return (lambda share: progress((part + share) / parts)) if progress else None
 
 
 def chunks_of(picture: image.Picture) -> dict[str, bytes]:
@@ -455,10 +484,7 @@ def decode_latents(nic: container.NicFile, coder: Model | Network) -> list[Laten
     network = _network(coder)
     check_decodable(nic.header, network.model)
     index = nic.header.quality_index
-    return [
-        tiles.decode_tile(tile, window, network, index)
-        for window, tile in zip(tiles.windows_of(nic.header), nic.tiles, strict=True)
-    ]
+    return [tiles.decode_tile(tile, window, network, index) for window, tile in tiles.tiles_of(nic)]
 
 
 def picture_of(nic: container.NicFile, rgb: NDArray[Any], alpha: NDArray[Any] | None) -> image.Picture:

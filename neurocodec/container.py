@@ -15,6 +15,7 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO
 
@@ -39,6 +40,7 @@ MAX_PIXELS = 2**30  # largest width * height of a file; decoding has a lower def
 MAX_CHUNK_BYTES = 2**28
 QUALITY_INDEX_MAX = 15 * 64  # in 1/64 of a row of the model's gain table
 FILTER_BYTES, FILTER_SHIFTS = 55, range(6, 11)  # length, and values of the first byte
+CONTEXT_STREAM_BYTES = 4  # of a stream of docs/contexts.md, at least
 TILE_EDGES = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tile codes 1 to 7
 
 ICC = "iccp"
@@ -48,6 +50,8 @@ ALPHA = "Alph"
 ALPHA16 = "Al16"  # replaces ALPHA where 8 bits would lose precision
 DEPTH = "dept"
 FILTER = "Filt"  # corrects decoded pixels
+PALETTE = "Plte"  # replaces blocks of decoded pixels
+Z_STREAMS = "Zstr"  # z_hat, which then is not in the tiles' streams
 ARCHITECTURE = "Arch"  # names a network of another project: docs/interop.md
 METADATA = {ICC: "ICC", EXIF: "EXIF", XMP: "XMP"}
 """Chunks that encoding and decoding pass through unchanged, and their usual names."""
@@ -143,6 +147,39 @@ def tile_grid(header: Header) -> tuple[int, int]:
     return (1, 1) if edge is None else (-(-header.height // edge), -(-header.width // edge))
 
 
+def join_records(records: Sequence[bytes]) -> bytes:
+    """The payload of a chunk that has a record for each tile."""
+    return b"".join(_U32.pack(len(record)) + record for record in records)
+
+
+def tile_records(nic: NicFile, name: str) -> list[bytes]:
+    """The records of a chunk, one for each tile; empty ones if the file lacks it."""
+    rows, cols = tile_grid(nic.header)
+    return _tile_records(nic.header, name, nic.chunks[name]) if name in nic.chunks else [b""] * (rows * cols)
+
+
+def _tile_records(header: Header, name: str, payload: bytes) -> list[bytes]:
+    """The inverse of `join_records`. Raises NicFormatError unless the payload holds a proper record for each tile."""
+    rows, cols = tile_grid(header)
+    records, at = [], 0
+    for ordinal in range(rows * cols):
+        if len(payload) - at < 4:
+            raise NicFormatError(f"chunk {name} ends after {ordinal} of {rows} x {cols} tiles")
+        (length,) = _U32.unpack_from(payload, at)
+        record = payload[at + 4 : at + 4 + length]
+        if len(record) < length:
+            raise NicFormatError(f"chunk {name} claims {length} bytes for tile {ordinal}, more than are left")
+        if name == Z_STREAMS and length < CONTEXT_STREAM_BYTES:
+            raise NicFormatError(f"chunk {name} has {length} bytes for tile {ordinal}, fewer than a stream has")
+        if name == PALETTE and record and not (record[0] and length >= 1 + 3 * record[0] + CONTEXT_STREAM_BYTES):
+            raise NicFormatError(f"chunk {name} has {length} bytes for tile {ordinal} and its {record[0]} colours")
+        records.append(record)
+        at += 4 + length
+    if at != len(payload) or not any(records):
+        raise NicFormatError(f"chunk {name} has no records, or bytes after the last one")
+    return records
+
+
 def write(nic: NicFile) -> bytes:
     """The bytes of a .nic file. Raises NicFormatError if a field is out of range or the tiles do not fill the grid."""
     header = nic.header
@@ -176,7 +213,7 @@ def write(nic: NicFile) -> bytes:
         _check_chunk(name, len(payload), payload)
         parts += _chunk(name, payload)
     _check_pairs(nic.chunks)
-    _check_lossless(header, nic.chunks)
+    _check_against_header(header, nic.chunks)
     if nic.chunks:
         parts += _chunk(_END, b"")
 
@@ -212,7 +249,7 @@ def read(
     header, has_chunks = _read_header(data, max_pixels)
     view = memoryview(data)
     chunks, at = _read_chunks(view, HEADER_BYTES) if has_chunks else ({}, HEADER_BYTES)
-    _check_lossless(header, chunks)
+    _check_against_header(header, chunks)
     tiles, at = _read_tiles(view, at, header, 0)
     residual_tiles: tuple[Tile, ...] = ()
     if header.lossless and residuals:
@@ -415,7 +452,7 @@ def _check_chunk(name: str, length: int, payload: bytes | memoryview) -> None:
         raise NicFormatError(
             f"chunk {name} holds {bytes(payload[:64])!r}, expected a name such as compressai/mbt2018-mean/mse/3"
         )
-    if name[0].isupper() and name not in (ALPHA, ALPHA16, FILTER, ARCHITECTURE):
+    if name[0].isupper() and name not in (ALPHA, ALPHA16, FILTER, PALETTE, Z_STREAMS, ARCHITECTURE):
         raise UnsupportedVersionError(
             f"the file needs the feature {name!r}, unknown to this release: upgrade neurocodec"
         )
@@ -425,12 +462,16 @@ def _check_pairs(chunks: dict[str, bytes]) -> None:
     """Checks for chunks that exclude each other."""
     if ALPHA in chunks and ALPHA16 in chunks:
         raise NicFormatError(f"the file has two alpha planes, {ALPHA} and {ALPHA16}: encode the picture again")
-    if FILTER in chunks and ARCHITECTURE in chunks:
-        raise NicFormatError(f"the file has a {FILTER} for a network of another project: encode the picture again")
+    for name in (FILTER, PALETTE, Z_STREAMS):
+        if name in chunks and ARCHITECTURE in chunks:
+            raise NicFormatError(f"the file has a {name} for a network of another project: encode the picture again")
 
 
-def _check_lossless(header: Header, chunks: dict[str, bytes]) -> None:
-    if header.lossless and (names := sorted({DEPTH, ALPHA16, FILTER, ARCHITECTURE} & chunks.keys())):
+def _check_against_header(header: Header, chunks: dict[str, bytes]) -> None:
+    for name in (PALETTE, Z_STREAMS):
+        if name in chunks:
+            _tile_records(header, name, chunks[name])
+    if header.lossless and (names := sorted({DEPTH, ALPHA16, FILTER, PALETTE, ARCHITECTURE} & chunks.keys())):
         raise NicFormatError(f"a lossless file cannot have a chunk {names[0]}, and this one does")
 
 

@@ -46,9 +46,9 @@ def preview(
     the picture is never enlarged. model, max_pixels: as in `decode`.
 
     Returns a PIL image of the same mode as `decode`, with the ICC profile but without EXIF and XMP. Up to a quarter of
-    the picture's size it is an approximation, within a few levels of the reduced picture; larger previews, and those of
-    models without a map, are made by `decode`. One tile is in memory at a time. Unlike `decode`, the pixels may change
-    between releases and between versions of Pillow.
+    the picture's size it is an approximation, within a few levels of the reduced picture; `decode` makes larger ones,
+    and those of files with palettes or of models without a map. One tile is in memory at a time. Unlike `decode`, the
+    pixels may change between releases and between versions of Pillow.
 
     Raises what `decode` raises.
     """
@@ -62,7 +62,7 @@ def preview(
         )
     cells = next((n for n in (1, 2, 4) if max(width, height) * n >= size * LATENT), 0)
     arrays = model_files.find_preview(network.model) if cells else None
-    if arrays is None:
+    if arrays is None or container.PALETTE in nic.chunks:
         picture, scale = codec.decode_picture(nic, network, max_pixels=max_pixels), 1.0
     else:
         scale = cells / LATENT
@@ -83,7 +83,7 @@ def _reduced(
     whole = tiling.picture_window(header.height, header.width)
     matrix, offset = linear_map(network.model, arrays, header.quality_index, cells)
     rgb = np.empty((whole.bottom * cells, whole.right * cells, 3), np.uint8)
-    for window, tile in zip(tiles.windows_of(header), nic.tiles, strict=True):
+    for window, tile in tiles.tiles_of(nic):
         y_hat = tiles.decode_tile(tile, window, network, header.quality_index).y_hat
         colours = np.rint(y_hat.reshape(-1, y_hat.shape[2]).astype(np.float64) @ matrix + offset).clip(0, 255)
         squares = colours.astype(np.uint8).reshape(*window.shape, cells, cells, 3).swapaxes(1, 2)

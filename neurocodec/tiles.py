@@ -5,6 +5,7 @@ The transforms read a margin of latents around a tile, the halo, so pixels and l
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import zlib
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurocodec import container, image, tiling
+from neurocodec import container, image, screen, tiling
 from neurocodec.entropy.grid import QUALITY_STEPS
 from neurocodec.errors import ChecksumError, MissingPackageError
+from neurocodec.integer import hyper
 from neurocodec.integer import lossless as residual
+from neurocodec.integer.entropy import z_rows
 from neurocodec.integer.generator import realism_step
 from neurocodec.integer.network import Latents, Network
 from neurocodec.integer.pixel_filter import HALO as FILTER_HALO
@@ -33,6 +36,21 @@ MEASURED = 8
 def windows_of(header: container.Header) -> Iterator[Window]:
     """The tiles of a file, row by row."""
     return tiling.windows(*tiling.picture_window(header.height, header.width).shape, header.tile_edge)
+
+
+@dataclass(frozen=True)
+class CodedTile:
+    """A tile of a file. z_stream: that of its z_hat, empty if `record.stream` holds it."""
+
+    record: container.Tile
+    z_stream: bytes = b""
+
+
+def tiles_of(nic: container.NicFile) -> Iterator[tuple[Window, CodedTile]]:
+    """The tiles of a file, row by row, with their windows."""
+    z_streams = container.tile_records(nic, container.Z_STREAMS)
+    for window, record, z_stream in zip(windows_of(nic.header), nic.tiles, z_streams, strict=True):
+        yield window, CodedTile(record, z_stream)
 
 
 # ---------------------------------------------------------------------------------------------------- pixels → stream
@@ -125,6 +143,57 @@ def filter_chunk(statistics: Statistics, model: Model, index: int) -> dict[str, 
     return {container.FILTER: found.payload} if weight * gain > cost else {}
 
 
+def palette_layer(
+    nic: container.NicFile, rgb: NDArray[np.uint8], blocks: NDArray[np.bool_], network: Network
+) -> screen.Layer | None:
+    """The palettes of a picture, (H, W, 3), or None where they are worth nothing.
+
+    nic: the picture as the networks code it. blocks: those that may have a palette, (h, w).
+    """
+    padded, index = image.pad_to_multiple(rgb, LATENT), nic.header.quality_index
+    weight = float(network.model.config.lmbda(index / QUALITY_STEPS)) / 3
+    whole, coded = tiling.picture_window(*rgb.shape[:2]), dict(tiles_of(nic))
+    chosen, records, worth = np.zeros_like(blocks), dict[Window, bytes](), 0.0
+    for row in decoded_rows(nic, network, whole, synthesis_of(network, index, 0, pixel_filter=filter_of(nic))):
+        for window, pixels in row:
+            part, inside = padded[window.within(whole, LATENT)], window.within(whole)
+            latents, error = decode_tile(coded[window], window, network, index), screen.block_error(part, pixels)
+            bits = screen.network_bits(latents.y_hat, len(coded[window].record.stream))
+            if found := screen.find(part, blocks[inside], bits + weight * error, weight):
+                palette, chosen[inside], remaining = found
+                records[window] = palette.record
+                worth += weight * (int(error[chosen[inside]].sum()) - remaining)
+    if not records:
+        return None
+    payload = container.join_records([records.get(window, b"") for window in coded])
+    return screen.Layer({container.PALETTE: payload}, screen.filled(rgb, chosen), worth)
+
+
+def with_z_apart(
+    nic: container.NicFile, z_hats: list[NDArray[np.int32]], network: Network, layout: str
+) -> container.NicFile:
+    """The file with z_hat in streams of its own if that makes it smaller: in large smooth pictures z repeats itself.
+
+    nic: without such streams. z_hats: of its tiles.
+    """
+    index, model = nic.header.quality_index, network.model
+    if max(int(np.abs(z_hat).max()) for z_hat in z_hats) > hyper.LARGEST:
+        return nic
+    streams = [hyper.encode(z_hat) for z_hat in z_hats]
+    payload = container.join_records(streams)
+    added = len(payload) + 2 * container.RECORD_BYTES  # with its chunk, and the end of the list
+    rows = z_rows(model.arrays["entropy.z_index"], index)
+    saved = sum(model.tables.bits(z_hat, np.broadcast_to(rows, z_hat.shape)) for z_hat in z_hats)
+    if saved <= 8 * added:
+        return nic
+    records = []
+    for (window, tile), z_hat in zip(tiles_of(nic), z_hats, strict=True):
+        latents = decode_tile(tile, window, network, index)
+        stream, _ = network.encode(latents.y_hat, index, z_hat, layout, apart=True)
+        records.append(container.Tile(stream, tile.record.symbols_crc))
+    return dataclasses.replace(nic, chunks=nic.chunks | {container.Z_STREAMS: payload}, tiles=tuple(records))
+
+
 def residuals_of(nic: container.NicFile, rgb: NDArray[np.uint8], network: Network) -> tuple[container.Tile, ...]:
     """The residual records of a picture, uint8 (H, W, 3), after the lossy file `nic`."""
     whole = tiling.picture_window(nic.header.height, nic.header.width)
@@ -140,13 +209,13 @@ def residuals_of(nic: container.NicFile, rgb: NDArray[np.uint8], network: Networ
 # ---------------------------------------------------------------------------------------------------- stream → pixels
 
 
-def decode_tile(tile: container.Tile, window: Window, network: Network, index: int) -> Latents:
+def decode_tile(tile: CodedTile, window: Window, network: Network, index: int) -> Latents:
     """The latents of one tile.
 
     Raises NicFormatError or a subclass for a damaged stream, ChecksumError if the latents are not the encoder's.
     """
-    latents = network.decode(tile.stream, *window.shape, index)
-    if latents.checksum() != tile.symbols_crc:
+    latents = network.decode(tile.record.stream, *window.shape, index, tile.z_stream)
+    if latents.checksum() != tile.record.symbols_crc:
         raise ChecksumError(
             "the decoded symbols do not match the file's checksum: the file is damaged, or decoding is not exact."
         )
@@ -205,7 +274,9 @@ def visible_rows(
     """
     view = tiling.region_window(region)
     if not nic.residuals:
-        yield from decoded_rows(nic, network, view, synthesis, progress)
+        palettes = screen.palettes_of(nic)
+        for row in decoded_rows(nic, network, view, synthesis, progress):
+            yield ((window, _with_palette(pixels, window, palettes)) for window, pixels in row)
         return
     residuals = dict(zip(windows_of(nic.header), nic.residuals, strict=True))
     tiles = [window for window in residuals if window.intersect(view)]
@@ -240,7 +311,7 @@ def decoded_rows(
             if progress:
                 progress(completed / math.prod(view.shape))
 
-    tiles = [(w, tile) for w, tile in zip(windows_of(header), nic.tiles, strict=True) if w.intersect(support)]
+    tiles = [(window, tile) for window, tile in tiles_of(nic) if window.intersect(support)]
     for _, group in itertools.groupby(tiles, key=lambda item: item[0].top):
         row = list(group)
         top = max(buffer.top, min((w.top for w in waiting), default=buffer.bottom) - synthesis.halo)
@@ -258,6 +329,15 @@ def decoded_rows(
         waiting = waiting[len(ready) :]
         for _, windows in itertools.groupby(ready, key=lambda window: window.top):
             yield with_progress((window, synthesise(y_hat, buffer, window, synthesis)) for window in windows)
+
+
+def _with_palette(pixels: NDArray[Any], window: Window, palettes: dict[Window, screen.Palette]) -> NDArray[Any]:
+    """Draws the palette of the tile that a window lies in, if it has one, over its pixels."""
+    for tile, palette in palettes.items():
+        if window.intersect(tile):
+            pixels = np.ascontiguousarray(pixels)
+            palette.draw(pixels, window, tile)
+    return pixels
 
 
 def _exact(

@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from neurocodec import arguments, codec, container, image, tiles, tiling
+from neurocodec import arguments, codec, container, image, screen, tiles, tiling
 from neurocodec import model as model_files
 from neurocodec.entropy import coder, cuda
 from neurocodec.errors import ArgumentValueError, ChecksumError, ImageError, NicFormatError, sentence
+from neurocodec.integer import hyper
 from neurocodec.integer.gpu import BatchArithmetic, resolve_device
 from neurocodec.integer.network import LayerwiseNetwork, check_layout
 from neurocodec.integer.pixel_filter import HALO as FILTER_HALO
@@ -71,8 +72,9 @@ def decode_batch(files: Sequence[bytes], device: str = "auto", *, model: Model |
     pictures = torch.empty(
         (len(nics), 3, nics[0].header.height, nics[0].header.width), dtype=torch.uint8, device=device
     )
-    for edge in {nic.header.tile_edge for nic in nics}:
-        places = [place for place, nic in enumerate(nics) if nic.header.tile_edge == edge]
+    kinds = [(nic.header.tile_edge, container.Z_STREAMS in nic.chunks) for nic in nics]
+    for kind in set(kinds):
+        places = [place for place, other in enumerate(kinds) if other == kind]
         pictures[places] = _decode([nics[place] for place in places], network, places)
     return pictures
 
@@ -84,6 +86,8 @@ def encode_batch(
 
     pictures: uint8 (N, 3, H, W). quality: 1 to 100. layout: gpu, or cpu for the same bytes as `neurocodec.encode` at
     its default effort and layout. model: the name of an installed model, a model file, or a loaded model.
+
+    Pictures of screen content are encoded one by one on the CPU, where their palettes are made.
 
     Raises ImageError for tensors of another dtype or shape and for too many pixels, ArgumentError for a quality or
     layout out of range, ModelNotFoundError, ModelMismatchError for a model without its encoder.
@@ -99,28 +103,40 @@ def encode_batch(
         return []
     loaded = model if isinstance(model, Model) else model_files.load(model)
     network, index = batch_network(loaded, str(pictures.device)), codec.quality_index(quality)
-    edge = tiling.tile_edge(height, width)
+    edge, host = tiling.tile_edge(height, width), codec.network_of(loaded)
+    of_screen: dict[int, bytes] = {}
+    for place, picture in enumerate(pictures):
+        pixels = picture.permute(1, 2, 0).cpu().numpy()
+        if screen.blocks_of_few_colours(pixels) is not None:
+            of_screen[place] = codec.encode_picture(image.Picture(np.ascontiguousarray(pixels)), host, index, 1, layout)
+    rest = [place for place in range(count) if place not in of_screen]
+    if not rest:
+        return list(of_screen.values())
+    pictures = pictures[rest]
     rgb = network.pad(pictures.permute(0, 2, 3, 1))
     whole = Window(0, 0, rgb.shape[1] // LATENT, rgb.shape[2] // LATENT)
-    records: list[list[container.Tile]] = [[] for _ in range(count)]
-    statistics = [Statistics.none() for _ in range(count)]
+    records: list[list[container.Tile]] = [[] for _ in rest]
+    z_hats: list[list[NDArray[np.int32]]] = [[] for _ in rest]
+    statistics = [Statistics.none() for _ in rest]
     windows = list(tiling.windows(whole.bottom, whole.right, edge))
     for part, window in enumerate(windows):
         support = window.grow(loaded.config.analysis_halo, whole.bottom, whole.right)
         y = network.analyse(_part(rgb, support, whole, LATENT), index)
-        streams, checksums, y_hat = network.encode(_part(y, window, support), index, layout)
+        streams, checksums, z_hat, y_hat = network.encode(_part(y, window, support), index, layout)
         for record, stream, checksum in zip(records, streams, checksums, strict=True):
             record.append(container.Tile(stream, checksum))
+        for each, z in zip(z_hats, z_hat.cpu().numpy(), strict=True):
+            each.append(z)
         if tiles.is_measured(part, len(windows)):
             fine = network.synthesise(y_hat, index, 16).cpu().numpy().astype(np.uint16)
             for sums, x_hat, picture in zip(statistics, fine, pictures, strict=True):
                 x = picture.permute(1, 2, 0)[window.within(whole, LATENT)].cpu().numpy()
                 sums.add(x_hat[: x.shape[0], : x.shape[1]], image.at_depth(x, 16))
     header = container.Header(width, height, index, loaded.model_id, False, edge)
-    return [
-        container.write(container.NicFile(header, tiles.filter_chunk(sums, loaded, index), tuple(record)))
-        for sums, record in zip(statistics, records, strict=True)
-    ]
+    for place, sums, record, z in zip(rest, statistics, records, z_hats, strict=True):
+        nic = container.NicFile(header, tiles.filter_chunk(sums, loaded, index), tuple(record))
+        of_screen[place] = container.write(tiles.with_z_apart(nic, z, host, layout))
+    return [of_screen[place] for place in range(count)]
 
 
 class NicFolder(Dataset[bytes]):
@@ -219,8 +235,10 @@ class BatchNetwork:
         return rgb.to(torch.uint8)
 
     @torch.inference_mode()
-    def encode(self, y: Tensor, quality_index: QualityIndex, layout: str) -> tuple[list[bytes], list[int], Tensor]:
-        """y, int32 (B, h, w, M) -> the stream of each picture, the checksum of its latents, and y_hat."""
+    def encode(
+        self, y: Tensor, quality_index: QualityIndex, layout: str
+    ) -> tuple[list[bytes], list[int], Tensor, Tensor]:
+        """y, int32 (B, h, w, M) -> the stream of each picture and the checksum of its latents; z_hat and y_hat."""
         stages, latents = self._network.walk(y, quality_index)
         y_hat: Tensor = latents.y_hat  # type: ignore[assignment]
         symbols = torch.cat([stage.symbols.flatten(1) for stage in stages], 1)
@@ -237,15 +255,21 @@ class BatchNetwork:
             streams = cuda.encode(
                 *arrays, self.model.tables, self._library, calls=calls, layouts=layouts, **self.where()
             )
-        return streams, self.checksums(stages[0].symbols, y_hat), y_hat
+        z_hat: Tensor = stages[0].symbols
+        return streams, self.checksums(z_hat, y_hat), z_hat, y_hat
 
     @torch.inference_mode()
     def decode(
-        self, streams: Sequence[bytes], height: int, width: int, quality_index: QualityIndex
+        self,
+        streams: Sequence[bytes],
+        height: int,
+        width: int,
+        quality_index: QualityIndex,
+        z_hat: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[NicFormatError | None]]:
         """The streams of a tile -> z_hat, y_hat, int32 (B, height, width, M) in units of 1/64, and an error or None.
 
-        The latents of a stream with an error are meaningless.
+        z_hat: if the streams leave it out. The latents of a stream with an error are meaningless.
         """
         decoder: _HostDecoder | _DeviceDecoder
         if self._library is None:
@@ -254,11 +278,12 @@ class BatchNetwork:
             decoder = _DeviceDecoder(streams, self, self._library)
         shape = (len(streams), height, width, self.model.config.latent_channels)
         y_hat = torch.zeros(shape, dtype=torch.int32, device=self.device)
-        z_hat = y_hat
         for stage in self._network.entropy.stages(quality_index, y_hat):
-            stage.symbols = decoder.decode(stage.rows)
             if stage.step is None:
-                z_hat = stage.symbols
+                z_hat = stage.symbols = decoder.decode(stage.rows) if z_hat is None else z_hat
+            else:
+                stage.symbols = decoder.decode(stage.rows)
+        assert z_hat is not None
         return z_hat, y_hat, decoder.finish()
 
     def checksums(self, z_hat: Tensor, y_hat: Tensor) -> list[int]:
@@ -341,7 +366,10 @@ def batch_network(model: Model, device: str) -> BatchNetwork:
 
 
 def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Sequence[int]) -> Tensor:
-    """Decodes files of one size and tile edge to uint8 (B, 3, H, W). places: their indexes in the whole batch."""
+    """Decodes files of one size and tile edge to uint8 (B, 3, H, W). places: their indexes in the whole batch.
+
+    All of them have z apart, or none.
+    """
     header = nics[0].header
     if header.width * header.height > tiling.MAX_PIXELS:
         raise NicFormatError(
@@ -350,12 +378,14 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
     codec.check_decodable(header, network.model)
     index = _shared([nic.header.quality_index for nic in nics])
     whole = tiling.picture_window(header.height, header.width)
-    windows = list(tiles.windows_of(header))
+    windows, coded = list(tiles.windows_of(header)), [[tile for _, tile in tiles.tiles_of(nic)] for nic in nics]
     shape = (len(nics), *whole.shape, network.model.config.latent_channels)
     y_hat = torch.empty(shape, dtype=torch.int32, device=network.device)
     for number, window in enumerate(windows):
-        records = [nic.tiles[number] for nic in nics]
-        z_hat, latents, errors = network.decode([record.stream for record in records], *window.shape, index)
+        records, z_apart = [each[number].record for each in coded], None
+        if coded[0][number].z_stream:
+            z_apart = _z_of([each[number].z_stream for each in coded], window, network, places)
+        z_hat, latents, errors = network.decode([record.stream for record in records], *window.shape, index, z_apart)
         checksums = network.checksums(z_hat, latents)
         for place, record, error, checksum in zip(places, records, errors, checksums, strict=True):
             if error is None and checksum != record.symbols_crc:
@@ -372,10 +402,29 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
         support = window.grow(halo, whole.bottom, whole.right)
         pixels = network.synthesise_filtered(_part(y_hat, support, whole), index, filters)
         rgb[(slice(None), *window.within(whole, LATENT))] = _part(pixels, window, support, LATENT)
+    for place, picture, nic in zip(places, rgb, nics, strict=True):
+        for window, palette in screen.palettes_of(nic).items():
+            part = picture[window.within(whole, LATENT)].cpu().numpy()
+            try:
+                palette.draw(part, window, window)
+            except NicFormatError as error:
+                raise _in_batch(place, error) from error
+            picture[window.within(whole, LATENT)] = torch.from_numpy(part).to(network.device)
     rgb = rgb[:, : header.height, : header.width]
     gray = torch.tensor([nic.header.gray for nic in nics], device=network.device)[:, None, None, None]
     luma = ((rgb.sum(3, keepdim=True, dtype=torch.int32) + 1) // 3).to(torch.uint8)
     return torch.where(gray, luma, rgb).permute(0, 3, 1, 2)
+
+
+def _z_of(streams: Sequence[bytes], window: Window, network: BatchNetwork, places: Sequence[int]) -> Tensor:
+    """z_hat of a tile of each picture, from streams of its own, (B, ceil(h / 4), ceil(w / 4), N)."""
+    shape, decoded = (*(-(-side // 4) for side in window.shape), network.model.config.hyper_channels), []
+    for place, stream in zip(places, streams, strict=True):
+        try:
+            decoded.append(hyper.decode(stream, *shape))
+        except NicFormatError as error:
+            raise _in_batch(place, error) from error
+    return torch.from_numpy(np.stack(decoded)).to(network.device)
 
 
 def _part(values: Tensor, window: Window, buffer: Window, scale: int = 1) -> Tensor:

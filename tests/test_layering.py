@@ -22,7 +22,7 @@ LEVELS: tuple[set[str], ...] = (
     {"image"},
     {"bands", "model", "targets"},
     {"integer"},
-    {"models"},
+    {"models", "screen"},
     {"tiles"},
     {"codec"},
     {"collection", "conformance", "pillow_reader", "thumbnail", "torch"},
@@ -48,6 +48,7 @@ NO_TORCH = (
         "targets",
         "tiling",
         "model",
+        "screen",
         "tiles",
         "codec",
         "thumbnail",
@@ -56,6 +57,7 @@ NO_TORCH = (
     *("pillow_plugin", "pillow_reader"),
     *("entropy.grid", "entropy.tables", "entropy.coder", "entropy.reference", "entropy.native", "entropy.cuda"),
     *("integer.reference", "integer.native", "integer.network", "integer.entropy", "integer.transforms"),
+    *("integer.context_coder", "integer.palette", "integer.hyper"),
 )
 CODING = (
     *(

@@ -52,7 +52,8 @@ def test_a_batch_decodes_to_the_pixels_of_the_codec(small_model: Model, size: tu
     ]
     files.append(file_of(pictures(*size)[0][:, :, 0], small_model, 480))  # gray
     assert all(container.FILTER in container.read(data).chunks for data in files)
-    files.append(container.write(replace(container.read(files[0]), chunks={})))  # without a filter
+    nic = container.read(files[0])
+    files.append(container.write(replace(nic, chunks={k: v for k, v in nic.chunks.items() if k != container.FILTER})))
     decoded = decode_batch(files, device, model=small_model)
     assert decoded.dtype == torch.uint8
     assert decoded.device.type == device
@@ -71,6 +72,29 @@ def test_a_batch_encodes_to_the_bytes_of_the_codec(
     assert encode_batch(batch, quality=50, layout=layout, model=small_model) == expected
 
 
+@on_every_device
+def test_palettes_and_streams_of_z_in_a_batch(small_model: Model, device: str) -> None:
+    """Pages of text, smooth pictures and others, in one batch."""
+    size = (64, 96)
+    page = np.full((*size, 3), 240, np.uint8)
+    page[8:50:6, 10:80:4] = page[9:50:6, 12:80:5] = (20, 20, 90)
+    mixture = [pictures(*size, 1)[0], page, np.full_like(page, 90)]
+    batch = torch.from_numpy(np.stack(mixture)).permute(0, 3, 1, 2).to(device)
+    for quality in (20, 90):
+        files = encode_batch(batch, quality=quality, layout="cpu", model=small_model)
+        assert files == [file_of(rgb, small_model, codec.quality_index(quality)) for rgb in mixture]
+        decoded = decode_batch(files, device, model=small_model)
+        assert np.array_equal(decoded.cpu().numpy(), np.stack([pixels_of(data, small_model) for data in files]))
+    chunks = [container.read(data).chunks for data in files]
+    assert container.PALETTE in chunks[1]
+    assert len({container.Z_STREAMS in each for each in chunks}) == 2
+    nic = container.read(files[1])
+    (record,) = container.tile_records(nic, container.PALETTE)
+    damaged = replace(nic, chunks=nic.chunks | {container.PALETTE: container.join_records([record[:-1]])})
+    with pytest.raises(NicFormatError, match="file 1 of the batch"):
+        decode_batch([files[0], container.write(damaged)], device, model=small_model)
+
+
 def test_the_device_path_through_the_shim(small_model: Model) -> None:
     """The CUDA coder and its checksums, on tensors of the CPU."""
     library = cuda_shim.build()
@@ -78,9 +102,10 @@ def test_the_device_path_through_the_shim(small_model: Model) -> None:
     host = BatchNetwork(small_model, "cpu", None)
     rgb = torch.from_numpy(np.stack(pictures(48, 64)))
     y = network.analyse(rgb, 300)
-    *encoded, y_hat = network.encode(y, 300, "gpu")
-    *expected, expected_y_hat = host.encode(y, 300, "gpu")
+    *encoded, z_hat, y_hat = network.encode(y, 300, "gpu")
+    *expected, expected_z_hat, expected_y_hat = host.encode(y, 300, "gpu")
     assert encoded == expected
+    assert torch.equal(z_hat, expected_z_hat)
     assert torch.equal(y_hat, expected_y_hat)
     assert encoded[0] == [codec.network_of(small_model).encode(mine, 300, layout="gpu")[0] for mine in y.numpy()]
     files = [

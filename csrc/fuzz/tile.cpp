@@ -60,7 +60,7 @@ std::vector<uint8_t> encode(const nc_model* model, const Tile& tile, const std::
   uint8_t* stream = nullptr;
   size_t size = 0;
   y_hat.resize(tile.latents());
-  if (nc_encode(model, &tile.run, y.data(), nullptr, tile.h, tile.w, NC_CPU_LAYOUT, &stream, &size, nullptr, nullptr,
+  if (nc_encode(model, &tile.run, y.data(), nullptr, tile.h, tile.w, NC_CPU_LAYOUT, &stream, &size, nullptr, nullptr, nullptr, nullptr,
                 y_hat.data(), &checksum, nullptr, 0) != NC_OK) {
     std::abort();
   }
@@ -77,7 +77,7 @@ void round_trip(const nc_model* model, const Tile& tile) {
   if (nc_analyse(model, &tile.run, rgb.data(), tile.h, tile.w, y.data(), nullptr, 0) != NC_OK) std::abort();
   uint32_t checksum = 0, other = 0;
   const std::vector<uint8_t> stream = encode(model, tile, y, y_hat, checksum);
-  if (nc_decode(model, &tile.run, stream.data(), stream.size(), tile.h, tile.w, nullptr, nullptr, decoded.data(), &other,
+  if (nc_decode(model, &tile.run, stream.data(), stream.size(), nullptr, 0, tile.h, tile.w, nullptr, nullptr, decoded.data(), &other,
                 nullptr, 0) != NC_OK ||
       decoded != y_hat || checksum != other) {
     std::fprintf(stderr, "a round trip failed\n");
@@ -123,7 +123,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::vector<int32_t> y_hat(tile.latents());
   std::vector<uint8_t> rgb(tile.h * tile.w * 768);
   const nc_model* const model = damaged != nullptr ? damaged : intact();
-  const int code = nc_decode(model, &tile.run, stream.data(), stream.size(), tile.h, tile.w, nullptr, nullptr, y_hat.data(),
+  const int code = nc_decode(model, &tile.run, stream.data(), stream.size(), nullptr, 0, tile.h, tile.w, nullptr, nullptr, y_hat.data(),
                              nullptr, nullptr, 0);
   if (code != NC_OK && code != NC_TRUNCATED && code != NC_BAD_STREAM && code != NC_BAD_END) std::abort();
   if (nc_synthesise(model, &tile.run, y_hat.data(), tile.h, tile.w, rgb.data(), nullptr, 0) != NC_OK) std::abort();
@@ -153,7 +153,7 @@ int main(int argc, char** argv) {
       uint32_t checksum = 0, other = 0;
       std::vector<uint8_t> stream = encode(intact(), tile, y, y_hat, checksum);
       std::vector<int32_t> decoded(tile.latents());
-      if (nc_decode(intact(), &tile.run, stream.data(), stream.size(), tile.h, tile.w, nullptr, nullptr, decoded.data(),
+      if (nc_decode(intact(), &tile.run, stream.data(), stream.size(), nullptr, 0, tile.h, tile.w, nullptr, nullptr, decoded.data(),
                     &other, nullptr, 0) != NC_OK ||
           decoded != y_hat || other != checksum) {
         std::fprintf(stderr, "round trip failed in run %ld\n", run);

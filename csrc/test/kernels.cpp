@@ -159,15 +159,26 @@ uint32_t tile(const nc_model& model, nc::Kernel kernel, size_t threads, size_t h
   std::vector<int32_t> y(h * w * model.shape.latent_channels);
   core.analyse(run, rgb.data(), h, w, quality, y.data());
   const Place first(model.shape, h, w, nullptr, nullptr, nullptr), second(model.shape, h, w, nullptr, nullptr, nullptr);
-  const nc::StreamEncoder encoder =
-      core.encode(run, y.data(), nullptr, h, w, quality, nc::cpu_layout, first.latents());
-  std::vector<uint8_t> stream(encoder.size());
-  encoder.write(stream.data());
-  const nc::Status status = core.decode(run, stream.data(), stream.size(), h, w, quality, second.latents());
-  if (status != nc::Status::kOk || first.checksum() != second.checksum()) {
-    std::fprintf(stderr, "%s does not decode what it encoded\n", nc::name_of(kernel));
-    std::exit(1);
+  std::vector<uint8_t> stream, z_stream;
+  for (const bool apart : {false, true}) {
+    const nc::StreamEncoder encoder =
+        core.encode(run, y.data(), nullptr, h, w, quality, nc::cpu_layout, apart, first.latents());
+    std::vector<uint8_t> part(encoder.size());
+    encoder.write(part.data());
+    if (apart) {
+      const size_t rows = (h + 3) / 4, columns = (w + 3) / 4, channels = model.shape.hyper_channels;
+      std::vector<int32_t> z(first.latents().z_hat, first.latents().z_hat + rows * columns * channels);
+      z_stream = nc::hyper::encode(z.data(), rows, columns, channels);
+    }
+    const nc::Status status = core.decode(run, part.data(), part.size(), apart ? z_stream.data() : nullptr,
+                                          z_stream.size(), h, w, quality, second.latents());
+    if (status != nc::Status::kOk || first.checksum() != second.checksum()) {
+      std::fprintf(stderr, "%s does not decode what it encoded\n", nc::name_of(kernel));
+      std::exit(1);
+    }
+    stream.insert(stream.end(), part.begin(), part.end());
   }
+  stream.insert(stream.end(), z_stream.begin(), z_stream.end());
   core.synthesise(run, second.latents().y_hat, h, w, quality, decoded.data());
   std::vector<int32_t> all(y);
   all.insert(all.end(), stream.begin(), stream.end());
@@ -176,10 +187,35 @@ uint32_t tile(const nc_model& model, nc::Kernel kernel, size_t threads, size_t h
   return crc(all);
 }
 
+// The palette of a tile of random shapes, there and back; its stream in a checksum.
+uint32_t drawn() {
+  constexpr size_t h = 3, w = 4, colours = 37, width = 16 * w;
+  std::mt19937 random(1);
+  std::vector<uint8_t> indexes(16 * h * width), decoded(indexes.size());
+  for (int shape = 0; shape < 60; ++shape) {
+    const size_t top = random() % (16 * h), left = random() % width, value = random() % colours;
+    for (size_t y = top; y < std::min<size_t>(top + 9, 16 * h); ++y) {
+      for (size_t x = left; x < std::min(left + 7, width); ++x) indexes[y * width + x] = static_cast<uint8_t>(value);
+    }
+  }
+  for (size_t y = 16; y < 32; ++y) std::fill_n(indexes.begin() + static_cast<std::ptrdiff_t>(y * width + 16), 16, uint8_t{colours});
+  std::vector<int64_t> costs(h * w);
+  const std::vector<uint8_t> stream = nc::palette::encode(indexes.data(), h, w, colours, costs.data());
+  if (nc::palette::decode(stream.data(), stream.size(), h, w, colours, decoded.data()) != nc::Status::kOk ||
+      decoded != indexes) {
+    std::fprintf(stderr, "a palette does not decode\n");
+    std::exit(1);
+  }
+  std::vector<int32_t> all(stream.begin(), stream.end());
+  for (const int64_t cost : costs) all.push_back(static_cast<int32_t>(cost));
+  return crc(all);
+}
+
 }  // namespace
 
 int main() {
   for (const nc::Kernel kernel : kernels_to_test()) std::fprintf(stderr, "%s\n", nc::name_of(kernel));
+  std::printf("palette %08x\n", static_cast<unsigned>(drawn()));
   std::printf("layers %08x\n", static_cast<unsigned>(random_layers()));
   const nc::RandomModel random;
   nc_model* model = nullptr;

@@ -109,7 +109,8 @@ class EntropyNetwork:
         do = self.arithmetic
         *batch, height, width, channels = y_hat.shape
         z_zeros = do.zeros((*batch, -(-height // 4), -(-width // 4), self.config.hyper_channels))
-        z = Stage(None, do.store(z_zeros + do.load(self._z_row(quality_index)), np.uint8), do.store(z_zeros))
+        rows = z_zeros + do.load(z_rows(self._rows["z_index"], quality_index))
+        z = Stage(None, do.store(rows, np.uint8), do.store(z_zeros))
         yield z
         features = self._h_s(z.symbols, quality_index)[..., :height, :width, :]
         base = self._hidden(features, "prediction.conv", quality_index)
@@ -121,12 +122,6 @@ class EntropyNetwork:
             scatter(latents, step, y_hat)
             if step < PASSES - 1:
                 self._add_to_context(latents, step, context)
-
-    def _z_row(self, quality_index: QualityIndex) -> IntArray:
-        """Table rows of z, (N,), the same at each position."""
-        values = interpolate_rows(self._rows["z_index"], quality_index)
-        rows: IntArray = np.clip((values + (1 << (INDEX_SHIFT - 1))) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1)
-        return rows
 
     def _h_s(self, z_hat: Any, quality_index: QualityIndex) -> Any:
         """z_hat, int32 (h / 4, w / 4, N) -> features, (h, w, hidden)."""
@@ -182,6 +177,13 @@ class EntropyNetwork:
             rows = self._rows[extra]
             bias = bias + (rows if rows.ndim == 3 else interpolate_rows(rows, quality_index))
         return bias
+
+
+def z_rows(z_index: NDArray[Any], quality_index: QualityIndex) -> IntArray:
+    """Table rows of z, (N,), the same at each position. z_index: the model's array of this name."""
+    values = interpolate_rows(z_index.astype(np.int64), quality_index)
+    rows: IntArray = np.clip((values + (1 << (INDEX_SHIFT - 1))) >> INDEX_SHIFT, 0, SCALE_LEVELS - 1)
+    return rows
 
 
 def context_input(do: Arithmetic, y: Any, log_table: NDArray[np.int16]) -> Any:

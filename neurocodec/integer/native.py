@@ -65,16 +65,18 @@ class NativeNetwork:
         quality_index: int,
         z_hat: NDArray[np.int32] | None = None,
         layout: str = "cpu",
+        apart: bool = False,
     ) -> tuple[bytes, Latents]:
         check_encodes(self.model)
         check_layout(layout)
         z, gpu = None if z_hat is None else np.ascontiguousarray(z_hat), layout == "gpu"
-        result = self._native.encode(np.ascontiguousarray(y), z, quality_index, self.kernel, self.threads, gpu)
+        result = self._native.encode(np.ascontiguousarray(y), z, quality_index, self.kernel, self.threads, gpu, apart)
         stream, z_hat, symbols, y_hat, _ = result
         return stream, Latents(z_hat, tuple(symbols), y_hat)
 
-    def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
-        result = self._native.decode(bytes(stream), height, width, quality_index, self.kernel, self.threads)
+    def decode(self, stream: bytes, height: int, width: int, quality_index: int, z_stream: bytes = b"") -> Latents:
+        how = (quality_index, self.kernel, self.threads)
+        result = self._native.decode(bytes(stream), height, width, *how, bytes(z_stream))
         z_hat, symbols, y_hat, _ = result
         return Latents(z_hat, tuple(symbols), y_hat)
 

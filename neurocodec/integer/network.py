@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from neurocodec.entropy import coder
 from neurocodec.entropy.grid import LOG_TABLE_SIZE, MAX_LATENT, MEAN_BITS, UNIT, gather
 from neurocodec.errors import ArgumentValueError, ModelMismatchError
+from neurocodec.integer import hyper
 from neurocodec.integer.entropy import EntropyNetwork, Stage
 from neurocodec.integer.generator import Generator
 from neurocodec.integer.reference import Arithmetic, Arrays, QualityIndex
@@ -64,15 +65,19 @@ class Network(Protocol):
         quality_index: int,
         z_hat: NDArray[np.int32] | None = None,
         layout: str = "cpu",
+        apart: bool = False,
     ) -> tuple[bytes, Latents]:
         """y -> the stream of a tile and the latents it decodes to.
 
-        z_hat: by default the output of h_a. layout: cpu or gpu. Raises ArgumentValueError for another layout,
-        ModelMismatchError if the model has no encoder.
+        z_hat: by default the output of h_a. layout: cpu or gpu. apart: leaves z_hat out of the stream. Raises
+        ArgumentValueError for another layout, ModelMismatchError if the model has no encoder.
         """
 
-    def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
-        """The stream of a tile of (height, width) latents -> its latents. Raises NicFormatError or a subclass."""
+    def decode(self, stream: bytes, height: int, width: int, quality_index: int, z_stream: bytes = b"") -> Latents:
+        """The stream of a tile of (height, width) latents -> its latents. Raises NicFormatError or a subclass.
+
+        z_stream: that of z_hat, if `stream` leaves it out.
+        """
 
     def synthesise(
         self, y_hat: NDArray[np.int32], quality_index: int, depth: int = 8, realism: int = 0
@@ -126,20 +131,23 @@ class LayerwiseNetwork:
         quality_index: int,
         z_hat: NDArray[np.int32] | None = None,
         layout: str = "cpu",
+        apart: bool = False,
     ) -> tuple[bytes, Latents]:
         check_layout(layout)
         stages, latents = self.walk(y, quality_index, z_hat)
+        stages = stages[1:] if apart else stages
         symbols = np.concatenate([stage.symbols.ravel() for stage in stages])
         rows = np.concatenate([stage.rows.ravel() for stage in stages])
         calls = [stage.symbols.size for stage in stages]
         stream = coder.encode(symbols, rows, self.model.tables, calls=calls, threads=self.threads, layout=layout)
         return stream, latents
 
-    def decode(self, stream: bytes, height: int, width: int, quality_index: int) -> Latents:
+    def decode(self, stream: bytes, height: int, width: int, quality_index: int, z_stream: bytes = b"") -> Latents:
         decoder = coder.Decoder(stream, self.model.tables, threads=self.threads)
         y_hat, stages = np.zeros((height, width, self.model.config.latent_channels), np.int32), []
         for stage in self.entropy.stages(quality_index, y_hat):
-            stage.symbols = decoder.decode(stage.rows)
+            apart = stage.step is None and z_stream
+            stage.symbols = hyper.decode(z_stream, *stage.rows.shape) if apart else decoder.decode(stage.rows)
             stages.append(stage)
         decoder.finish()
         return Latents.of(stages, y_hat)

@@ -2,7 +2,8 @@
 
 Run `small` and `video` only for a new format version, and `base` only for new weights: the committed files are a
 promise. small.safetensors is a tiny model with random weights, so that the vectors outlive the weights of `base`;
-unfiltered/ holds its vectors from before encoders wrote filters.
+unfiltered/ holds its vectors from before encoders wrote filters, filtered/ those from before they wrote palettes and
+streams of z.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ CASES = {
     "alpha-20x20-q480": Source(480, (200, 100, 20, 20), "RGBA"),
     "lossless-37x23-q480": Source(480, (220, 60, 37, 23), lossless=True),
     "deep-30x20-q700": Source(700, (200, 100, 30, 20), depth=16),
+    "drawing-130x70-q601": Source(601, kind="drawing"),
 }
 
 

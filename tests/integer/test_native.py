@@ -307,7 +307,7 @@ def test_the_interface_for_c(small_model: Model, tile: SimpleNamespace, c: ctype
     assert (y == tile.y).all()
     code = c.nc_encode(
         *(model, ctypes.byref(run), data(y), null, *place, 0, ctypes.byref(stream), ctypes.byref(length)),
-        *(null, null, null, ctypes.byref(checksum), *end),
+        *(null, null, null, null, null, ctypes.byref(checksum), *end),
     )
     assert code == 0
     assert ctypes.string_at(stream, length.value) == tile.stream
@@ -316,7 +316,7 @@ def test_the_interface_for_c(small_model: Model, tile: SimpleNamespace, c: ctype
     def decode(stream: Any, length: int, h: int = HEIGHT, y_hat: Any = y_hat.ctypes.data, run: Any = run) -> int:
         how = null if run is null else ctypes.byref(run)
         tail = (null, null, pointer(y_hat), ctypes.byref(checksum), *end)
-        result: int = c.nc_decode(model, how, stream, size(length), size(h), size(WIDTH), *tail)
+        result: int = c.nc_decode(model, how, stream, size(length), null, size(0), size(h), size(WIDTH), *tail)
         return result
 
     assert decode(stream, length.value) == 0

@@ -46,7 +46,13 @@ def filtered(shift: int, weights: int = 54) -> bytes:
     return chunk(b"Filt", bytes([shift, *range(weights)]))
 
 
+def records(name: bytes, *each: bytes) -> bytes:
+    return chunk(name, b"".join(struct.pack("<I", len(record)) + record for record in each))
+
+
 END = chunk(b"Tile")
+PALETTE = b"\x01\x10\x20\x30" + b"abcd"
+"""One colour and the shortest stream."""
 PLAIN = header() + tile()
 CHUNKED = (
     header(flags=0b11)
@@ -75,6 +81,17 @@ def valid() -> dict[str, bytes]:
         "alpha-16": FINE,
         "tiles": TILED,
         "filter": header(flags=1) + filtered(8) + END + tile(),
+        "palette": header(flags=1) + records(b"Plte", PALETTE) + END + tile(),
+        "palette-in-one-tile": header(513, 1, flags=1 | 1 << 2)
+        + records(b"Plte", b"", PALETTE, b"")
+        + END
+        + b"".join(tile(ordinal=i) for i in range(3)),
+        "z-streams": header(flags=1) + records(b"Zstr", b"abcd") + END + tile(),
+        "z-streams-lossless": header(version=2, flags=1 | 1 << 5)
+        + records(b"Zstr", b"abcd")
+        + END
+        + tile()
+        + tile(ordinal=1),
         "largest": header(2**15, 2**15, quality=960) + tile(),
         "lossless": LOSSLESS_HEADER + tile() + tile(b"\x04\x05", 1),
     }
@@ -180,6 +197,64 @@ def invalid() -> dict[str, tuple[str, str, bytes]]:
             "NicFormatError",
             "Filt",
             header(version=2, flags=1 | 1 << 5) + filtered(8) + END + tile() + tile(ordinal=1),
+        ),
+        "palette-empty": ("NicFormatError", "Plte has no records", chunks + records(b"Plte", b"") + END + tile()),
+        "palette-no-record": ("NicFormatError", "Plte ends after 0", chunks + records(b"Plte") + END + tile()),
+        "palette-no-colours": (
+            "NicFormatError",
+            "Plte has 8 bytes for tile 0 and its 0 colours",
+            chunks + records(b"Plte", b"\0" + PALETTE[1:]) + END + tile(),
+        ),
+        "palette-short": (
+            "NicFormatError",
+            "Plte has 7 bytes for tile 0 and its 1 colours",
+            chunks + records(b"Plte", PALETTE[:-1]) + END + tile(),
+        ),
+        "palette-length-huge": (
+            "NicFormatError",
+            "Plte claims 4294967295 bytes for tile 0",
+            chunks + chunk(b"Plte", huge + PALETTE) + END + tile(),
+        ),
+        "palette-two": (
+            "NicFormatError",
+            "bytes after the last",
+            chunks + records(b"Plte", PALETTE, PALETTE) + END + tile(),
+        ),
+        "palette-foreign": (
+            "NicFormatError",
+            "Plte for a network of another project",
+            header(flags=1, quality=0)
+            + records(b"Plte", PALETTE)
+            + chunk(b"Arch", b"compressai/x/mse/3")
+            + END
+            + tile(),
+        ),
+        "palette-lossless": (
+            "NicFormatError",
+            "Plte",
+            header(version=2, flags=1 | 1 << 5) + records(b"Plte", PALETTE) + END + tile() + tile(ordinal=1),
+        ),
+        "z-stream-short": (
+            "NicFormatError",
+            "Zstr has 3 bytes for tile 0",
+            chunks + records(b"Zstr", b"abc") + END + tile(),
+        ),
+        "z-stream-missing": (
+            "NicFormatError",
+            "Zstr ends after 1 of 1 x 3",
+            header(513, 1, flags=1 | 1 << 2)
+            + records(b"Zstr", b"abcd")
+            + END
+            + b"".join(tile(ordinal=i) for i in range(3)),
+        ),
+        "z-streams-foreign": (
+            "NicFormatError",
+            "Zstr for a network of another project",
+            header(flags=1, quality=0)
+            + records(b"Zstr", b"abcd")
+            + chunk(b"Arch", b"compressai/x/mse/3")
+            + END
+            + tile(),
         ),
         "tile-cut": ("TruncatedError", "tile 0", PLAIN[:-1]),
         "tile-length-huge": ("TruncatedError", "tile 0 claims", header() + huge + tile()[4:]),
