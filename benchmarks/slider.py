@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurocodec import codec, container, image, tiling
+from neurocodec import codec, image, tiling
 from neurocodec import model as model_files
 from neurocodec.bench.quality import lpips
 from neurocodec.entropy.grid import QUALITY_STEPS, UNIT
@@ -77,13 +77,16 @@ def scan(
     """
     values: dict[tuple[float, float], list[tuple[float, float]]] = {}
     for rgb in pictures:
-        nic = container.read(codec.encode(rgb, quality=quality, model=model))
+        network, index = codec.network_of(model), codec.quality_index(quality)
+        nic = codec.code_picture(
+            image.Picture(rgb), network=network, index=index
+        )  # without a palette, which has no slider
         [latents] = codec.decode_latents(nic, model)
         y_hat = torch.from_numpy(latents.y_hat).permute(2, 0, 1)[None].float() / UNIT
-        index = torch.tensor([nic.header.quality_index / QUALITY_STEPS])
+        row = torch.tensor([index / QUALITY_STEPS])
 
-        def decoded(beta: float, y_hat: Tensor = y_hat, index: Tensor = index) -> Tensor:
-            return generator(y_hat, index, torch.tensor([beta]))
+        def decoded(beta: float, y_hat: Tensor = y_hat, row: Tensor = row) -> Tensor:
+            return generator(y_hat, row, torch.tensor([beta]))
 
         base = decoded(0.0)
         for beta in BETAS:

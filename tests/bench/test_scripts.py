@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from paths import ROOT, SMALL_MODEL, script
 
-from neurocodec import codec
+from neurocodec import codec, container
+from neurocodec.image import Picture
 from neurocodec.metrics import psnr
 from neurocodec.model import GeneratorConfig, Model
 from neurocodec.models import generators
@@ -191,7 +192,8 @@ def test_the_slider_is_scanned(small_model: Model, photo: NDArray[np.uint8], mon
     monkeypatch.setattr(slider, "lpips", lambda rgb, x_hat: float(np.abs(rgb.astype(int) - x_hat).mean()))
     points = slider.scan(generator, small_model, [photo[:50, :70]], 40.0)
     assert [row[:2] for row in points] == [(beta, amount) for beta in slider.BETAS for amount in slider.AMOUNTS]
-    data = codec.encode(photo[:50, :70], quality=40, model=small_model)
+    network, index = codec.network_of(small_model), codec.quality_index(40)
+    data = container.write(codec.code_picture(Picture(photo[:50, :70]), network=network, index=index))
     x_hat = codec.decode(
         data, model=dataclasses.replace(small_model, generator=generators.freeze(generator, small_model)), realism=0.8
     )
