@@ -17,15 +17,17 @@ from neurocodec.integer import palette
 from neurocodec.tiling import LATENT, Window
 
 MOST_COLOURS = palette.MOST_COLOURS
-_EQUAL = 80  # of the 240 pairs of adjacent pixels in the rows or columns of a block, at least that are equal
-_CONTRAST = 48  # levels between the extremes of such a block
-_FLAT = 200  # pairs of a block that needs no contrast
-_SHARP = 120, 32  # pairs of a block that shows screen content, and the share of such blocks, 1 in that many
-_COLOUR_BITS = 30.0  # what a colour of a palette costs
-_EDGE_BITS = 1.5  # and what it adds to each pixel of it that differs from the one on its left
-_MOST_TRIALS = 1000  # of colours
-_MOST_AROUND = 5  # of the 8 blocks around one that needs no better reason to be in a palette
-_FAVOUR = 1.25  # how much more a block may cost in a palette, where it is sharp, than in the networks
+# A block has 240 pairs of adjacent pixels in its rows, and as many in its columns; the larger number of equal ones counts.
+_EQUAL = 80  # equal pairs of a block that may have a palette
+_CONTRAST = 48  # levels between its darkest and its lightest pixel
+_FLAT = 200  # equal pairs of a block that needs no contrast
+_SHARP = 120  # equal pairs of a block that shows screen content
+_SHARE = 32  # one block in so many has to show it
+_COLOUR_BITS = 30.0  # the cost of a colour
+_EDGE_BITS = 1.5  # what another colour adds to the cost of each of its pixels that differs from the pixel on the left
+_MOST_TRIALS = 1000  # colours that are tried
+_MOST_AROUND = 5  # with so many of the 8 blocks around it in the palette, a block is in it too
+_FAVOUR = 1.25  # a block may cost so many times more in a palette, where it is sharp, than by the networks
 _GRAY = 128
 _BAND = 256  # rows at a time
 
@@ -79,7 +81,7 @@ class Layer:
 
 
 def blocks_of_few_colours(rgb: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Which blocks of a picture a palette might suit, (h, w); None if too few of them are more than one flat colour.
+    """Which blocks of a picture a palette might suit, (h, w); None if too few show screen content.
 
     rgb: (H, W, 3); None also if it has 16 bits.
     """
@@ -87,7 +89,7 @@ def blocks_of_few_colours(rgb: NDArray[Any]) -> NDArray[np.bool_] | None:
         return None
     bands = [_classified(rgb[top : top + _BAND]) for top in range(0, len(rgb), _BAND)]
     few, sharp = (np.concatenate(part) for part in zip(*bands, strict=True))
-    return few if sharp.sum() * _SHARP[1] >= sharp.size else None
+    return few if sharp.sum() * _SHARE >= sharp.size else None
 
 
 def _classified(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -100,7 +102,7 @@ def _classified(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.b
     steps = np.maximum(*(np.abs(np.diff(values, axis=axis)).max((1, 3, 4)) for axis in (1, 3)))
     contrast = (values.max((1, 3)) - values.min((1, 3))).max(2)
     few = (equal >= _EQUAL) & (contrast >= _CONTRAST) | (equal >= _FLAT)
-    return few, (equal >= _SHARP[0]) & (steps >= _CONTRAST)
+    return few, (equal >= _SHARP) & (steps >= _CONTRAST)
 
 
 def find(
