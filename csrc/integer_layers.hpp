@@ -57,7 +57,7 @@
 #endif
 
 #ifdef NC_WASM
-#define NC_COLD __attribute__((cold, minsize))  // what runs once for each model: a page fetches less code
+#define NC_COLD __attribute__((cold, minsize))  // small rather than fast, so that a page fetches less code
 #else
 #define NC_COLD
 #endif

@@ -2,7 +2,7 @@
 
 picture ─g_a→ y ─h_a→ z_hat ─┬ coded with the factorised prior
                              └ h_s → four passes: means, rows → symbols, coded → container
-container ─decode→ z_hat, symbols → y_hat ─g_s→ pixels ─the file's filter→ ─the file's palettes→ picture
+container ─decode→ z_hat, symbols → y_hat ─g_s→ pixels ─the file's filter─ the file's palettes→ picture
 """
 
 from __future__ import annotations
@@ -114,10 +114,14 @@ def encode(
     if target_psnr is not None and effort == 1:
         network = _CachingNetwork(network)
 
+    palettes = True
+
     def encode_at(part: image.Picture, index: int, effort: int) -> bytes:
         """Encodes the picture or a part of it; progress counts only the former."""
         report = progress if part is picture else None
-        return encode_picture(part, network, index, effort, layout, lossless=lossless, progress=report)
+        return encode_picture(
+            part, network, index, effort, layout, lossless=lossless, palettes=palettes, progress=report
+        )
 
     def psnr_of(data: bytes, part: image.Picture) -> float:
         decoded = decode_picture(container.read(data), network, max_pixels=container.MAX_PIXELS)
@@ -129,7 +133,11 @@ def encode(
         pixels = picture.rgb.shape[0] * picture.rgb.shape[1]
         target_bytes = int(min(target_bpp * pixels / 8, 2**63))
     if target_bytes is not None:
-        return targets.to_bytes(picture, encode_at, psnr_of, target_bytes, effort)
+        try:
+            return targets.to_bytes(picture, encode_at, psnr_of, target_bytes, effort)
+        except ImageError:  # palettes may have made even the smallest file too large
+            palettes = False
+            return targets.to_bytes(picture, encode_at, psnr_of, target_bytes, effort)
     return encode_at(picture, quality_index(quality), effort)
 
 
@@ -245,7 +253,8 @@ class _CachingNetwork:
 
     def encode(self, *arguments: Any, **options: Any) -> tuple[bytes, Latents]:
         stream, latents = self._network.encode(*arguments, **options)
-        self._cache[stream] = Latents(latents.z_hat, (), latents.y_hat)
+        if not options.get("apart"):  # else the stream does not tell z
+            self._cache[stream] = Latents(latents.z_hat, (), latents.y_hat)
         return stream, latents
 
     def decode(self, stream: bytes, *arguments: Any) -> Latents:
@@ -264,12 +273,13 @@ def encode_picture(
     layout: str = "cpu",
     *,
     lossless: bool = False,
+    palettes: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> bytes:
     """The bytes of a .nic file.
 
     coder: a model, which runs on the CPU, or a network from `network_of`. index: quality index, 0 to 960, in 1/64 of a
-    row of the model's gains. The other arguments are those of `encode`.
+    row of the model's gains. palettes: whether screen content may get some. The other arguments are those of `encode`.
 
     Raises ModelMismatchError for a model without its encoder, MissingPackageError for a search without torch,
     ArgumentError for an index or layout out of range.
@@ -278,19 +288,29 @@ def encode_picture(
     network = _network(coder)
     code = functools.partial(code_picture, network=network, index=index, layout=layout)
     rgb = image.narrowed(picture.rgb)
-    blocks = None if lossless else screen.blocks_of_few_colours(rgb)
+    blocks = screen.blocks_of_few_colours(rgb) if palettes and not lossless else None
     if blocks is None:
         return container.write(code(picture, effort=effort, lossless=lossless, progress=progress))
-    nic = code(picture, progress=_part_of(progress, 0, 2))
-    plain, layer = container.write(nic), tiles.palette_layer(nic, rgb, blocks, network)
+
+    def cost(data: bytes) -> float:
+        """Bits + λ · squared error."""
+        decoded = decode_picture(container.read(data), network, max_pixels=container.MAX_PIXELS).rgb
+        return 8 * len(data) + tiles.error_weight(network.model, index) * float(
+            np.square(rgb - decoded.astype(int)).sum()
+        )
+
+    passes = 2 if effort == 1 else 3
+    nic = code(picture, progress=_part_of(progress, 0, passes))
+    best, layer = container.write(nic), tiles.palette_layer(nic, rgb, blocks, network)
     if layer:
-        nic = code(replace(picture, rgb=layer.rest), effort=effort, progress=_part_of(progress, 1, 2))
-        layered = container.write(replace(nic, chunks=nic.chunks | layer.chunk))
-        if 8 * (len(layered) - len(plain)) < layer.worth:
-            return layered
-    if effort == 1:
-        return plain
-    return container.write(code(picture, effort=effort, progress=_part_of(progress, 1, 2)))
+        nic = code(replace(picture, rgb=layer.rest), effort=effort, progress=_part_of(progress, 1, passes))
+        plain, best = best, min(best, container.write(replace(nic, chunks=nic.chunks | layer.chunk)), key=cost)
+        layer = layer if best != plain else None
+    if layer is None and effort > 1:
+        return container.write(code(picture, effort=effort, progress=_part_of(progress, 2, passes)))
+    if progress and (layer is None or effort > 1):
+        progress(1)
+    return best
 
 
 def code_picture(
@@ -301,9 +321,13 @@ def code_picture(
     effort: int = 1,
     layout: str = "cpu",
     lossless: bool = False,
+    bare: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> container.NicFile:
-    """A picture as the networks code it, without a palette. The arguments are those of `encode_picture`."""
+    """A picture as the networks code it, without a palette.
+
+    bare: without a filter and with z in the tiles' own streams. The other arguments are those of `encode_picture`.
+    """
     height, width = picture.rgb.shape[:2]
     edge = tiling.tile_edge(height, width)
     padded = image.pad_to_multiple(picture.rgb, LATENT)
@@ -318,13 +342,15 @@ def code_picture(
             )
         records.append(container.Tile(stream, latents.checksum()))
         z_hats.append(latents.z_hat)
-        if tiles.is_measured(part, len(windows)) and not lossless:
+        if tiles.is_measured(part, len(windows)) and not (lossless or bare):
             tiles.measure(statistics, latents.y_hat, picture, window, network, index)
         if report and effort == 1:
             report(1)
     header = container.Header(width, height, index, network.model.model_id, picture.gray, edge)
     chunks = chunks_of(picture) | tiles.filter_chunk(statistics, network.model, index)
-    nic = tiles.with_z_apart(container.NicFile(header, chunks, tuple(records)), z_hats, network, layout)
+    nic = container.NicFile(header, chunks, tuple(records))
+    if not bare:
+        nic = tiles.with_z_apart(nic, z_hats, network, layout)
     if lossless:
         residuals = tiles.residuals_of(nic, picture.rgb, network)
         nic = replace(nic, header=replace(header, lossless=True), residuals=residuals)

@@ -175,8 +175,10 @@ def _tile_records(header: Header, name: str, payload: bytes) -> list[bytes]:
             raise NicFormatError(f"chunk {name} has {length} bytes for tile {ordinal} and its {record[0]} colours")
         records.append(record)
         at += 4 + length
-    if at != len(payload) or not any(records):
-        raise NicFormatError(f"chunk {name} has no records, or bytes after the last one")
+    if not any(records):
+        raise NicFormatError(f"chunk {name} has only empty records")
+    if at != len(payload):
+        raise NicFormatError(f"chunk {name} has {len(payload) - at} bytes after the last record")
     return records
 
 

@@ -22,12 +22,13 @@ _EQUAL = 80  # equal pairs of a block that may have a palette
 _CONTRAST = 48  # levels between its darkest and its lightest pixel
 _FLAT = 200  # equal pairs of a block that needs no contrast
 _SHARP = 120  # equal pairs of a block that shows screen content
-_SHARE = 32  # one block in so many has to show it
+_SHARE = 32  # at least one block in this many has to show it
 _COLOUR_BITS = 30.0  # the cost of a colour
 _EDGE_BITS = 1.5  # what another colour adds to the cost of each of its pixels that differs from the pixel on the left
-_MOST_TRIALS = 1000  # colours that are tried
-_MOST_AROUND = 5  # with so many of the 8 blocks around it in the palette, a block is in it too
-_FAVOUR = 1.25  # a block may cost so many times more in a palette, where it is sharp, than by the networks
+_MOST_TRIALS = 500  # colours that are tried
+_MOST_DIFFERENT = 2**15  # colours of a tile that may have a palette
+_ENOUGH_AROUND = 5  # a block joins if at least this many of its 8 neighbours are in the palette
+_FAVOUR = 1.25  # a block in a palette, where it is sharp, may cost up to this factor of what the networks need
 _GRAY = 128
 _BAND = 256  # rows at a time
 
@@ -61,23 +62,24 @@ class Palette:
         pixels[inside] = image.at_depth(self.colours, 8 * pixels.itemsize)[indexes[inside]]
 
 
-def palettes_of(nic: container.NicFile) -> dict[Window, Palette]:
-    """The palettes of a file, by tile."""
+Palettes = dict[tuple[int, int], tuple[Window, Palette]]
+"""Tiles with their palettes, by the first row and column of the tile, in latents."""
+
+
+def palettes_of(nic: container.NicFile) -> Palettes:
+    """The palettes of a file."""
     header, records = nic.header, container.tile_records(nic, container.PALETTE)
     windows = tiling.windows(*tiling.picture_window(header.height, header.width).shape, header.tile_edge)
-    return {window: Palette.of(record) for window, record in zip(windows, records, strict=True) if record}
+    pairs = zip(windows, records, strict=True)
+    return {(tile.top, tile.left): (tile, Palette.of(record)) for tile, record in pairs if record}
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """The palettes of a picture. chunk: their chunk, by name. rest: what is left for the networks, uint8 (H, W, 3).
-
-    worth: the bits that the layer may cost, because it lowers the squared error.
-    """
+    """The palettes of a picture. chunk: their chunk, by name. rest: what is left for the networks, uint8 (H, W, 3)."""
 
     chunk: dict[str, bytes]
     rest: NDArray[np.uint8]
-    worth: float
 
 
 def blocks_of_few_colours(rgb: NDArray[Any]) -> NDArray[np.bool_] | None:
@@ -109,8 +111,8 @@ def _classified(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.b
 
 def find(
     padded: NDArray[np.uint8], blocks: NDArray[np.bool_], network_cost: NDArray[np.float64], weight: float
-) -> tuple[Palette, NDArray[np.bool_], int] | None:
-    """The palette of a tile, its blocks, (h, w), and their squared error; None if the networks code all blocks better.
+) -> tuple[Palette, NDArray[np.bool_]] | None:
+    """The palette of a tile and its blocks, (h, w); None if no block costs less in it, or little more.
 
     padded: the tile's pixels, (16 h, 16 w, 3). blocks: those that may be chosen. network_cost: bits + weight · squared
     error of each block, (h, w), as the networks code it.
@@ -118,12 +120,14 @@ def find(
     if not blocks.any():
         return None
     inside = _per_pixel(blocks)
+    if len(np.unique(_codes(padded)[inside])) > _MOST_DIFFERENT:
+        return None
     colours, indexes = _quantised(padded, inside, weight)
     _, costs = palette.encode(indexes, len(colours))
     padding = np.zeros((1, 3), np.uint8)
     error = block_error(padded, np.concatenate([colours, padding])[indexes])
     chosen = blocks & (costs / 256 + weight * error < _FAVOUR * network_cost)
-    chosen |= blocks & (_neighbours(chosen) >= _MOST_AROUND)
+    chosen |= blocks & (_neighbours(chosen) >= _ENOUGH_AROUND)
     if not chosen.any():
         return None
     indexes[~_per_pixel(chosen)] = len(colours)
@@ -131,13 +135,13 @@ def find(
     renumbered = np.full(len(colours) + 1, len(used), np.uint8)
     renumbered[used] = np.arange(len(used))
     stream, _ = palette.encode(renumbered[indexes], len(used))
-    return Palette(colours[used], stream), chosen, int(error[chosen].sum())
+    return Palette(colours[used], stream), chosen
 
 
 def filled(rgb: NDArray[np.uint8], blocks: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """A picture, (H, W, 3), whose blocks have the colour of what is around them: the networks spend little on them.
 
-    Each takes the mean of the smallest square of 2, 4, 8, ... blocks a side that has others in it.
+    Each takes the mean of the smallest enclosing square, 2, 4, 8, ... blocks a side, that contains other blocks.
     """
     result = rgb.copy()
     known = ~blocks
@@ -180,8 +184,8 @@ def _quantised(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Colours, from dark to light, and the index of the nearest for each pixel inside; outside, their number.
 
-    Starting with the most frequent, a colour is added where that is worth more bits, by `weight` for each squared level
-    of error, than it costs: for itself, and for the pixels at edges that it makes harder to predict.
+    Starting with the most frequent, a colour is added if its error reduction, worth `weight` bits for each squared
+    level, exceeds its cost: for itself, and for the pixels at edges that it makes harder to predict.
     """
     codes = _codes(padded)
     edge = np.ones(codes.shape, np.bool_)

@@ -47,8 +47,8 @@ def preview(
 
     Returns a PIL image of the same mode as `decode`, with the ICC profile but without EXIF and XMP. Up to a quarter of
     the picture's size it is an approximation, within a few levels of the reduced picture; `decode` makes larger ones,
-    and those of files with palettes or of models without a map. One tile is in memory at a time. Unlike `decode`, the
-    pixels may change between releases and between versions of Pillow.
+    and those of files with palettes or of models without a map, in its own time and memory. Otherwise one tile is in
+    memory at a time. Unlike `decode`, the pixels may change between releases and between versions of Pillow.
 
     Raises what `decode` raises.
     """

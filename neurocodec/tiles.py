@@ -112,6 +112,11 @@ def search(
     return min(start, network.encode(y, index, z_hat, layout), key=lambda candidate: cost(*candidate))
 
 
+def error_weight(model: Model, index: int) -> float:
+    """λ as the bits that a squared level of error in one sample is worth. index: quality index, 0 to 960."""
+    return float(model.config.lmbda(index / QUALITY_STEPS)) / 3
+
+
 def is_measured(part: int, parts: int) -> bool:
     """Whether a filter is fitted to this tile of a picture: to at most MEASURED, spread over it."""
     return part % -(-parts // MEASURED) == 0
@@ -138,9 +143,8 @@ def measure(
 def filter_chunk(statistics: Statistics, model: Model, index: int) -> dict[str, bytes]:
     """The chunk of the filter fitted to a picture, or none if it costs more bits than λ times the error it removes."""
     found, gain = statistics.fit()
-    weight = float(model.config.lmbda(index / QUALITY_STEPS)) / 3
     cost = 8 * (container.FILTER_BYTES + 2 * container.RECORD_BYTES)  # the chunk, and the end of the list
-    return {container.FILTER: found.payload} if weight * gain > cost else {}
+    return {container.FILTER: found.payload} if error_weight(model, index) * gain > cost else {}
 
 
 def palette_layer(
@@ -151,22 +155,21 @@ def palette_layer(
     nic: the picture as the networks code it. blocks: those that may have a palette, (h, w).
     """
     padded, index = image.pad_to_multiple(rgb, LATENT), nic.header.quality_index
-    weight = float(network.model.config.lmbda(index / QUALITY_STEPS)) / 3
+    weight = error_weight(network.model, index)
     whole, coded = tiling.picture_window(*rgb.shape[:2]), dict(tiles_of(nic))
-    chosen, records, worth = np.zeros_like(blocks), dict[Window, bytes](), 0.0
+    chosen, records = np.zeros_like(blocks), dict[Window, bytes]()
     for row in decoded_rows(nic, network, whole, synthesis_of(network, index, 0, pixel_filter=filter_of(nic))):
         for window, pixels in row:
             part, inside = padded[window.within(whole, LATENT)], window.within(whole)
             latents, error = decode_tile(coded[window], window, network, index), screen.block_error(part, pixels)
             bits = screen.network_bits(latents.y_hat, len(coded[window].record.stream))
             if found := screen.find(part, blocks[inside], bits + weight * error, weight):
-                palette, chosen[inside], remaining = found
+                palette, chosen[inside] = found
                 records[window] = palette.record
-                worth += weight * (int(error[chosen[inside]].sum()) - remaining)
     if not records:
         return None
     payload = container.join_records([records.get(window, b"") for window in coded])
-    return screen.Layer({container.PALETTE: payload}, screen.filled(rgb, chosen), worth)
+    return screen.Layer({container.PALETTE: payload}, screen.filled(rgb, chosen))
 
 
 def with_z_apart(
@@ -274,9 +277,9 @@ def visible_rows(
     """
     view = tiling.region_window(region)
     if not nic.residuals:
-        palettes = screen.palettes_of(nic)
+        palettes, step = screen.palettes_of(nic), (nic.header.tile_edge or 2**24) // LATENT
         for row in decoded_rows(nic, network, view, synthesis, progress):
-            yield ((window, _with_palette(pixels, window, palettes)) for window, pixels in row)
+            yield ((window, _with_palette(pixels, window, palettes, step)) for window, pixels in row)
         return
     residuals = dict(zip(windows_of(nic.header), nic.residuals, strict=True))
     tiles = [window for window in residuals if window.intersect(view)]
@@ -331,12 +334,13 @@ def decoded_rows(
             yield with_progress((window, synthesise(y_hat, buffer, window, synthesis)) for window in windows)
 
 
-def _with_palette(pixels: NDArray[Any], window: Window, palettes: dict[Window, screen.Palette]) -> NDArray[Any]:
-    """Draws the palette of the tile that a window lies in, if it has one, over its pixels."""
-    for tile, palette in palettes.items():
-        if window.intersect(tile):
-            pixels = np.ascontiguousarray(pixels)
-            palette.draw(pixels, window, tile)
+def _with_palette(pixels: NDArray[Any], window: Window, palettes: screen.Palettes, step: int) -> NDArray[Any]:
+    """Draws the palette of the tile that a window lies in, if it has one, over its pixels. step: latents of a tile."""
+    corner = window.top // step * step, window.left // step * step
+    if corner in palettes:
+        tile, palette = palettes[corner]
+        pixels = np.ascontiguousarray(pixels)
+        palette.draw(pixels, window, tile)
     return pixels
 
 

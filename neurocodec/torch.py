@@ -368,7 +368,7 @@ def batch_network(model: Model, device: str) -> BatchNetwork:
 def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Sequence[int]) -> Tensor:
     """Decodes files of one size and tile edge to uint8 (B, 3, H, W). places: their indexes in the whole batch.
 
-    All of them have z apart, or none.
+    Either all of them have separate streams of z, or none has.
     """
     header = nics[0].header
     if header.width * header.height > tiling.MAX_PIXELS:
@@ -403,7 +403,7 @@ def _decode(nics: Sequence[container.NicFile], network: BatchNetwork, places: Se
         pixels = network.synthesise_filtered(_part(y_hat, support, whole), index, filters)
         rgb[(slice(None), *window.within(whole, LATENT))] = _part(pixels, window, support, LATENT)
     for place, picture, nic in zip(places, rgb, nics, strict=True):
-        for window, palette in screen.palettes_of(nic).items():
+        for window, palette in screen.palettes_of(nic).values():
             part = picture[window.within(whole, LATENT)].cpu().numpy()
             try:
                 palette.draw(part, window, window)

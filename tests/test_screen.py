@@ -101,9 +101,8 @@ def test_every_way_of_decoding_draws_it(mixed: NDArray[np.uint8], base_model: Mo
     region = (0, 64, 96, 48)
     assert np.array_equal(codec.decode_picture(nic, slow, region=region).rgb, whole[64:112, :96])
     fine = codec.decode_picture(nic, base_model, depth=16).rgb
-    (palette,) = screen.palettes_of(nic).values()
+    ((window, palette),) = screen.palettes_of(nic).values()
     drawn = np.zeros((288, 352, 3), np.uint8)
-    (window,) = screen.palettes_of(nic)
     palette.draw(drawn, window, window)
     inside = drawn.any(2)
     assert 0.3 < inside.mean() < 0.95
@@ -154,13 +153,19 @@ def test_targets_and_lossless_files(text: NDArray[np.uint8]) -> None:
     assert np.array_equal(np.asarray(neurocodec.decode(exact)), text)
 
 
+def test_a_limit_that_palettes_exceed_is_still_reached() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 48, 3)).astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    assert len(neurocodec.encode(noise, target_bytes=450)) <= 450
+
+
 def test_sixteen_bits_have_none(text: NDArray[np.uint8]) -> None:
     rgb = text.astype(np.uint16) * 257 + 1
     assert container.PALETTE not in chunks_of(neurocodec.encode(rgb))
 
 
 def test_progress_reaches_the_end_once(text: NDArray[np.uint8], photo: NDArray[np.uint8]) -> None:
-    for picture in (text, photo[:64, :64]):
+    doubled = photo[200:232, 200:248].repeat(2, 0).repeat(2, 1)  # asks for a palette, and gets none
+    for picture in (text, photo[:64, :64], doubled):
         shares: list[float] = []
         neurocodec.encode(picture, progress=shares.append)
         assert shares == sorted(shares)

@@ -237,9 +237,8 @@ function tileRecords(name, chunks, header) {
     records.push(record);
     at += 4 + length;
   }
-  if (at !== payload.length || !records.some((record) => record.length)) {
-    throw new NicError(`chunk ${name} has no records, or bytes after the last one`);
-  }
+  if (!records.some((record) => record.length)) throw new NicError(`chunk ${name} has only empty records`);
+  if (at !== payload.length) throw new NicError(`chunk ${name} has ${payload.length - at} bytes after the last record`);
   return records;
 }
 

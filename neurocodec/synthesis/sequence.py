@@ -12,7 +12,6 @@ that was trained on residuals (`synthesis.video`). Decoding is in integers alone
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -121,8 +120,7 @@ def _predicted(frame: Frame, previous: Frame, network: Network, index: int, weig
     reference = motion.Reference(previous)
     vectors = motion.search(frame, reference, previous, BIT_COST / (3 * weight) ** 0.5)
     coded, predicted = motion.encode_vectors(vectors, network.model.tables), reference.predict(vectors)
-    nic = codec.code_picture(Picture(_subtract(frame, predicted)), network=network, index=index)
-    nic = replace(nic, chunks={})  # a predicted frame has no place for a filter
+    nic = codec.code_picture(Picture(_subtract(frame, predicted)), network=network, index=index, bare=True)
     (tile,) = nic.tiles
     decoded = _add(predicted, codec.decode_picture(nic, network).rgb)
     saved = weight * float(np.square(frame - predicted.astype(np.float64)).sum())

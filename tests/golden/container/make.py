@@ -198,7 +198,11 @@ def invalid() -> dict[str, tuple[str, str, bytes]]:
             "Filt",
             header(version=2, flags=1 | 1 << 5) + filtered(8) + END + tile() + tile(ordinal=1),
         ),
-        "palette-empty": ("NicFormatError", "Plte has no records", chunks + records(b"Plte", b"") + END + tile()),
+        "palette-empty": (
+            "NicFormatError",
+            "Plte has only empty records",
+            chunks + records(b"Plte", b"") + END + tile(),
+        ),
         "palette-no-record": ("NicFormatError", "Plte ends after 0", chunks + records(b"Plte") + END + tile()),
         "palette-no-colours": (
             "NicFormatError",
@@ -217,7 +221,7 @@ def invalid() -> dict[str, tuple[str, str, bytes]]:
         ),
         "palette-two": (
             "NicFormatError",
-            "bytes after the last",
+            "12 bytes after the last record",
             chunks + records(b"Plte", PALETTE, PALETTE) + END + tile(),
         ),
         "palette-foreign": (
