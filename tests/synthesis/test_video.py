@@ -138,7 +138,6 @@ def test_frames_decode_as_the_encoder_saw_them(panned):
             assert residual is not None or np.array_equal(predicted, decoded[t])
 
 
-@pytest.mark.usefixtures("small_installed")
 def test_predicted_frames_keep_z_in_their_streams():
     """Alone, a picture as smooth as the residual of these two would have z in a chunk, and a frame has no chunks."""
     y, x = np.mgrid[0:240, 0:320]
@@ -148,6 +147,7 @@ def test_predicted_frames_keep_z_in_their_streams():
     assert all(psnr(a, b) > 30 for a, b in zip(frames, decoded, strict=True))
 
 
+@pytest.mark.usefixtures("small_installed")
 def test_the_golden_sequence_decodes_to_the_same_frames():
     data = (GOLDEN / "video" / "moved.nicv").read_bytes()
     expected = json.loads((GOLDEN / "video" / "expected.json").read_text())
